@@ -1,0 +1,148 @@
+"""The rows of one query: as a table, a data frame, a stream of batches or Python tuples.
+
+Here live the forms that a result takes; how its parts arrive is `_pull.py`'s matter.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from drsdb._cluster import Cluster
+from drsdb._errors import ErrorCode, InterfaceError
+from drsdb._pull import Pull, endpoints_of, schema_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+DEFAULT_BUFFER_BYTES: Final = 64 << 20
+
+
+class Result:
+    """The rows of one query, pulled when they are asked for.
+
+    `arrow`, `df` and `pl` keep the rows: they may be called in any order and more than once. `batches`, `reader` and
+    `rows` stream: they hold a bounded buffer, and what they have handed out is gone. Close a result that is not read to
+    its end, or use it in a `with` block: the servers then stop working on it.
+    """
+
+    def __init__(self, cluster: Cluster, info: flight.FlightInfo, origin: str) -> None:
+        self._cluster = cluster
+        self._endpoints = endpoints_of(info, origin)
+        self._ordered: bool = info.ordered
+        self._schema = schema_of(info)
+        self._table: pa.Table | None = None
+        self._pulls: weakref.WeakSet[Pull] = weakref.WeakSet()
+        self._streamed = False
+        self._closed = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns' names and Arrow types; the field metadata `drsdb.sql_type` has the SQL type."""
+        return self._schema
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns' names."""
+        return list(self._schema.names)
+
+    @property
+    def endpoints(self) -> int:
+        """How many parts the result is pulled in, in parallel."""
+        return len(self._endpoints)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the rows have an order, which every form keeps."""
+        return self._ordered
+
+    def arrow(self) -> pa.Table:
+        """All rows as an Arrow table."""
+        if self._table is None:
+            pull = self._begin(None)
+            self._table = pa.Table.from_batches(list(pull.batches()), self._schema)
+        return self._table
+
+    def df(self) -> pd.DataFrame:
+        """All rows as a pandas data frame, which needs the package `pandas`."""
+        _require("pandas")
+        return self.arrow().to_pandas()
+
+    def pl(self) -> pl.DataFrame:
+        """All rows as a polars data frame, which needs the package `polars`."""
+        polars = _require("polars")
+        frame: pl.DataFrame = polars.from_arrow(self.arrow())
+        return frame
+
+    def batches(self, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> Iterator[pa.RecordBatch]:
+        """The rows as record batches, as they arrive. At most about `buffer_bytes` wait for a slow reader."""
+        if buffer_bytes < 1:
+            raise InterfaceError("buffer_bytes is a positive number of bytes", code=ErrorCode.INVALID_ARGUMENT)
+        if self._table is not None:
+            return iter(self._table.to_batches())
+        return self._begin(buffer_bytes).batches()
+
+    def reader(self, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> pa.RecordBatchReader:
+        """The rows as a reader, which other Arrow libraries take without a copy."""
+        return pa.RecordBatchReader.from_batches(self._schema, self.batches(buffer_bytes=buffer_bytes))
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The Arrow PyCapsule interface: polars, DuckDB, pandas and others read a result directly."""
+        return self.reader().__arrow_c_stream__(requested_schema)  # type: ignore[no-untyped-call]
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The rows as tuples of Python values."""
+        for batch in self.batches():
+            yield from rows_of(batch)
+
+    def close(self) -> None:
+        """Stops pulling. Rows already taken as a table stay."""
+        self._closed = True
+        for pull in list(self._pulls):
+            pull.stop()
+
+    def __enter__(self) -> Result:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<drsdb.Result columns={self.columns} endpoints={self.endpoints}>"
+
+    def _begin(self, buffer_bytes: int | None) -> Pull:
+        if self._closed:
+            raise InterfaceError("the result is closed", code=ErrorCode.INVALID_ARGUMENT)
+        if self._streamed:
+            hint = "call arrow() first and then as many forms as needed, or run the query again"
+            raise InterfaceError("the result has been read already", code=ErrorCode.INVALID_ARGUMENT, hint=hint)
+        self._streamed = buffer_bytes is not None
+        pull = Pull(self._cluster, self._endpoints, self._schema, ordered=self._ordered, buffer_bytes=buffer_bytes)
+        self._pulls.add(pull)
+        return pull
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """A batch's rows as tuples of Python values."""
+    if not batch.num_columns:
+        return iter([()] * batch.num_rows)
+    return zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _require(package: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError as error:
+        raise InterfaceError(
+            f"the package {package} is not installed",
+            code=ErrorCode.UNSUPPORTED,
+            hint=f"pip install 'drsdb[{package}]', or use arrow()",
+        ) from error

@@ -1,0 +1,45 @@
+"""Fixtures: fake servers for faults, and one real cluster for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import drsdb
+from fakes import PASSWORD, USER, Behavior, FakeServer, Tls
+
+
+@pytest.fixture(scope="session")
+def tls() -> Tls:
+    return Tls()
+
+
+@pytest.fixture
+def fake(tls: Tls) -> Iterator[Callable[..., FakeServer]]:
+    """Starts fake servers, and stops them when the test is over."""
+    servers: list[FakeServer] = []
+
+    def start(behavior: Behavior | None = None, port: int = 0) -> FakeServer:
+        servers.append(FakeServer(tls, behavior, port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.fixture
+def connect_fake(tls: Tls) -> Iterator[Callable[..., drsdb.Connection]]:
+    """Connects to fake servers with the right login, unless told otherwise."""
+    connections: list[drsdb.Connection] = []
+
+    def connect(*servers: FakeServer | str, **options: Any) -> drsdb.Connection:
+        urls = [server if isinstance(server, str) else server.url for server in servers]
+        connections.append(drsdb.connect(urls, **{"user": USER, "password": PASSWORD, "ca": tls.ca, **options}))
+        return connections[-1]
+
+    yield connect
+    for connection in connections:
+        connection.close()
