@@ -156,6 +156,11 @@ def batch(*values: int) -> pa.RecordBatch:
     return pa.record_batch({"x": pa.array(values, pa.int64())})
 
 
+def interval(months: int, days: int, nanoseconds: int) -> pa.MonthDayNano:
+    """An INTERVAL's value."""
+    return pa.MonthDayNano((months, days, nanoseconds))  # type: ignore[call-arg, arg-type]
+
+
 class Gate:
     """Something a server waits for until the test opens it; the wait is bounded, so that no test hangs."""
 

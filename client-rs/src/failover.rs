@@ -1,0 +1,126 @@
+//! What happens to one endpoint when a server fails it. A pure state machine: no I/O, no clock.
+//!
+//! An endpoint's ticket gives the same rows at each of its locations, but not in a promised order: so another location
+//! is tried only while no row was handed out. After that, a failure is the whole result's failure.
+
+use drsdb_proto::ErrorCode;
+
+use crate::error::FailureKind;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Ask the location at this position.
+    Ask(usize),
+    /// Log in again, then ask the same location.
+    LogInAndAsk(usize),
+    /// The failure is final.
+    Fail,
+}
+
+/// The progress of one endpoint over its locations.
+#[derive(Debug)]
+pub(crate) struct Failover {
+    locations: usize,
+    current: usize,
+    handed_out: bool,
+    logged_in_again: bool,
+}
+
+impl Failover {
+    /// An endpoint with so many locations; begin with the first.
+    pub fn new(locations: usize) -> Self {
+        Self { locations, current: 0, handed_out: false, logged_in_again: false }
+    }
+
+    /// A row has reached the consumer's side.
+    pub fn handed_out(&mut self) {
+        self.handed_out = true;
+    }
+
+    /// How many locations were asked so far.
+    pub fn asked(&self) -> usize {
+        self.current + 1
+    }
+
+    /// The current location failed.
+    pub fn failed(&mut self, kind: FailureKind, code: ErrorCode) -> Verdict {
+        if self.handed_out {
+            return Verdict::Fail;
+        }
+        match (kind, code) {
+            (FailureKind::NotSent | FailureKind::Lost, _) | (FailureKind::Answered, ErrorCode::Unavailable) => {
+                if self.current + 1 < self.locations {
+                    self.current += 1;
+                    Verdict::Ask(self.current)
+                } else {
+                    Verdict::Fail
+                }
+            }
+            // The token ended between the plan and the pull.
+            (FailureKind::Answered, ErrorCode::Unauthenticated) if !self.logged_in_again => {
+                self.logged_in_again = true;
+                Verdict::LogInAndAsk(self.current)
+            }
+            (FailureKind::Answered, _) => Verdict::Fail,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_error_that_every_server_would_give_is_final() {
+        let mut failover = Failover::new(3);
+        assert_eq!(failover.failed(FailureKind::Answered, ErrorCode::TicketExpired), Verdict::Fail);
+    }
+
+    #[test]
+    fn nothing_is_retried_after_a_row_was_handed_out() {
+        let mut failover = Failover::new(3);
+        failover.handed_out();
+        assert_eq!(failover.failed(FailureKind::Lost, ErrorCode::Unavailable), Verdict::Fail);
+    }
+
+    fn failure() -> impl Strategy<Value = (FailureKind, ErrorCode)> {
+        let kind = prop_oneof![Just(FailureKind::NotSent), Just(FailureKind::Lost), Just(FailureKind::Answered)];
+        (kind, proptest::sample::select(ErrorCode::ALL))
+    }
+
+    proptest! {
+        #[test]
+        fn each_location_is_asked_once_in_order_and_it_ends(
+            locations in 1usize..6,
+            failures in proptest::collection::vec(failure(), 1..30),
+            rows_after in 0usize..30,
+        ) {
+            let mut failover = Failover::new(locations);
+            let (mut last, mut logins, mut asked) = (0, 0, 1);
+            for (step, (kind, code)) in failures.into_iter().enumerate() {
+                if step == rows_after {
+                    failover.handed_out();
+                }
+                match failover.failed(kind, code) {
+                    Verdict::Ask(next) => {
+                        prop_assert_eq!(next, last + 1);
+                        prop_assert!(next < locations && step < rows_after);
+                        last = next;
+                        asked += 1;
+                    }
+                    Verdict::LogInAndAsk(same) => {
+                        prop_assert_eq!(same, last);
+                        prop_assert!(step < rows_after);
+                        logins += 1;
+                    }
+                    Verdict::Fail => break,
+                }
+            }
+            prop_assert!(logins <= 1);
+            prop_assert_eq!(failover.asked(), asked);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The servers' error type. One enum value for each thing a caller can do about it; the rest is a [`WireError`].
+
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use drsdb_proto::{ErrorCode, WireError};
+
+/// The result of everything that can fail in a server.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error with a code of the closed set; turns into a [`tonic::Status`] whose details survive the wire.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Carries its code, message, hint and fields itself.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// From planning or execution; the code is found by looking into it.
+    #[error(transparent)]
+    DataFusion(#[from] DataFusionError),
+    /// From a file or a socket.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done, on which file.
+        context: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// An error of `code` that says `message`.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        WireError::new(code, message).into()
+    }
+
+    /// A defect: a rule that the code itself should have kept was broken.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Internal, message)
+    }
+
+    /// Wraps an I/O error with what was being done.
+    pub fn io(context: impl Into<String>, source: std::io::Error) -> Self {
+        Error::Io { context: context.into(), source }
+    }
+
+    /// The error's kind.
+    pub fn code(&self) -> ErrorCode {
+        self.to_wire().code
+    }
+
+    /// The error as it crosses the wire.
+    pub fn to_wire(&self) -> WireError {
+        match self {
+            Error::Wire(error) => error.clone(),
+            Error::DataFusion(error) => wire_of_datafusion(error),
+            Error::Io { source, .. } if is_disk_full(source) => WireError::new(ErrorCode::DiskFull, self.to_string())
+                .with_hint("free space on the server's disk, then retry"),
+            Error::Io { .. } => WireError::new(ErrorCode::Internal, self.to_string()),
+        }
+    }
+
+    /// The error inside a `DataFusionError`, so that it passes through a plan unharmed.
+    pub fn into_datafusion(self) -> DataFusionError {
+        match self {
+            Error::DataFusion(error) => error,
+            other => DataFusionError::External(Box::new(other.to_wire())),
+        }
+    }
+}
+
+fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+/// Finds the code of an error that DataFusion raised or passed on.
+fn wire_of_datafusion(error: &DataFusionError) -> WireError {
+    // The first typed error in the chain of sources wins: it was raised by drsdb, or came over the wire.
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = source {
+        if let Some(wire) = current.downcast_ref::<WireError>() {
+            return wire.clone();
+        }
+        if let Some(Error::Wire(wire)) = current.downcast_ref::<Error>() {
+            return wire.clone();
+        }
+        if let Some(status) = current.downcast_ref::<tonic::Status>() {
+            return WireError::from(status.clone());
+        }
+        if let Some(io) = current.downcast_ref::<std::io::Error>()
+            && is_disk_full(io)
+        {
+            return WireError::new(ErrorCode::DiskFull, error.strip_backtrace());
+        }
+        source = current.source();
+    }
+    let root = error.find_root();
+    let code = match root {
+        DataFusionError::SQL(..) => ErrorCode::Syntax,
+        DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => ErrorCode::InvalidArgument,
+        DataFusionError::NotImplemented(_) => ErrorCode::Unsupported,
+        DataFusionError::ResourcesExhausted(_) => ErrorCode::ResourceExhausted,
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::DivideByZero | ArrowError::ArithmeticOverflow(_) => ErrorCode::InvalidValue,
+            ArrowError::CastError(_) | ArrowError::ParseError(_) => ErrorCode::InvalidValue,
+            ArrowError::InvalidArgumentError(_) => ErrorCode::InvalidArgument,
+            _ => ErrorCode::Internal,
+        },
+        DataFusionError::Execution(_) | DataFusionError::Configuration(_) => ErrorCode::InvalidArgument,
+        _ => ErrorCode::Internal,
+    };
+    WireError::new(code, root.strip_backtrace())
+}
+
+impl From<ArrowError> for Error {
+    fn from(error: ArrowError) -> Self {
+        Error::DataFusion(error.into())
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Error::Wire(status.into())
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        error.to_wire().into()
+    }
+}
+
+/// The candidate closest to `name`, if one is close enough to be what was meant.
+pub fn nearest_name<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1.max(candidate.chars().count() / 3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typed_error_survives_a_plan() {
+        let error = Error::new(ErrorCode::Corrupt, "segment 7");
+        let wrapped = error.into_datafusion().context("reading").context("more");
+        assert_eq!(Error::from(wrapped).code(), ErrorCode::Corrupt);
+    }
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        assert_eq!(nearest_name("lineitm", ["orders", "lineitem"]), Some("lineitem"));
+        assert_eq!(nearest_name("foo", ["orders", "lineitem"]), None);
+    }
+}

@@ -1,0 +1,28 @@
+//! What both servers of drsdb must agree on.
+//!
+//! - [`SqlType`], [`Table`]: types, table definitions, and their three Arrow schemas (stored, planned, edge).
+//! - [`shard`]: which shard a row belongs to.
+//! - [`scan`]: the leaf of every plan, and the codec that carries it between servers.
+//! - [`security`]: TLS, the development CA, signed tickets and tokens, and who may call what.
+//! - [`net`]: listeners and channels; every connection of drsdb is made here.
+//! - [`Error`]: the error type of the servers, with its code.
+//! - [`config`], [`telemetry`]: how a process is set up.
+//!
+//! Invariant: nothing here opens a data file, and nothing here knows Raft.
+
+pub mod config;
+pub mod edge;
+mod error;
+pub mod net;
+pub mod query_session;
+pub mod scan;
+pub mod security;
+pub mod shard;
+mod sql_type;
+mod table;
+pub mod telemetry;
+
+pub use drsdb_proto::{ErrorCode, WireError, ids, ids::Ulid, v1};
+pub use error::{Error, Result, nearest_name};
+pub use sql_type::SqlType;
+pub use table::{Column, Engine, ForeignKey, SQL_TYPE_KEY, Table, TableName, parse_ulid};

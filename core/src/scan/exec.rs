@@ -1,0 +1,300 @@
+//! [`ShardScanExec`], the execution plan node. Its wire form is in `codec.rs`.
+
+use std::{fmt, sync::Arc};
+
+use arrow::datatypes::SchemaRef;
+use datafusion::{
+    common::{
+        Result as DfResult, Statistics,
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
+    },
+    config::ConfigOptions,
+    execution::{SendableRecordBatchStream, TaskContext},
+    physical_expr::{
+        EquivalenceProperties, Partitioning, PhysicalExpr, expressions::Column as PhysicalColumn,
+        utils::collect_columns,
+    },
+    physical_plan::{
+        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs,
+        execution_plan::{Boundedness, EmissionType},
+        filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown},
+        metrics::{ExecutionPlanMetricsSet, MetricsSet},
+    },
+};
+use datafusion_distributed::DistributedTaskContext;
+use url::Url;
+
+use super::{Scanner, ShardScanTask};
+use crate::{Error, Table, Ulid};
+
+/// A storage server of a scan, and what the scan reads there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanServer {
+    /// The server.
+    pub id: Ulid,
+    /// Where it listens.
+    pub url: Url,
+    /// The shards of the table that are read there; may be none.
+    pub shards: Vec<u32>,
+}
+
+/// Reads shards of one table at one snapshot.
+///
+/// The node is one leaf for all servers. In task `i` of its stage it stands for what `servers[i]` holds, spread over
+/// `partitions` output partitions, so a stage must have exactly as many tasks as the leaf has servers, and task `i` must
+/// run on `servers[i]`. Both are checked when it executes: a broken rule is an error, never a short result.
+#[derive(Debug, Clone)]
+pub struct ShardScanExec {
+    pub(super) table: Arc<Table>,
+    pub(super) snapshot: u64,
+    pub(super) projection: Vec<usize>,
+    pub(super) filters: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) limit: Option<usize>,
+    pub(super) servers: Arc<Vec<ScanServer>>,
+    pub(super) partitions: usize,
+    pub(super) statistics: Arc<Statistics>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl ShardScanExec {
+    /// A scan without filters and limit. `statistics` are of the projected columns.
+    pub fn new(
+        table: Arc<Table>,
+        snapshot: u64,
+        projection: Vec<usize>,
+        servers: Vec<ScanServer>,
+        partitions: usize,
+        statistics: Statistics,
+    ) -> DfResult<Self> {
+        let schema: SchemaRef = Arc::new(table.arrow_schema().project(&projection)?);
+        Ok(Self {
+            properties: Arc::new(properties(schema, partitions)),
+            table,
+            snapshot,
+            projection,
+            filters: Vec::new(),
+            limit: None,
+            servers: Arc::new(servers),
+            partitions,
+            statistics: Arc::new(statistics),
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
+    }
+
+    /// The same scan with filters over the table's full schema.
+    pub fn with_filters(mut self, filters: Vec<Arc<dyn PhysicalExpr>>) -> Self {
+        self.filters = filters;
+        self
+    }
+
+    /// The same scan, which may stop after `limit` rows.
+    pub fn with_limit(mut self, limit: Option<usize>) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The same scan, spread over other servers.
+    pub fn with_servers(mut self, servers: Vec<ScanServer>) -> Self {
+        self.servers = Arc::new(servers);
+        self
+    }
+
+    /// The same scan with another number of partitions in each task.
+    pub fn with_partitions(mut self, partitions: usize) -> Self {
+        self.partitions = partitions;
+        self.properties = Arc::new(properties(self.schema(), partitions));
+        self
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// The servers in task order.
+    pub fn servers(&self) -> &[ScanServer] {
+        &self.servers
+    }
+
+    /// What this task reads in `partition`: shards are dealt out round-robin.
+    fn shards_of(&self, server: &ScanServer, partition: usize) -> Vec<u32> {
+        server.shards.iter().copied().skip(partition).step_by(self.partitions).collect()
+    }
+}
+
+fn properties(schema: SchemaRef, partitions: usize) -> PlanProperties {
+    PlanProperties::new(
+        EquivalenceProperties::new(schema),
+        // Nothing is declared about where rows lie: a Hash partitioning would have to line up with every consumer.
+        Partitioning::UnknownPartitioning(partitions),
+        EmissionType::Incremental,
+        Boundedness::Bounded,
+    )
+}
+
+impl DisplayAs for ShardScanExec {
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        let columns: Vec<&str> = self.projection.iter().map(|&i| self.table.columns[i].name.as_str()).collect();
+        let shards: usize = self.servers.iter().map(|server| server.shards.len()).sum();
+        let separator = if matches!(format, DisplayFormatType::TreeRender) { "\n" } else { ", " };
+        if !matches!(format, DisplayFormatType::TreeRender) {
+            write!(f, "ShardScanExec: ")?;
+        }
+        write!(f, "table={}{separator}shards={shards}/{}", self.table.name, self.table.shards)?;
+        write!(f, "{separator}servers={}{separator}columns=[{}]", self.servers.len(), columns.join(", "))?;
+        if !self.filters.is_empty() {
+            let filters: Vec<String> = self.filters.iter().map(|filter| filter.to_string()).collect();
+            write!(f, "{separator}filters=[{}]", filters.join(" AND "))?;
+        }
+        if let Some(limit) = self.limit {
+            write!(f, "{separator}limit={limit}")?;
+        }
+        if matches!(format, DisplayFormatType::Verbose) {
+            for server in self.servers.iter() {
+                write!(f, "{separator}{}={:?}", server.url, server.shards)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for ShardScanExec {
+    fn name(&self) -> &str {
+        "ShardScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        for filter in &self.filters {
+            if f(filter)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let task = DistributedTaskContext::from_ctx(&context);
+        let scanner = context.session_config().get_extension::<Scanner>();
+        let Some(scanner) = scanner else {
+            return Err(Error::internal("rows are read on storage servers only").into_datafusion());
+        };
+        let server = self.servers.get(task.task_index).filter(|_| task.task_count == self.servers.len());
+        let Some(server) = server else {
+            return Err(Error::internal(format!(
+                "the scan of {} is spread over {} servers, but its stage has {} tasks",
+                self.table.name,
+                self.servers.len(),
+                task.task_count
+            ))
+            .into_datafusion());
+        };
+        if server.id != scanner.0.server_id() {
+            return Err(Error::internal(format!(
+                "task {} of the scan of {} belongs on server {} and was sent to {}",
+                task.task_index,
+                self.table.name,
+                server.id,
+                scanner.0.server_id()
+            ))
+            .into_datafusion());
+        }
+        let request = ShardScanTask {
+            table: Arc::clone(&self.table),
+            shards: self.shards_of(server, partition),
+            snapshot: self.snapshot,
+            projection: self.projection.clone(),
+            filters: self.filters.clone(),
+            limit: self.limit,
+            batch_rows: context.session_config().batch_size(),
+            metrics: self.metrics.clone(),
+            partition,
+        };
+        scanner.0.scan(request).map_err(Error::into_datafusion)
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], args: &StatisticsArgs) -> DfResult<Arc<Statistics>> {
+        match args.partition() {
+            None => Ok(Arc::clone(&self.statistics)),
+            Some(_) => {
+                let mut part = self.statistics.as_ref().clone().to_inexact();
+                part.num_rows = part.num_rows.map(|rows| rows / self.partitions.max(1));
+                part.total_byte_size = part.total_byte_size.map(|bytes| bytes / self.partitions.max(1));
+                Ok(Arc::new(part))
+            }
+        }
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        false
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        // A filter above drops rows after the scan: a scan that stops early would then lose matches.
+        let limit = limit.filter(|_| self.filters.is_empty());
+        Some(Arc::new(self.clone().with_limit(limit)))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        // Each partition may return up to the limit: a limit above is still needed, so none is promised.
+        None
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        _phase: FilterPushdownPhase,
+        result: ChildPushdownResult,
+        _config: &ConfigOptions,
+    ) -> DfResult<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        let mut filters = self.filters.clone();
+        for parent in &result.parent_filters {
+            let known = collect_columns(&parent.filter).iter().all(|column| column.index() < self.projection.len());
+            if known {
+                filters.push(self.over_full_schema(&parent.filter)?);
+            }
+        }
+        // A filter is a hint to the scan: whoever pushed it keeps it.
+        let answer = vec![PushedDown::No; result.parent_filters.len()];
+        let propagation = FilterPushdownPropagation::with_parent_pushdown_result(answer);
+        if filters.len() == self.filters.len() {
+            return Ok(propagation);
+        }
+        let limit = self.limit.filter(|_| filters.is_empty());
+        let scan = self.clone().with_filters(filters).with_limit(limit);
+        Ok(propagation.with_updated_node(Arc::new(scan) as Arc<dyn ExecutionPlan>))
+    }
+}
+
+impl ShardScanExec {
+    /// Rewrites an expression over the projected schema into one over the table's schema.
+    fn over_full_schema(&self, filter: &Arc<dyn PhysicalExpr>) -> DfResult<Arc<dyn PhysicalExpr>> {
+        Arc::clone(filter)
+            .transform_up(|node| {
+                let Some(column) = node.downcast_ref::<PhysicalColumn>() else {
+                    return Ok(Transformed::no(node));
+                };
+                let moved = PhysicalColumn::new(column.name(), self.projection[column.index()]);
+                Ok(Transformed::yes(Arc::new(moved) as Arc<dyn PhysicalExpr>))
+            })
+            .data()
+    }
+}

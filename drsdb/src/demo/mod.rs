@@ -1,0 +1,158 @@
+//! `drsdb demo`: a cluster of processes on this machine, TPC-H in through the front door, and 22 results checked.
+//!
+//! 1. Generates the tables as Parquet files in a temporary folder.
+//! 2. Starts an index server and storage servers, each an OS process with its own port and data folder.
+//! 3. Creates the tables and loads the files with the Rust client.
+//! 4. Runs the 22 queries with the Rust client, and on one process of DataFusion over the same files; compares row by row.
+//! 5. Prints a table and stops the cluster.
+//!
+//! Whatever ends it (a failure, Ctrl-C), the processes are stopped first. A failure or a difference is an error.
+
+mod report;
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use drsdb_benchmarks::{
+    front_door,
+    output::Format,
+    progress::Progress,
+    tpch::{self, QUERIES, Query, Reference, ReferenceOptions, Rule},
+};
+use drsdb_client::Client;
+use report::{Line, Outcome};
+
+use crate::local::{LocalCluster, LocalOptions};
+
+/// Tables that are loaded beside each other: enough that the largest never waits for a small one.
+const TABLES_AT_ONCE: usize = 2;
+
+/// Arguments of `drsdb demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// TPC-H scale factor: 1 is about 1 GB.
+    #[arg(long, default_value_t = 0.1)]
+    scale: f64,
+    /// Storage servers.
+    #[arg(long, default_value_t = 3)]
+    storage: usize,
+    /// Folder for generated files and the servers' data, emptied at the end; by default below the system's temporary folder.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+/// Runs the demo.
+pub async fn run(arguments: DemoArguments) -> Result<()> {
+    let progress = Progress::new();
+    let folder = match &arguments.folder {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            tempfile::tempdir_in(folder)
+        }
+        None => tempfile::tempdir(),
+    };
+    let folder = folder.context("cannot create a temporary folder")?;
+    let started = Instant::now();
+
+    let files = folder.path().join("files");
+    let written = {
+        let (files, progress, scale) = (files.clone(), progress.clone(), arguments.scale);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let generate = move || tpch::write_files(&files, scale, Format::Parquet, threads, &progress);
+        tokio::task::spawn_blocking(generate).await.context("generating the data panicked")??
+    };
+
+    progress.say(&format!("start 1 index server and {} storage servers", arguments.storage));
+    let options = LocalOptions {
+        storage: arguments.storage,
+        processes: true,
+        data: folder.path().join("cluster"),
+        ..LocalOptions::default()
+    };
+    let cluster = LocalCluster::start(options).await.context("the cluster does not start")?;
+    let pids = cluster.pids();
+    let client = cluster.client_options();
+    let work = async {
+        let client = Client::connect(client).await.context("cannot connect to the cluster")?;
+        front_door::create_tables(&client).await?;
+        let loaded = front_door::load(&client, &written, TABLES_AT_ONCE, &progress).await?;
+        let reference = Reference::open(&files, arguments.scale, ReferenceOptions::default()).await?;
+        let lines = run_queries(&client, &reference, arguments.scale, &progress).await;
+        Ok::<_, anyhow::Error>((loaded, lines))
+    };
+    let result = tokio::select! {
+        result = work => result,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("cannot wait for Ctrl-C")?;
+            Err(anyhow::anyhow!("interrupted"))
+        }
+    };
+    // First of all, whatever happened: nothing may be left running.
+    let stopped = cluster.shutdown().await.context("the cluster does not stop");
+    let (loaded, lines) = result?;
+    stopped?;
+    let left = pids.iter().filter(|pid| is_running(**pid)).collect::<Vec<_>>();
+    ensure!(left.is_empty(), "processes {left:?} are still running");
+
+    report::print(&lines, &loaded, &pids, started.elapsed());
+    let bad = lines.iter().filter(|line| !line.is_ok()).count();
+    if bad > 0 {
+        bail!("{bad} of {} queries failed or differ from the reference", lines.len());
+    }
+    Ok(())
+}
+
+/// Runs every query, also after one has failed: the table shows all.
+async fn run_queries(client: &Client, reference: &Reference, scale: f64, progress: &Progress) -> Vec<Line> {
+    let step = progress.step("queries", QUERIES.len() as u64, "queries");
+    let mut lines = Vec::with_capacity(QUERIES.len());
+    for query in QUERIES {
+        let outcome = run_query(client, reference, &query, scale).await;
+        lines.push(Line { query: query.number, outcome });
+        step.advance(1);
+    }
+    step.finish();
+    lines
+}
+
+async fn run_query(client: &Client, reference: &Reference, query: &Query, scale: f64) -> Outcome {
+    let answer = match front_door::run(client, &query.sql(scale)).await {
+        Ok(answer) => answer,
+        Err(error) => return Outcome::Failed(format!("{error:#}")),
+    };
+    let difference = match reference.expected(query).await {
+        Ok(expected) => tpch::verify(&expected, &answer.batches, query.ordering(), Rule::SameEngine)
+            .err()
+            .map(|mismatch| mismatch.to_string()),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    Outcome::Answered {
+        rows: answer.rows(),
+        elapsed: answer.elapsed,
+        endpoints: answer.endpoints,
+        bytes: answer.bytes,
+        difference,
+    }
+}
+
+/// Whether a process of that id is there and not merely waiting to be collected by its parent.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, fields)| fields.trim_start().chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_running_until_it_has_ended() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(is_running(child.id()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!is_running(child.id()));
+    }
+}

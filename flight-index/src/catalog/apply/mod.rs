@@ -1,0 +1,92 @@
+//! The one way from a state to the next: [`apply`], and its parts by subject.
+//!
+//! Every part checks first and changes afterwards, so that a refused command leaves no trace. The exception is a
+//! transaction that cannot commit: it is aborted on the spot, so that storage servers drop what it staged.
+
+mod cluster;
+mod schemas;
+mod tables;
+mod transactions;
+mod users;
+
+use std::sync::Arc;
+
+use drsdb_core::{ErrorCode, WireError};
+
+use super::{
+    CatalogState, Command, Response,
+    state::{Event, Map},
+};
+
+/// What a part answers: a response, or why it refuses.
+type Applied = Result<Response, WireError>;
+
+/// Applies `command` and makes `version` with it, which has to be above the state's. A refused command makes a version
+/// too, at which nothing changed.
+///
+/// # Panics
+/// If the version is not above the state's: the log would be applied twice, or out of order.
+pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Response {
+    assert!(version > state.version, "versions grow: {version} after {}", state.version);
+    state.version = version;
+    let applied = match command {
+        Command::Bootstrap { cluster_id, signing_key_pkcs8, admin_user, admin_password_hash } => {
+            cluster::bootstrap(state, *cluster_id, signing_key_pkcs8, admin_user, admin_password_hash)
+        }
+        Command::RegisterStorage { server } => cluster::register_storage(state, server),
+        Command::StorageApplied { server, version } => cluster::storage_applied(state, *server, *version),
+        Command::CreateSchema { name, if_not_exists } => schemas::create(state, name, *if_not_exists),
+        Command::DropSchema { name, if_exists, cascade } => schemas::drop(state, name, *if_exists, *cascade),
+        Command::CreateTable { table, if_not_exists } => tables::create(state, table, *if_not_exists),
+        Command::DropTable { name, if_exists, cascade } => tables::drop(state, name, *if_exists, *cascade),
+        Command::CommitTransaction { transaction, tables } => transactions::commit(state, *transaction, tables),
+        Command::AbortTransaction { transaction } => transactions::abort(state, *transaction),
+        Command::CreateUser { name, password_hash } => users::create(state, name, password_hash, false),
+        Command::AlterUser { name, password_hash } => users::alter(state, name, password_hash),
+        Command::DropUser { name } => users::drop(state, name),
+    };
+    applied.unwrap_or_else(|error| Response::Error(error.into()))
+}
+
+impl CatalogState {
+    /// Notes what storage servers have to know of the current version.
+    fn record(&mut self, event: Event) {
+        let mut events = self.events.get(&self.version).map_or_else(Vec::new, |events| events.to_vec());
+        events.push(event);
+        self.events.insert_mut(self.version, Arc::new(events));
+    }
+}
+
+const CHANGED: Applied = Ok(Response::Done { changed: true });
+const UNCHANGED: Applied = Ok(Response::Done { changed: false });
+
+/// The longest name of a schema, table, column or user, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+fn check_name(what: &str, name: &str) -> Result<(), WireError> {
+    let refuse = |message: String| Err(WireError::new(ErrorCode::InvalidArgument, message));
+    if name.is_empty() {
+        return refuse(format!("a {what} needs a name"));
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return refuse(format!("a {what}'s name has at most {MAX_NAME_BYTES} bytes, not {}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return refuse(format!("a {what}'s name has no control characters, and {name:?} does"));
+    }
+    Ok(())
+}
+
+fn already_exists(what: &str, name: impl std::fmt::Display) -> WireError {
+    WireError::new(ErrorCode::AlreadyExists, format!("{what} {name} exists already")).with_field(what, name)
+}
+
+/// Removes all entries of `map` whose keys `gone` lists.
+fn remove_all<K: Ord, V>(map: &mut Map<K, V>, gone: &[K]) {
+    for key in gone {
+        map.remove_mut(key);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! CREATE SCHEMA and DROP SCHEMA.
+
+use drsdb_core::{ErrorCode, TableName, WireError};
+
+use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, tables};
+use crate::catalog::{CatalogState, state::DEFAULT_SCHEMA};
+
+/// Schemas whose tables the index servers make up.
+const RESERVED: [&str; 2] = ["information_schema", "pg_catalog"];
+
+pub(super) fn create(state: &mut CatalogState, name: &str, if_not_exists: bool) -> Applied {
+    check_name("schema", name)?;
+    if RESERVED.contains(&name) {
+        return Err(WireError::new(ErrorCode::InvalidArgument, format!("schema {name} is reserved"))
+            .with_hint("choose another name"));
+    }
+    if state.schemas.contains_key(name) {
+        return if if_not_exists { UNCHANGED } else { Err(already_exists("schema", name)) };
+    }
+    state.schemas.insert_mut(name.to_owned(), state.version);
+    CHANGED
+}
+
+pub(super) fn drop(state: &mut CatalogState, name: &str, if_exists: bool, cascade: bool) -> Applied {
+    if !state.schemas.contains_key(name) {
+        return if if_exists { UNCHANGED } else { Err(state.no_schema(name)) };
+    }
+    if name == DEFAULT_SCHEMA {
+        return Err(WireError::new(ErrorCode::InvalidArgument, format!("schema {name} is always there"))
+            .with_hint("drop its tables instead"));
+    }
+    let inside: Vec<TableName> = state.names.keys().filter(|table| table.schema == name).cloned().collect();
+    if let (Some(table), false) = (inside.first(), cascade) {
+        let others = inside.len() - 1;
+        let message = match others {
+            0 => format!("schema {name} has a table: {table}"),
+            _ => format!("schema {name} has tables: {table} and {others} more"),
+        };
+        return Err(WireError::new(ErrorCode::ConstraintViolation, message)
+            .with_hint("drop the tables first, or say DROP SCHEMA ... CASCADE")
+            .with_field("schema", name));
+    }
+    for table in inside {
+        tables::drop(state, &table, true, true)?;
+    }
+    state.schemas.remove_mut(name);
+    CHANGED
+}

@@ -1,0 +1,153 @@
+//! What can be asked of the catalog. Commands are stored in the Raft log: a field may be added with a default, but none
+//! may change its meaning.
+
+use std::{collections::BTreeMap, fmt};
+
+use drsdb_core::{Table, TableName, Ulid};
+use serde::{Deserialize, Serialize};
+
+use super::{Blob, PieceInfo};
+
+/// A change of the catalog. Ids, names and password hashes come from the proposer, so that [`super::apply`] needs
+/// neither clock nor randomness.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)]
+pub enum Command {
+    /// Makes the cluster, once: who it is, what it signs with, and its first administrator.
+    Bootstrap {
+        /// The cluster.
+        cluster_id: Ulid,
+        /// The Ed25519 key of tickets and tokens, as PKCS#8.
+        signing_key_pkcs8: Blob,
+        /// The first administrator.
+        admin_user: String,
+        /// Its password, hashed.
+        admin_password_hash: String,
+    },
+    /// Announces a storage server, or says what changed about it.
+    RegisterStorage {
+        /// The server.
+        server: StorageServer,
+    },
+    /// Says that a storage server has durably taken in every commit up to `version`. What all of them have taken in is
+    /// forgotten.
+    StorageApplied {
+        /// The server.
+        server: Ulid,
+        /// Up to which commit.
+        version: u64,
+    },
+    /// CREATE SCHEMA.
+    CreateSchema {
+        /// Its name.
+        name: String,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// DROP SCHEMA. Refused for a schema with tables unless `cascade`, which drops them too.
+    DropSchema {
+        /// Its name.
+        name: String,
+        /// IF EXISTS.
+        if_exists: bool,
+        /// CASCADE.
+        cascade: bool,
+    },
+    /// CREATE TABLE. The table's placement is decided when the command is applied.
+    CreateTable {
+        /// The definition, id included.
+        table: Table,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// DROP TABLE. Refused while another table's foreign key refers to it unless `cascade`, which drops those keys.
+    DropTable {
+        /// Its name.
+        name: TableName,
+        /// IF EXISTS.
+        if_exists: bool,
+        /// CASCADE.
+        cascade: bool,
+    },
+    /// Makes what a transaction staged visible, at the version at which this is applied. A repetition gets the first
+    /// outcome.
+    CommitTransaction {
+        /// The transaction.
+        transaction: Ulid,
+        /// What it staged.
+        tables: Vec<TableChange>,
+    },
+    /// Decides that a transaction never commits, unless it has.
+    AbortTransaction {
+        /// The transaction.
+        transaction: Ulid,
+    },
+    /// CREATE USER.
+    CreateUser {
+        /// Its name.
+        name: String,
+        /// Its password, hashed.
+        password_hash: String,
+    },
+    /// ALTER USER ... PASSWORD.
+    AlterUser {
+        /// Its name.
+        name: String,
+        /// Its new password, hashed.
+        password_hash: String,
+    },
+    /// DROP USER. The last administrator stays.
+    DropUser {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A storage server as it announces itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageServer {
+    /// Made by the server on its first start.
+    pub id: Ulid,
+    /// `https://host:port`, as clients and other servers reach it.
+    pub url: String,
+    /// Cores for queries.
+    pub cores: u32,
+    /// Failure domain and the like.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a transaction staged in one table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TableChange {
+    /// The table.
+    pub table: Ulid,
+    /// The rows, piece by piece; a shard may have several pieces, or none.
+    pub pieces: Vec<PieceInfo>,
+}
+
+impl Command {
+    /// The command's name, for logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Command::Bootstrap { .. } => "bootstrap",
+            Command::RegisterStorage { .. } => "register_storage",
+            Command::StorageApplied { .. } => "storage_applied",
+            Command::CreateSchema { .. } => "create_schema",
+            Command::DropSchema { .. } => "drop_schema",
+            Command::CreateTable { .. } => "create_table",
+            Command::DropTable { .. } => "drop_table",
+            Command::CommitTransaction { .. } => "commit_transaction",
+            Command::AbortTransaction { .. } => "abort_transaction",
+            Command::CreateUser { .. } => "create_user",
+            Command::AlterUser { .. } => "alter_user",
+            Command::DropUser { .. } => "drop_user",
+        }
+    }
+}
+
+/// Only the kind: some commands carry secrets, and logs print commands.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
+    }
+}

@@ -1,0 +1,24 @@
+//! The catalog: everything the index servers agree on, as a pure state machine.
+//!
+//! - [`Command`]: what can be asked for; [`Response`]: what came of it.
+//! - [`CatalogState`]: schemas, tables with their placement and statistics, storage servers, users, and the outcomes of
+//!   transactions. Cloning one is cheap: clones share what they do not change.
+//! - [`apply`]: the only way from one state to the next. It knows no clock, no randomness and no I/O, so that every
+//!   index server that applies the same commands at the same versions has the same state.
+//! - [`statistics`]: what a commit says about the rows it adds, and how that adds up.
+//!
+//! Not here: how commands are ordered, made durable and replicated ([`crate::raft`]).
+
+mod apply;
+mod blob;
+mod command;
+mod response;
+mod state;
+pub mod statistics;
+
+pub use apply::apply;
+pub use blob::Blob;
+pub use command::{Command, StorageServer, TableChange};
+pub use response::{Outcome, Refusal, Response};
+pub use state::{CatalogState, Cluster, Event, TableState, User};
+pub use statistics::{ColumnSummary, PieceInfo, ShardStats};

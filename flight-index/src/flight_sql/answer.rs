@@ -1,0 +1,120 @@
+//! DoGet on the index server: answers that the catalog alone gives.
+//!
+//! Such a ticket is signed like any other. Its `catalog_answer` is the Flight SQL command to answer (a metadata command,
+//! or the query or SHOW statement again), so that a ticket stays small however large the catalog is; empty bytes are an
+//! empty result, of a statement that has run. Nothing that changes anything is ever run from here.
+
+use std::time::Duration;
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Schema, SchemaRef},
+};
+use arrow_flight::{
+    FlightData, FlightEndpoint, Ticket,
+    encode::FlightDataEncoderBuilder,
+    error::FlightError,
+    sql::Command,
+};
+use drsdb_core::{
+    Error, ErrorCode, Result, WireError,
+    ids::{new_ulid, unix_ms},
+    query_session::QueryOptions,
+    security::ticket,
+    v1::{self, ticket::Fragment},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    FlightSqlServer,
+    execute::{parse, planner_statement},
+    metadata, prepared,
+    service::{Answers, Caller, decode_command},
+};
+use crate::{planner::QueryContext, statement::Statement};
+
+/// What a message of an answer aims at.
+const MESSAGE_BYTES: usize = 2 << 20;
+
+impl FlightSqlServer {
+    /// An endpoint that this server redeems: one without locations.
+    pub(super) fn catalog_endpoint(&self, command: Vec<u8>, caller: &Caller) -> Result<FlightEndpoint> {
+        let state = self.catalog.state();
+        let lifetime: Duration = self.config.ticket_lifetime();
+        let ticket = v1::Ticket {
+            query_id: new_ulid().to_bytes().to_vec().into(),
+            user: caller.user.clone(),
+            expires_unix_ms: unix_ms() + lifetime.as_millis() as u64,
+            snapshot: state.version(),
+            workers: Vec::new(),
+            options: Some(caller.session.options().to_proto()),
+            analyze: false,
+            fragment: Some(Fragment::CatalogAnswer(command.into())),
+        };
+        let sealed = ticket::seal(&*self.planner.signing_key(&state)?, ticket);
+        Ok(FlightEndpoint::new().with_ticket(Ticket::new(sealed)))
+    }
+
+    /// Redeems a ticket.
+    pub(super) async fn answer(&self, sealed: &[u8], caller: &Caller) -> Result<Answers<FlightData>> {
+        let state = self.catalog.state();
+        let key = self.planner.signing_key(&state)?;
+        let ticket = ticket::open(&key.verifying_key(), sealed, &caller.user)?;
+        let Some(Fragment::CatalogAnswer(command)) = &ticket.fragment else {
+            return Err(WireError::new(ErrorCode::TicketInvalid, "the rows of this ticket are on storage servers")
+                .with_hint("pull it from one of the locations of its endpoint")
+                .into());
+        };
+        let options = ticket.options.as_ref().map(QueryOptions::from_proto).unwrap_or_default();
+        let context = QueryContext { user: ticket.user.clone(), options };
+        let (schema, batches) = match command.is_empty() {
+            true => (Schema::empty().into(), Vec::new()),
+            false => self.replay(decode_command(command)?, &context, caller).await?,
+        };
+        Ok(encode(schema, batches))
+    }
+
+    async fn replay(
+        &self,
+        command: Command,
+        context: &QueryContext,
+        caller: &Caller,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let (sql, parameters) = match command {
+            Command::CommandStatementQuery(query) => (query.query, None),
+            Command::CommandPreparedStatementQuery(query) => {
+                let prepared = prepared::decode(&query.prepared_statement_handle)?;
+                let parameters = prepared::decode_parameters(&prepared.parameters)?;
+                (prepared.sql, parameters)
+            }
+            other => {
+                let batch = metadata::answer(&other, &self.current_state().await?)?;
+                return Ok((batch.schema(), vec![batch]));
+            }
+        };
+        let state = self.current_state().await?;
+        match parse(&sql).await? {
+            Statement::Query(query) | Statement::Explain(query) => {
+                let statement = planner_statement(query);
+                let planned = self.planner.describe(state.clone(), statement.clone(), context);
+                let (schema, _) = planned.await?;
+                let batches = self.planner.answer(state, statement, parameters.as_ref(), context).await?;
+                // The rows' own schema is more exact than the description when there were parameters.
+                Ok((batches.first().map_or(schema, RecordBatch::schema), batches))
+            }
+            Statement::Show(show) => {
+                let batch = metadata::show(&show, &state, &caller.session)?;
+                Ok((batch.schema(), vec![batch]))
+            }
+            _ => Err(Error::internal("a ticket for a statement that returns no rows")),
+        }
+    }
+}
+
+fn encode(schema: SchemaRef, batches: Vec<RecordBatch>) -> Answers<FlightData> {
+    let encoder = FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .with_max_flight_data_size(MESSAGE_BYTES)
+        .build(stream::iter(batches.into_iter().map(Ok::<_, FlightError>)));
+    encoder.map_err(|error| Error::internal(format!("encoding an answer failed: {error}")).into()).boxed()
+}

@@ -1,0 +1,235 @@
+//! Statements: queries become tickets, everything else runs at once. Clients of DDL often never fetch the result, so
+//! that it must have happened before GetFlightInfo answers.
+
+use arrow::{array::RecordBatch, datatypes::{Schema, SchemaRef}};
+use arrow_flight::{
+    FlightEndpoint, FlightInfo, Ticket,
+    sql::{CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt},
+};
+use datafusion::sql::{parser::Statement as PlannerStatement, sqlparser::ast};
+use drsdb_core::{Error, ErrorCode, Result, WireError, ids::new_ulid, v1};
+use futures::stream;
+use prost::Message;
+
+use super::{
+    FlightSqlServer, metadata,
+    prepared::encode_parameters,
+    service::Caller,
+};
+use crate::{
+    catalog::Command,
+    load::{LoadOutcome, insert::Insert},
+    planner::{PlannedQuery, QueryContext, Source},
+    statement::{self, CreateTable, Statement, table_name},
+};
+
+impl Caller {
+    /// What the planner wants to know about the caller.
+    pub(super) fn context(&self) -> QueryContext {
+        QueryContext { user: self.user.clone(), options: self.session.options().clone() }
+    }
+}
+
+/// A query for the planner.
+pub fn planner_statement(query: Box<ast::Statement>) -> PlannerStatement {
+    PlannerStatement::Statement(query)
+}
+
+/// Parses off the async threads: a large text takes a while, and its tree a deep stack.
+pub async fn parse(sql: &str) -> Result<Statement> {
+    let text = sql.to_owned();
+    let parsed = tokio::task::spawn_blocking(move || statement::parse(&text)).await;
+    parsed.map_err(|panic| Error::internal(format!("parsing failed: {panic}")))?
+}
+
+impl FlightSqlServer {
+    /// Runs a statement, or plans it if it returns rows.
+    pub(super) async fn execute(
+        &self,
+        sql: &str,
+        parameters: Option<RecordBatch>,
+        caller: &mut Caller,
+    ) -> Result<FlightInfo> {
+        match parse(sql).await? {
+            Statement::Query(query) | Statement::Explain(query) => {
+                let state = self.current_state().await?;
+                let planned =
+                    self.planner.plan(state, planner_statement(query), parameters.as_ref(), &caller.context()).await?;
+                self.query_info(planned, sql, parameters, caller)
+            }
+            Statement::Show(show) => {
+                let schema = metadata::show_schema(&show);
+                self.info(schema, vec![self.catalog_endpoint(replay(sql, None)?, caller)?], -1)
+            }
+            other => {
+                let outcome = self.run(other, parameters, caller).await?;
+                let endpoint = self.catalog_endpoint(Vec::new(), caller)?;
+                let info = self.info(Schema::empty().into(), vec![endpoint], outcome.rows as i64)?;
+                Ok(info.with_app_metadata(write_result(outcome)))
+            }
+        }
+    }
+
+    fn query_info(
+        &self,
+        planned: PlannedQuery,
+        sql: &str,
+        parameters: Option<RecordBatch>,
+        caller: &Caller,
+    ) -> Result<FlightInfo> {
+        let endpoints = match planned.source {
+            Source::Endpoints(endpoints) => endpoints
+                .into_iter()
+                .map(|endpoint| {
+                    let ticket = FlightEndpoint::new().with_ticket(Ticket::new(endpoint.ticket));
+                    endpoint.locations.into_iter().fold(ticket, |ticket, url| ticket.with_location(flight_uri(&url)))
+                })
+                .collect(),
+            Source::Catalog => vec![self.catalog_endpoint(replay(sql, parameters)?, caller)?],
+        };
+        // An estimate must not be taken for a count: some clients stop reading there.
+        let info = self.info(planned.schema, endpoints, -1)?.with_ordered(planned.ordered);
+        tracing::debug!(user = caller.user, endpoints = info.endpoint.len(), rows = planned.rows_estimate, "query planned");
+        Ok(info)
+    }
+
+    pub(super) fn info(&self, schema: SchemaRef, endpoints: Vec<FlightEndpoint>, rows: i64) -> Result<FlightInfo> {
+        let info = FlightInfo::new().try_with_schema(&schema)?.with_total_records(rows).with_total_bytes(-1);
+        Ok(info.with_endpoints(endpoints))
+    }
+
+    /// Runs a statement that returns no rows.
+    pub(super) async fn run(
+        &self,
+        statement: Statement,
+        parameters: Option<RecordBatch>,
+        caller: &mut Caller,
+    ) -> Result<LoadOutcome> {
+        if parameters.is_some() && !matches!(statement, Statement::Insert(_)) {
+            return Err(Error::new(ErrorCode::InvalidArgument, "this statement takes no parameters"));
+        }
+        let version = match statement {
+            Statement::Insert(insert) => return self.insert(*insert, parameters, caller).await,
+            Statement::CreateTable(table) => self.create_table(*table).await?,
+            Statement::DropTable { names, if_exists, cascade } => {
+                // Each is a change of its own; none is begun when one cannot be there.
+                let state = self.current_state().await?;
+                if !if_exists {
+                    names.iter().try_for_each(|name| state.find_table(name).map(|_| ()))?;
+                }
+                let mut version = state.version();
+                for name in names {
+                    version = self.propose(Command::DropTable { name, if_exists, cascade }).await?;
+                }
+                version
+            }
+            Statement::CreateSchema { name, if_not_exists } => {
+                self.propose(Command::CreateSchema { name, if_not_exists }).await?
+            }
+            Statement::DropSchema { names, if_exists, cascade } => {
+                let mut version = self.catalog.state().version();
+                for name in names {
+                    version = self.propose(Command::DropSchema { name, if_exists, cascade }).await?;
+                }
+                version
+            }
+            Statement::CreateUser { name, password, if_not_exists } => {
+                self.create_user(name, password, if_not_exists, &caller.user).await?
+            }
+            Statement::AlterUser { name, password } => self.alter_user(name, password, &caller.user).await?,
+            Statement::DropUser { name, if_exists } => self.drop_user(name, if_exists, &caller.user).await?,
+            Statement::Set { name, value } => {
+                caller.session.set(name.as_deref(), value.as_deref())?;
+                self.catalog.state().version()
+            }
+            Statement::Query(_) | Statement::Explain(_) | Statement::Show(_) => {
+                return Err(WireError::new(ErrorCode::InvalidArgument, "this statement returns rows")
+                    .with_hint("execute it as a query, not as an update")
+                    .into());
+            }
+        };
+        Ok(LoadOutcome { rows: 0, version })
+    }
+
+    /// Proposes a change, and returns the version at which it took effect.
+    pub(super) async fn propose(&self, command: Command) -> Result<u64> {
+        Ok(self.catalog.propose(command).await?.0)
+    }
+
+    pub(super) async fn create_table(&self, table: CreateTable) -> Result<u64> {
+        let state = self.current_state().await?;
+        if table.if_not_exists && state.table_by_name(&table.name).is_some() {
+            return Ok(state.version());
+        }
+        let parents = |name: &drsdb_core::TableName| Ok(state.find_table(name)?.table.clone());
+        let definition = table.resolve(new_ulid(), self.config.default_shards, &parents)?;
+        self.propose(Command::CreateTable { table: definition, if_not_exists: table.if_not_exists }).await
+    }
+
+    async fn insert(
+        &self,
+        insert: ast::Insert,
+        parameters: Option<RecordBatch>,
+        caller: &Caller,
+    ) -> Result<LoadOutcome> {
+        let state = self.current_state().await?;
+        let ast::TableObject::TableName(name) = &insert.table else {
+            return Err(Error::internal("an INSERT into something that is no table passed the classification"));
+        };
+        let name = table_name(name)?;
+        let table = std::sync::Arc::clone(state.find_table(&name)?);
+        let (definition, options) = (table.table.clone(), caller.session.options().clone());
+        let evaluate = move || Insert::new(&insert, &definition)?.evaluate(parameters.as_ref(), &options);
+        let rows = tokio::task::spawn_blocking(evaluate).await;
+        let rows = rows.map_err(|panic| Error::internal(format!("evaluating VALUES failed: {panic}")))??;
+        self.loader.load(&table, rows.schema(), stream::iter([Ok(rows)])).await
+    }
+
+    /// The schemas of a statement's rows and parameters; empty when it has none.
+    pub(super) async fn describe(&self, sql: &str, caller: &Caller) -> Result<(Schema, Schema)> {
+        let statement = parse(sql).await?;
+        let state = self.current_state().await?;
+        match statement {
+            Statement::Query(query) | Statement::Explain(query) => {
+                let described = self.planner.describe(state, planner_statement(query), &caller.context()).await?;
+                Ok((described.0.as_ref().clone(), described.1.as_ref().clone()))
+            }
+            Statement::Show(show) => Ok((metadata::show_schema(&show).as_ref().clone(), Schema::empty())),
+            Statement::Insert(insert) => {
+                let ast::TableObject::TableName(name) = &insert.table else {
+                    return Ok((Schema::empty(), Schema::empty()));
+                };
+                let table = state.find_table(&table_name(name)?)?;
+                let parameters = Insert::new(&insert, &table.table)?.parameters();
+                Ok((Schema::empty(), parameters.as_ref().clone()))
+            }
+            _ => Ok((Schema::empty(), Schema::empty())),
+        }
+    }
+}
+
+/// What DoGet is to do: the statement again.
+fn replay(sql: &str, parameters: Option<RecordBatch>) -> Result<Vec<u8>> {
+    let any = match parameters {
+        None => CommandStatementQuery { query: sql.to_owned(), transaction_id: None }.as_any(),
+        Some(batch) => {
+            let parameters = encode_parameters(&batch)?;
+            let prepared = v1::PreparedStatement { sql: sql.to_owned(), parameters };
+            CommandPreparedStatementQuery { prepared_statement_handle: prepared.encode_to_vec().into() }.as_any()
+        }
+    };
+    Ok(any.encode_to_vec())
+}
+
+/// Flight's name for a server with TLS.
+fn flight_uri(url: &str) -> String {
+    match url.strip_prefix("https://") {
+        Some(rest) => format!("grpc+tls://{}", rest.trim_end_matches('/')),
+        None => url.to_owned(),
+    }
+}
+
+/// What `app_metadata` says about a write.
+pub fn write_result(outcome: LoadOutcome) -> Vec<u8> {
+    v1::WriteResult { rows: outcome.rows, version: outcome.version }.encode_to_vec()
+}

@@ -1,0 +1,34 @@
+//! The index server of drsdb: it plans queries, owns the catalog and decides the order of commits. Result rows never pass
+//! it.
+//!
+//! # Life of a query
+//!
+//! 1. A client sends SQL to the Flight SQL service ([`flight_sql`]), which classifies the statement ([`statement`]).
+//! 2. [`raft::Catalog::linearize`] makes sure that the state read next has all that was acknowledged anywhere, and
+//!    [`raft::Catalog::state`] gives it: one immutable [`catalog::CatalogState`], whose version is the query's snapshot.
+//! 3. The [`planner`] makes the whole physical plan, prunes shards by their statistics and cuts the plan into endpoints:
+//!    signed tickets with the storage servers that can redeem them.
+//! 4. The client takes the tickets to the storage servers and pulls rows from them.
+//!
+//! # Life of a write
+//!
+//! 1. Rows arrive as a bulk load or a statement ([`load`]), are divided by shard and staged on the storage servers
+//!    that [`placement::place`] chose when the table was created: durable there, and invisible.
+//! 2. One [`catalog::Command::CommitTransaction`] is proposed ([`raft::Catalog::propose`]). Applied is committed: the
+//!    command's version is the commit version.
+//! 3. Storage servers follow the commits ([`cluster_service`]) and make the rows visible.
+//!
+//! DDL is step 2 alone, with another [`catalog::Command`].
+//!
+//! Invariants: only [`raft`] knows openraft and SQLite; the catalog changes only through [`catalog::apply`]; nothing here
+//! links the storage server.
+
+pub mod catalog;
+pub mod cluster_service;
+pub mod flight_sql;
+pub mod load;
+pub mod placement;
+pub mod planner;
+pub mod raft;
+pub mod server;
+pub mod statement;

@@ -1,0 +1,300 @@
+//! One column of a client's batch -> the column's type, with every value checked.
+//!
+//! Arrow's cast turns what it cannot convert into NULL when asked to; comparing NULLs before and after finds the row to
+//! blame. Casts that would lose something silently (a fraction, nanoseconds) are compared with their way back.
+//!
+//! Text and bytes come out as plain `Utf8` and `Binary`, and not as the views that are stored: rows are about to be
+//! taken apart by shard, and a taken view keeps its whole source in memory. [`stored_column`] makes the views.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{
+        Array, ArrayRef, AsArray, BinaryBuilder, FixedSizeBinaryBuilder, StringArray, new_null_array,
+    },
+    compute::{CastOptions, can_cast_types, cast, cast_with_options, kernels::cmp::neq},
+    datatypes::{DataType, TimeUnit},
+    error::ArrowError,
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use drsdb_core::{Column, ErrorCode, Result, SqlType, Ulid, WireError};
+
+const SAFE: CastOptions<'static> = CastOptions { safe: true, format_options: FormatOptions::new() };
+
+/// The type of a column while rows are on their way to shards.
+pub fn transit_type(sql_type: SqlType) -> DataType {
+    match sql_type.to_arrow() {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        other => other,
+    }
+}
+
+/// A column in transit -> the same in its stored type, compact.
+pub fn stored_column(column: &ArrayRef, sql_type: SqlType) -> Result<ArrayRef, ArrowError> {
+    match sql_type.to_arrow() {
+        // Without the collection, the bytes of short texts would be there twice: in the view and in the buffer.
+        DataType::Utf8View => Ok(Arc::new(cast(column, &DataType::Utf8View)?.as_string_view().gc())),
+        DataType::BinaryView => Ok(Arc::new(cast(column, &DataType::BinaryView)?.as_binary_view().gc())),
+        _ => Ok(Arc::clone(column)),
+    }
+}
+
+/// Kinds of values between which an assignment makes sense.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Nothing,
+    Boolean,
+    Number,
+    Text,
+    Bytes,
+    Date,
+    Time,
+    Timestamp,
+    Interval,
+    Other,
+}
+
+fn kind(data_type: &DataType) -> Kind {
+    match data_type {
+        DataType::Null => Kind::Nothing,
+        DataType::Boolean => Kind::Boolean,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Kind::Text,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => Kind::Bytes,
+        DataType::Date32 | DataType::Date64 => Kind::Date,
+        DataType::Time32(_) | DataType::Time64(_) => Kind::Time,
+        DataType::Timestamp(..) => Kind::Timestamp,
+        DataType::Interval(_) | DataType::Duration(_) => Kind::Interval,
+        DataType::Dictionary(_, values) => kind(values),
+        DataType::RunEndEncoded(_, values) => kind(values.data_type()),
+        numeric if numeric.is_numeric() => Kind::Number,
+        _ => Kind::Other,
+    }
+}
+
+/// Whether values of the Arrow type may be loaded into the column; an error that names both types if not.
+pub fn check_assignable(from: &DataType, column: &Column) -> Result<()> {
+    let to = transit_type(column.sql_type);
+    let fits = match (kind(from), kind(&to)) {
+        (Kind::Nothing, _) => true,
+        (Kind::Text, Kind::Bytes) => true,
+        (Kind::Bytes, Kind::Text) => !matches!(from, DataType::FixedSizeBinary(_)),
+        (Kind::Bytes, Kind::Bytes) => true,
+        (Kind::Other, _) => false,
+        (Kind::Date, Kind::Timestamp) | (Kind::Timestamp, Kind::Date) => true,
+        (source, target) => {
+            (source == target || source == Kind::Text || target == Kind::Text) && can_cast_types(&plain(from), &to)
+        }
+    };
+    if fits {
+        return Ok(());
+    }
+    let message = format!("column {} is {} and cannot take Arrow's {from}", column.name, column.sql_type);
+    Err(WireError::new(ErrorCode::TypeMismatch, message)
+        .with_hint(format!("send it as Arrow's {to}, or as text"))
+        .with_field("column", &column.name)
+        .into())
+}
+
+fn plain(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => plain(values),
+        DataType::RunEndEncoded(_, values) => plain(values.data_type()),
+        other => other.clone(),
+    }
+}
+
+/// The column's values in its transit type. `first_row` is the number of the first value in the load, from 1.
+pub fn convert_column(source: &ArrayRef, column: &Column, first_row: u64) -> Result<ArrayRef> {
+    let unpacked;
+    let source = match source.data_type() {
+        packed @ (DataType::Dictionary(..) | DataType::RunEndEncoded(..)) => {
+            unpacked = cast(source, &plain(packed))?;
+            &unpacked
+        }
+        _ => source,
+    };
+    let blame = Blame { column, first_row };
+    let target = transit_type(column.sql_type);
+    let converted = match (kind(source.data_type()), column.sql_type) {
+        (Kind::Nothing, _) => new_null_array(&target, source.len()),
+        (Kind::Text, SqlType::Uuid) => blame.parse_bytes(source, parse_uuid)?,
+        (Kind::Text, SqlType::Ulid) => blame.parse_bytes(source, |text| Ulid::from_string(text).ok().map(|id| id.to_bytes()))?,
+        (Kind::Bytes, SqlType::Uuid | SqlType::Ulid) => blame.sixteen_bytes(source)?,
+        (Kind::Text, SqlType::Bytea) => blame.parse_hex(source)?,
+        _ if source.data_type() == &target => Arc::clone(source),
+        _ => blame.checked_cast(source, &target)?,
+    };
+    if let Some(limit) = column.sql_type.max_characters() {
+        blame.check_length(converted.as_string::<i32>(), limit as usize)?;
+    }
+    if column.not_null && converted.null_count() > 0 {
+        let row = (0..converted.len()).find(|&row| converted.is_null(row)).unwrap_or(0);
+        return Err(null_in_not_null(column, first_row + row as u64));
+    }
+    Ok(converted)
+}
+
+/// The error of a NULL in a NOT NULL column.
+pub fn null_in_not_null(column: &Column, row: u64) -> drsdb_core::Error {
+    let message = format!("column {}, row {row}: NULL in a column that is NOT NULL", column.name);
+    WireError::new(ErrorCode::ConstraintViolation, message)
+        .with_field("constraint", "not_null")
+        .with_field("column", &column.name)
+        .with_field("row", row)
+        .into()
+}
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    // 8-4-4-4-12 digits, or 32 without hyphens.
+    let digits: Vec<u8> = match text.len() {
+        36 if [8, 13, 18, 23].iter().all(|&at| text.as_bytes()[at] == b'-') => {
+            text.bytes().filter(|byte| *byte != b'-').collect()
+        }
+        32 => text.bytes().collect(),
+        _ => return None,
+    };
+    <[u8; 16]>::try_from(parse_hex(&digits)?).ok()
+}
+
+fn parse_hex(digits: &[u8]) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let pairs = digits.chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return None;
+    }
+    pairs.map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8)).collect()
+}
+
+/// Who is to blame for a value: the column, and the row.
+struct Blame<'a> {
+    column: &'a Column,
+    first_row: u64,
+}
+
+impl Blame<'_> {
+    fn error(&self, source: &dyn Array, row: usize, fault: &str, hint: &str) -> drsdb_core::Error {
+        let value = ArrayFormatter::try_new(source, &FormatOptions::new())
+            .map_or_else(|_| "the value".to_owned(), |formatter| formatter.value(row).to_string());
+        let shown: String = value.chars().take(100).collect();
+        let number = self.first_row + row as u64;
+        let message = format!("column {}, row {number}: {shown:?} {fault}", self.column.name);
+        WireError::new(ErrorCode::InvalidValue, message)
+            .with_hint(hint)
+            .with_field("column", &self.column.name)
+            .with_field("row", number)
+            .with_field("value", shown)
+            .into()
+    }
+
+    fn checked_cast(&self, source: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
+        let converted = cast_with_options(source, target, &SAFE)?;
+        if converted.null_count() > source.null_count() {
+            let lost = |row: &usize| source.is_valid(*row) && converted.is_null(*row);
+            let row = (0..source.len()).find(lost).unwrap_or(0);
+            return Err(self.error(source, row, &format!("is not a value of {}", self.column.sql_type), ""));
+        }
+        self.refuse_infinite(source, &converted)?;
+        if loses_silently(source.data_type(), target) {
+            let back = cast_with_options(&converted, source.data_type(), &SAFE)?;
+            let differs = neq(source, &back)?;
+            if let Some(row) = (0..differs.len()).find(|&row| differs.is_valid(row) && differs.value(row)) {
+                let fault = format!("would lose a part of it as {}", self.column.sql_type);
+                return Err(self.error(source, row, &fault, "round the values, or choose a wider type"));
+            }
+        }
+        Ok(converted)
+    }
+
+    /// A DOUBLE beyond REAL's range becomes infinite instead of NULL.
+    fn refuse_infinite(&self, source: &ArrayRef, converted: &ArrayRef) -> Result<()> {
+        let (DataType::Float64, DataType::Float32) = (source.data_type(), converted.data_type()) else { return Ok(()) };
+        let wide = source.as_primitive::<arrow::datatypes::Float64Type>().values();
+        let narrow = converted.as_primitive::<arrow::datatypes::Float32Type>().values();
+        let overflowed = |row: &usize| narrow[*row].is_infinite() && wide[*row].is_finite() && source.is_valid(*row);
+        match (0..source.len()).find(overflowed) {
+            Some(row) => Err(self.error(source, row, "is not a value of REAL", "make the column DOUBLE")),
+            None => Ok(()),
+        }
+    }
+
+    fn texts(&self, source: &ArrayRef) -> Result<StringArray> {
+        Ok(cast(source, &DataType::Utf8)?.as_string::<i32>().clone())
+    }
+
+    fn parse_bytes(&self, source: &ArrayRef, parse: impl Fn(&str) -> Option<[u8; 16]>) -> Result<ArrayRef> {
+        let texts = self.texts(source)?;
+        let mut builder = FixedSizeBinaryBuilder::with_capacity(texts.len(), 16);
+        for (row, text) in texts.iter().enumerate() {
+            match text {
+                None => builder.append_null(),
+                Some(text) => {
+                    let fault = || self.error(&texts, row, &format!("is not a {}", self.column.sql_type), "");
+                    builder.append_value(parse(text).ok_or_else(fault)?)?;
+                }
+            }
+        }
+        Ok(Arc::new(builder.finish()))
+    }
+
+    fn sixteen_bytes(&self, source: &ArrayRef) -> Result<ArrayRef> {
+        if source.data_type() == &DataType::FixedSizeBinary(16) {
+            return Ok(Arc::clone(source));
+        }
+        let bytes = cast(source, &DataType::Binary)?;
+        let bytes = bytes.as_binary::<i32>();
+        let mut builder = FixedSizeBinaryBuilder::with_capacity(bytes.len(), 16);
+        for (row, value) in bytes.iter().enumerate() {
+            match value {
+                None => builder.append_null(),
+                Some(value) if value.len() == 16 => builder.append_value(value)?,
+                Some(_) => return Err(self.error(bytes, row, &format!("is not a {}", self.column.sql_type), "send 16 bytes")),
+            }
+        }
+        Ok(Arc::new(builder.finish()))
+    }
+
+    /// `\x` and hexadecimal digits are what they say; any other text is its own bytes.
+    fn parse_hex(&self, source: &ArrayRef) -> Result<ArrayRef> {
+        let texts = self.texts(source)?;
+        let mut builder = BinaryBuilder::with_capacity(texts.len(), texts.value_data().len());
+        for (row, text) in texts.iter().enumerate() {
+            match text.map(|text| (text, text.strip_prefix("\\x"))) {
+                None => builder.append_null(),
+                Some((text, None)) => builder.append_value(text),
+                Some((_, Some(digits))) => {
+                    let fault = || self.error(&texts, row, "is not a BYTEA", "write \\x and pairs of hexadecimal digits");
+                    builder.append_value(parse_hex(digits.as_bytes()).ok_or_else(fault)?);
+                }
+            }
+        }
+        Ok(Arc::new(builder.finish()))
+    }
+
+    fn check_length(&self, texts: &StringArray, limit: usize) -> Result<()> {
+        let offsets = texts.value_offsets();
+        for row in 0..texts.len() {
+            // A text of no more bytes than that has no more characters either, and counting takes longer.
+            let bytes = (offsets[row + 1] - offsets[row]) as usize;
+            if bytes > limit && texts.is_valid(row) && texts.value(row).chars().count() > limit {
+                let fault = format!("is longer than {}", self.column.sql_type);
+                return Err(self.error(texts, row, &fault, "shorten it, or make the column TEXT"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Casts that round towards zero, or drop a part, without a word.
+fn loses_silently(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (from, to) if to.is_integer() => from.is_floating() || from.is_decimal(),
+        (DataType::Timestamp(..) | DataType::Date64, DataType::Date32) => true,
+        (DataType::Timestamp(TimeUnit::Nanosecond, _), DataType::Timestamp(..)) => true,
+        (DataType::Time64(TimeUnit::Nanosecond), DataType::Time64(_)) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Rows -> shards, in bounded memory.
+//!
+//! ```text
+//! batch ── hash of the shard key ──▶ rows of each shard ──▶ buffer of that shard ── 32k rows or 4 MiB ──▶ piece
+//!                                                            └── all buffers above 64 MiB: the largest goes early
+//! ```
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, RecordBatch, UInt32Array},
+    compute::take_record_batch,
+};
+use drsdb_core::{Result, Table, shard::shards_of};
+
+use super::cast::stored_column;
+
+/// A shard's buffer is a piece when it has this many rows,
+pub const PIECE_ROWS: usize = 32 * 1024;
+/// or this many bytes.
+pub const PIECE_BYTES: usize = 4 << 20;
+/// What all buffers hold together, at most.
+pub const BUFFER_BYTES: usize = 64 << 20;
+
+/// Divides a batch by shard. Pure: batches may be divided in any order, and on any thread.
+pub fn split(table: &Table, batch: RecordBatch, round_robin: u64) -> Result<Vec<(u32, RecordBatch)>> {
+    if batch.num_rows() == 0 {
+        return Ok(Vec::new());
+    }
+    if table.shard_key.is_empty() {
+        return Ok(vec![((round_robin % u64::from(table.shards)) as u32, batch)]);
+    }
+    if table.shards == 1 {
+        return Ok(vec![(0, batch)]);
+    }
+    // The hash is over stored types: views hash as views.
+    let key = table.shard_key.iter().map(|&position| {
+        Ok(stored_column(batch.column(position), table.columns[position].sql_type)?)
+    });
+    let shards = shards_of(&key.collect::<Result<Vec<ArrayRef>>>()?, table.shards)?;
+    let mut rows_of = vec![Vec::new(); table.shards as usize];
+    for (row, shard) in shards.into_iter().enumerate() {
+        rows_of[shard as usize].push(row as u32);
+    }
+    let taken = (0..).zip(rows_of).filter(|(_, rows)| !rows.is_empty());
+    taken.map(|(shard, rows)| Ok((shard, take_record_batch(&batch, &UInt32Array::from(rows))?))).collect()
+}
+
+/// Bytes of the rows themselves: a decoded batch's arrays all point into one message.
+pub fn batch_bytes(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+}
+
+/// Gathers rows by shard until there are enough for a piece.
+#[derive(Debug)]
+pub struct Buffers {
+    shards: Vec<Buffer>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Buffer {
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+/// Rows of one shard, ready to be sent.
+#[derive(Debug)]
+pub struct Piece {
+    /// The shard.
+    pub shard: u32,
+    /// Batches of the transit schema.
+    pub batches: Vec<RecordBatch>,
+}
+
+impl Buffers {
+    /// Empty buffers for a table's shards.
+    pub fn new(shards: u32) -> Self {
+        Self { shards: vec![Buffer::default(); shards as usize], bytes: 0 }
+    }
+
+    /// Adds rows of a shard and appends what is ready to `ready`.
+    pub fn add(&mut self, shard: u32, batch: RecordBatch, ready: &mut Vec<Piece>) {
+        let bytes = batch_bytes(&batch);
+        let buffer = &mut self.shards[shard as usize];
+        buffer.rows += batch.num_rows();
+        buffer.bytes += bytes;
+        buffer.batches.push(batch);
+        self.bytes += bytes;
+        if buffer.rows >= PIECE_ROWS || buffer.bytes >= PIECE_BYTES {
+            ready.extend(self.take(shard));
+        }
+        while self.bytes > BUFFER_BYTES {
+            let largest = (0..).zip(&self.shards).max_by_key(|(_, buffer)| buffer.bytes).map(|(shard, _)| shard);
+            let piece = largest.and_then(|shard| self.take(shard));
+            ready.push(piece.expect("buffers over their budget are not all empty"));
+        }
+    }
+
+    /// What is left.
+    pub fn finish(mut self) -> Vec<Piece> {
+        (0..self.shards.len() as u32).filter_map(|shard| self.take(shard)).collect()
+    }
+
+    fn take(&mut self, shard: u32) -> Option<Piece> {
+        let buffer = std::mem::take(&mut self.shards[shard as usize]);
+        self.bytes -= buffer.bytes;
+        (!buffer.batches.is_empty()).then_some(Piece { shard, batches: buffer.batches })
+    }
+}
+
+/// The stored schema's batch of transit columns.
+pub fn stored_batch(table: &Table, transit: &RecordBatch) -> Result<RecordBatch> {
+    let columns = transit.columns().iter().zip(&table.columns).map(|(array, column)| stored_column(array, column.sql_type));
+    let columns = columns.collect::<Result<Vec<ArrayRef>, _>>()?;
+    Ok(RecordBatch::try_new(Arc::clone(&table.arrow_schema()), columns)?)
+}

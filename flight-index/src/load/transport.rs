@@ -1,0 +1,72 @@
+//! The way to storage servers, as the loader needs it. The trait is there for tests of what a load does when a server
+//! does not.
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+use drsdb_core::{
+    Error, Result, Ulid,
+    net::{ChannelPool, name_server},
+    v1::{self, storage_client::StorageClient},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use url::Url;
+
+use crate::catalog::StorageServer;
+
+/// Stages and aborts on storage servers.
+#[async_trait]
+pub trait StageTransport: Debug + Send + Sync + 'static {
+    /// Sends the messages, of one transaction and one shard; returns when all of them are staged durably.
+    async fn stage(
+        &self,
+        server: &StorageServer,
+        messages: mpsc::Receiver<v1::StageRequest>,
+    ) -> Result<v1::StageResponse>;
+
+    /// Undoes what the transaction staged there.
+    async fn abort(&self, server: &StorageServer, transaction: Ulid) -> Result<()>;
+}
+
+/// The `Storage` service over the pool's connections.
+#[derive(Debug)]
+pub struct GrpcTransport {
+    channels: Arc<ChannelPool>,
+}
+
+impl GrpcTransport {
+    /// A transport over `channels`.
+    pub fn new(channels: Arc<ChannelPool>) -> Self {
+        Self { channels }
+    }
+
+    fn client(&self, url: &Url) -> Result<StorageClient<Channel>> {
+        Ok(StorageClient::new(self.channels.channel(url)?))
+    }
+}
+
+fn url_of(server: &StorageServer) -> Result<Url> {
+    Url::parse(&server.url).map_err(|error| Error::internal(format!("storage server {}: {error}", server.url)))
+}
+
+#[async_trait]
+impl StageTransport for GrpcTransport {
+    async fn stage(
+        &self,
+        server: &StorageServer,
+        messages: mpsc::Receiver<v1::StageRequest>,
+    ) -> Result<v1::StageResponse> {
+        let url = url_of(server)?;
+        let response = self.client(&url)?.stage(ReceiverStream::new(messages)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| name_server(status, &url))
+    }
+
+    async fn abort(&self, server: &StorageServer, transaction: Ulid) -> Result<()> {
+        let url = url_of(server)?;
+        let request = v1::AbortRequest { transaction_id: transaction.to_string() };
+        self.client(&url)?.abort(request).await.map_err(|status| name_server(status, &url))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! From SQL to tickets.
+//!
+//! # Life of a query on the index server
+//!
+//! 1. [`Planner::plan`] turns the statement into a logical plan over [`catalog_view`]: the tables of one catalog state,
+//!    whose version becomes the query's snapshot.
+//! 2. DataFusion optimizes it. [`sharded_table`] answers its questions about a table; [`prune_shards`] leaves out shards
+//!    that cannot hold a match.
+//! 3. [`stamp_servers`] gives all leaves the same list of servers: those that hold any shard that the query reads.
+//! 4. [`distribute`] tells datafusion-distributed how many tasks a stage has, and it places the exchanges.
+//! 5. [`cut_endpoints`] turns the plan into tickets: one for each storage server when nothing has to be exchanged at the
+//!    top, else one, redeemed at the server that becomes the query's head.
+//!
+//! Invariant: no row of a table comes here. The only rows an index server computes are about the catalog itself
+//! ([`Planner::answer`]), or constants of a statement.
+
+mod catalog_view;
+mod cut_endpoints;
+mod distribute;
+mod explain;
+mod name_errors;
+mod placeholders;
+mod prune_shards;
+mod query_planner;
+mod sharded_table;
+mod stamp_servers;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Field, Schema, SchemaRef},
+};
+use bytes::Bytes;
+use datafusion::{
+    common::{ParamValues, ScalarValue},
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::LogicalPlan,
+    physical_plan::collect,
+    sql::parser::Statement,
+};
+use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
+use drsdb_core::{
+    Error, Result,
+    edge::{EdgeConverter, edge_schema},
+    query_session::{QueryOptions, session_config},
+    security::keys::SigningKey,
+};
+use parking_lot::Mutex;
+
+use crate::catalog::CatalogState;
+
+/// Who asks, and how the query is to run.
+#[derive(Debug, Clone)]
+pub struct QueryContext {
+    /// The user to whom tickets are bound.
+    pub user: String,
+    /// Session options.
+    pub options: QueryOptions,
+}
+
+/// What the index server knows how to do with a statement that returns rows.
+#[derive(Debug, Clone)]
+pub struct PlannedQuery {
+    /// What clients see; every endpoint streams it.
+    pub schema: SchemaRef,
+    /// Where the rows are.
+    pub source: Source,
+    /// The endpoints' rows, one after the other, are in the statement's order.
+    pub ordered: bool,
+    /// Rows, about; `None` when unknown.
+    pub rows_estimate: Option<u64>,
+}
+
+/// Where a query's rows are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// On storage servers.
+    Endpoints(Vec<PlannedEndpoint>),
+    /// In the catalog: [`Planner::answer`] computes them when they are pulled.
+    Catalog,
+}
+
+/// One ticket, and the servers that redeem it.
+#[derive(Debug, Clone)]
+pub struct PlannedEndpoint {
+    /// Sealed.
+    pub ticket: Bytes,
+    /// `https://host:port` of storage servers, the best first; at most [`MAX_LOCATIONS`] in all endpoints of a query.
+    pub locations: Vec<String>,
+}
+
+/// Distinct locations in one answer, at most: a widely used driver caches 20 connections and breaks above that.
+pub const MAX_LOCATIONS: usize = 16;
+
+/// Turns statements into tickets.
+pub struct Planner {
+    ticket_lifetime: Duration,
+    /// The signing key, parsed once; it never changes after the cluster's bootstrap.
+    key: Mutex<Option<Arc<SigningKey>>>,
+}
+
+impl fmt::Debug for Planner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Planner").field("ticket_lifetime", &self.ticket_lifetime).finish_non_exhaustive()
+    }
+}
+
+impl Planner {
+    /// A planner whose tickets live that long.
+    pub fn new(ticket_lifetime: Duration) -> Self {
+        Self { ticket_lifetime, key: Mutex::new(None) }
+    }
+
+    /// Plans a statement that returns rows. `parameters` has one row: the values of `$1`, `$2`, ...
+    pub async fn plan(
+        &self,
+        state: Arc<CatalogState>,
+        statement: Statement,
+        parameters: Option<&RecordBatch>,
+        context: &QueryContext,
+    ) -> Result<PlannedQuery> {
+        let (statement, explain) = explain::unwrap(statement)?;
+        let session = self.session(&state, &context.options)?;
+        let logical = self.logical_plan(&session, statement, parameters).await?;
+        match explain {
+            None => {
+                let schema = edge_schema(logical.schema().as_arrow());
+                let physical = session.state.create_physical_plan(&logical).await?;
+                let key = self.signing_key(&state)?;
+                let cut = cut_endpoints::Cutter { state: &state, session: &session, context, key: &key, lifetime: self.ticket_lifetime };
+                cut.cut(physical, schema)
+            }
+            Some(explain::Explain::Plan { .. }) => Ok(PlannedQuery {
+                schema: explain::report_schema(),
+                source: Source::Catalog,
+                ordered: true,
+                rows_estimate: None,
+            }),
+            Some(explain::Explain::Analyze) => {
+                let physical = session.state.create_physical_plan(&logical).await?;
+                let key = self.signing_key(&state)?;
+                let cut = cut_endpoints::Cutter { state: &state, session: &session, context, key: &key, lifetime: self.ticket_lifetime };
+                cut.analyze(physical, explain::report_schema())
+            }
+        }
+    }
+
+    /// Computes the rows of a statement whose [`Source`] is the catalog.
+    pub async fn answer(
+        &self,
+        state: Arc<CatalogState>,
+        statement: Statement,
+        parameters: Option<&RecordBatch>,
+        context: &QueryContext,
+    ) -> Result<Vec<RecordBatch>> {
+        let (statement, explain) = explain::unwrap(statement)?;
+        let session = self.session(&state, &context.options)?;
+        let logical = self.logical_plan(&session, statement, parameters).await?;
+        let physical = session.state.create_physical_plan(&logical).await?;
+        if let Some(explain::Explain::Plan { verbose }) = explain {
+            let key = self.signing_key(&state)?;
+            let cut = cut_endpoints::Cutter { state: &state, session: &session, context, key: &key, lifetime: self.ticket_lifetime };
+            return explain::report(&logical, physical, &cut, verbose);
+        }
+        if !cut_endpoints::is_catalog_only(&physical)? {
+            return Err(Error::internal("rows of tables are computed on storage servers only"));
+        }
+        let edge = edge_schema(logical.schema().as_arrow());
+        let converter = EdgeConverter::new(&physical.schema(), edge)?;
+        let batches = collect(physical, session.state.task_ctx()).await?;
+        batches.iter().map(|batch| converter.convert(batch)).collect()
+    }
+
+    /// The edge schema of a statement's rows, and the schema of its parameters.
+    pub async fn describe(
+        &self,
+        state: Arc<CatalogState>,
+        statement: Statement,
+        context: &QueryContext,
+    ) -> Result<(SchemaRef, SchemaRef)> {
+        let (statement, explain) = explain::unwrap(statement)?;
+        let session = self.session(&state, &context.options)?;
+        let logical = self.logical_plan(&session, statement, None).await?;
+        let mut parameters: Vec<(String, _)> = logical.get_parameter_types()?.into_iter().collect();
+        parameters.sort_by_key(|(name, _)| name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX));
+        let fields = parameters.into_iter().map(|(name, data_type)| {
+            Field::new(name, data_type.unwrap_or(arrow::datatypes::DataType::Utf8), true)
+        });
+        let parameters = edge_schema(&Schema::new(fields.collect::<Vec<_>>()));
+        let rows = if explain.is_some() { explain::report_schema() } else { edge_schema(logical.schema().as_arrow()) };
+        Ok((rows, parameters))
+    }
+
+    /// Evaluates a statement that reads no table, in stored types; for the VALUES of an INSERT.
+    pub async fn evaluate_constants(
+        &self,
+        state: Arc<CatalogState>,
+        statement: Statement,
+        parameters: Option<&RecordBatch>,
+        context: &QueryContext,
+    ) -> Result<Vec<RecordBatch>> {
+        let session = self.session(&state, &context.options)?;
+        let logical = self.logical_plan(&session, statement, parameters).await?;
+        let physical = session.state.create_physical_plan(&logical).await?;
+        if cut_endpoints::reads_tables(&physical)? {
+            return Err(Error::new(
+                drsdb_core::ErrorCode::Unsupported,
+                "an INSERT takes its rows from VALUES here, not from tables",
+            ));
+        }
+        Ok(collect(physical, session.state.task_ctx()).await?)
+    }
+
+    async fn logical_plan(
+        &self,
+        session: &PlanSession,
+        mut statement: Statement,
+        parameters: Option<&RecordBatch>,
+    ) -> Result<LogicalPlan> {
+        placeholders::number(&mut statement);
+        let plan = session.state.statement_to_plan(statement).await;
+        let plan = plan.map_err(|error| name_errors::explain(error, &session.catalog))?;
+        match parameters {
+            None => Ok(plan),
+            Some(batch) => Ok(plan.with_param_values(parameter_values(batch)?)?),
+        }
+    }
+
+    fn session(&self, state: &Arc<CatalogState>, options: &QueryOptions) -> Result<PlanSession> {
+        let catalog = Arc::new(catalog_view::CatalogView::new(Arc::clone(state)));
+        let workers = stamp_servers::Workers::default();
+        let config = session_config(options)?
+            .with_distributed_worker_resolver(workers.clone())
+            .with_distributed_desired_task_count_handler(distribute::desired_task_count)
+            .with_distributed_scale_up_leaf_node_handler(distribute::scale_up_leaf);
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_default_features()
+            .with_catalog_list(Arc::clone(&catalog) as _)
+            .with_query_planner(Arc::new(query_planner::StampingPlanner { workers: workers.clone() }))
+            .with_distributed_planner()
+            .build();
+        Ok(PlanSession { state, catalog, workers })
+    }
+
+    /// The cluster's key, which signs tickets and tokens.
+    pub fn signing_key(&self, state: &CatalogState) -> Result<Arc<SigningKey>> {
+        let mut key = self.key.lock();
+        if let Some(key) = key.as_ref() {
+            return Ok(Arc::clone(key));
+        }
+        let cluster = state.require_cluster()?;
+        let parsed = Arc::new(SigningKey::from_pkcs8(&cluster.signing_key_pkcs8)?);
+        *key = Some(Arc::clone(&parsed));
+        Ok(parsed)
+    }
+}
+
+/// What one statement is planned in.
+struct PlanSession {
+    state: SessionState,
+    catalog: Arc<catalog_view::CatalogView>,
+    workers: stamp_servers::Workers,
+}
+
+fn parameter_values(batch: &RecordBatch) -> Result<ParamValues> {
+    if batch.num_rows() != 1 {
+        return Err(Error::new(
+            drsdb_core::ErrorCode::InvalidArgument,
+            format!("a query takes one row of parameters, not {}: execute it once for each row", batch.num_rows()),
+        ));
+    }
+    let values = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
+    Ok(ParamValues::from(values.collect::<Result<Vec<_>, _>>()?))
+}

@@ -1,0 +1,45 @@
+//! Errors about names, with the nearest name that does exist.
+
+use datafusion::{common::SchemaError, error::DataFusionError};
+use drsdb_core::{Error, ErrorCode, TableName, WireError, nearest_name};
+
+use super::catalog_view::CatalogView;
+
+/// Turns an error of the SQL planner into drsdb's own where it is about a name.
+pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
+    let root = error.find_root();
+    if let DataFusionError::SchemaError(schema_error, _) = root
+        && let SchemaError::FieldNotFound { field, valid_fields } = schema_error.as_ref()
+    {
+        let wire = WireError::new(ErrorCode::NotFound, format!("column {} does not exist", field.flat_name()))
+            .with_field("column", field.flat_name());
+        let names = valid_fields.iter().map(|column| column.name.as_str());
+        return match nearest_name(&field.name, names) {
+            Some(nearest) => wire.with_hint(format!("did you mean {nearest}?")),
+            None => wire,
+        }
+        .into();
+    }
+    if let DataFusionError::Plan(message) = root
+        && let Some(rest) = message.strip_prefix("table '")
+        && let Some((name, _)) = rest.split_once("' not found")
+    {
+        let mut parts = name.rsplitn(3, '.');
+        let table = parts.next().unwrap_or(name);
+        let schema = parts.next().unwrap_or("public");
+        if let Err(not_found) = catalog.state().find_table(&TableName::new(schema, table)) {
+            return not_found;
+        }
+    }
+    if let DataFusionError::Plan(message) = root
+        && message.starts_with("Invalid function '")
+    {
+        return WireError::new(ErrorCode::NotFound, message.lines().next().unwrap_or(message)).into();
+    }
+    if let DataFusionError::Plan(message) = root
+        && (message.contains("type_coercion") || message.contains("Cannot coerce") || message.contains("cannot be converted"))
+    {
+        return WireError::new(ErrorCode::TypeMismatch, message.clone()).into();
+    }
+    error.into()
+}

@@ -1,0 +1,336 @@
+//! The SQLite file of a node: one writer thread with group commit, and a connection for reading.
+//!
+//! ```text
+//! log      (idx, entry)        entries; idx is the log index
+//! meta     (key, value)        `node`, `vote`, `committed`, `purged`
+//! snapshot (one, meta, state)  at most one row: a state, and the last entry in it
+//! ```
+//!
+//! The writer takes every change that waits, writes all of them in one transaction and answers them when it is on disk.
+//! Changes take effect in the order in which they were asked for, votes and entries alike, as Raft needs it.
+//!
+//! Not here: what the bytes mean.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock, mpsc},
+    thread::JoinHandle,
+};
+
+use drsdb_core::{Error, ErrorCode, Result, WireError};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+/// The layout of the file; stored in it as `user_version`.
+const FORMAT: i64 = 1;
+const FILE: &str = "catalog.sqlite";
+/// SQLite before this one can corrupt a database in WAL mode.
+const OLDEST_SQLITE: i32 = 3_051_003;
+/// Changes in one transaction, at most.
+const MAX_GROUP: usize = 1024;
+
+/// A change of the file.
+pub(super) enum Change {
+    /// Adds entries.
+    Append(Vec<(u64, Vec<u8>)>),
+    /// Removes the entries from this index on.
+    Truncate(u64),
+    /// Removes the entries up to this index and notes how far, encoded.
+    Purge(u64, Vec<u8>),
+    /// Notes whose file it is.
+    Node(Vec<u8>),
+    /// Notes the vote.
+    Vote(Vec<u8>),
+    /// Notes how far the log is committed. Needs no transaction of its own.
+    Committed(Vec<u8>),
+    /// Replaces the snapshot.
+    Snapshot { meta: Vec<u8>, state: Vec<u8> },
+}
+
+type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// The file of one node.
+pub struct Database {
+    changes: Mutex<Option<mpsc::Sender<(Change, Done)>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    reader: Mutex<Connection>,
+    fault: Arc<OnceLock<WireError>>,
+    /// Held as long as the file is open: two processes on one file would be two nodes with one identity.
+    _lock: File,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("fault", &self.fault.get()).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens the file in `dir`, or makes it. Blocks.
+    pub fn open(dir: &Path) -> Result<Arc<Self>> {
+        if rusqlite::version_number() < OLDEST_SQLITE {
+            return Err(Error::internal(format!("SQLite {} is too old: 3.51.3 or later is safe", rusqlite::version())));
+        }
+        fs::create_dir_all(dir).map_err(|error| Error::io(format!("cannot make {}", dir.display()), error))?;
+        let lock = lock(dir)?;
+        let path = dir.join(FILE);
+        let opened = || -> rusqlite::Result<(Connection, Connection)> {
+            let writer = Connection::open(&path)?;
+            writer.pragma_update(None, "journal_mode", "WAL")?;
+            writer.pragma_update(None, "synchronous", "FULL")?;
+            writer.execute_batch(
+                "CREATE TABLE IF NOT EXISTS log (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL);
+                 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+                 CREATE TABLE IF NOT EXISTS snapshot (
+                     one INTEGER PRIMARY KEY CHECK (one = 1), meta BLOB NOT NULL, state BLOB NOT NULL);",
+            )?;
+            let reader =
+                Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            Ok((writer, reader))
+        };
+        let (writer, reader) = opened().map_err(|error| failure(&format!("cannot open {}", path.display()), error))?;
+        check_format(&writer, &path)?;
+
+        let fault = Arc::new(OnceLock::new());
+        let (changes, queue) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("catalog-log".to_owned())
+            .spawn({
+                let fault = fault.clone();
+                move || Writer { connection: writer, fault, committed: None }.run(&queue)
+            })
+            .map_err(|error| Error::io("cannot start the thread that writes the catalog's log", error))?;
+        Ok(Arc::new(Self {
+            changes: Mutex::new(Some(changes)),
+            writer: Mutex::new(Some(thread)),
+            reader: Mutex::new(reader),
+            fault,
+            _lock: lock,
+        }))
+    }
+
+    /// Queues a change; `done` is called when it is on disk, or will never be.
+    pub(super) fn submit(&self, change: Change, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let sent = match &*self.changes.lock() {
+            Some(changes) => changes.send((change, Box::new(done))).map_err(|unsent| unsent.0.1),
+            None => Err(Box::new(done) as Done),
+        };
+        if let Err(done) = sent {
+            done(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the catalog's log is closed")));
+        }
+    }
+
+    /// Makes a change and waits until it is on disk.
+    pub(super) async fn write(&self, change: Change) -> io::Result<()> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // Nobody listens any more if the caller went away; the change is made all the same.
+        self.submit(change, move |result| drop(sender.send(result)));
+        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread that writes the catalog's log is gone")))
+    }
+
+    /// Why the file takes no more writes, if it does not.
+    pub(super) fn fault(&self) -> Option<&WireError> {
+        self.fault.get()
+    }
+
+    /// Writes what is queued and ends the writer. Later changes fail. Blocks.
+    pub fn close(&self) {
+        self.changes.lock().take();
+        if let Some(thread) = self.writer.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes the catalog's log panicked");
+        }
+    }
+
+    /// The entries with indices in `range`, in order, as long as they have `max_bytes` together; at least one if there
+    /// is one. Blocks.
+    pub(super) fn entries(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Vec<u8>>> {
+        let read = || -> rusqlite::Result<Vec<Vec<u8>>> {
+            let connection = self.reader.lock();
+            let mut statement =
+                connection.prepare_cached("SELECT entry FROM log WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
+            let mut rows = statement.query(params![sql_index(range.start), sql_index(range.end)])?;
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            while let Some(row) = rows.next()? {
+                let entry: Vec<u8> = row.get(0)?;
+                bytes += entry.len();
+                if bytes > max_bytes && !entries.is_empty() {
+                    break;
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        };
+        read().map_err(|error| failure("cannot read the catalog's log", error))
+    }
+
+    /// The last entry. Blocks.
+    pub(super) fn last_entry(&self) -> Result<Option<Vec<u8>>> {
+        let connection = self.reader.lock();
+        let row = connection.query_row("SELECT entry FROM log ORDER BY idx DESC LIMIT 1", [], |row| row.get(0));
+        row.optional().map_err(|error| failure("cannot read the catalog's log", error))
+    }
+
+    /// What is noted under `key`. Blocks.
+    pub(super) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let connection = self.reader.lock();
+        let row = connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0));
+        row.optional().map_err(|error| failure("cannot read the catalog's notes", error))
+    }
+
+    /// The snapshot's description and state. Blocks.
+    pub(super) fn snapshot(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let connection = self.reader.lock();
+        let row = connection.query_row("SELECT meta, state FROM snapshot", [], |row| Ok((row.get(0)?, row.get(1)?)));
+        row.optional().map_err(|error| failure("cannot read the catalog's snapshot", error))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(|error| Error::io(format!("cannot open {}", path.display()), error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(WireError::new(ErrorCode::InvalidArgument, format!("another index server uses {}", dir.display()))
+                .with_hint("stop it first, or give this one a data directory of its own")
+                .into())
+        }
+        Err(fs::TryLockError::Error(error)) => Err(Error::io(format!("cannot lock {}", path.display()), error)),
+    }
+}
+
+fn check_format(connection: &Connection, path: &Path) -> Result<()> {
+    let format: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|error| failure(&format!("cannot read {}", path.display()), error))?;
+    match format {
+        // A new file.
+        0 => connection
+            .pragma_update(None, "user_version", FORMAT)
+            .map_err(|error| failure(&format!("cannot write {}", path.display()), error)),
+        FORMAT => Ok(()),
+        newer => Err(WireError::new(
+            ErrorCode::Unsupported,
+            format!("{} has format {newer}, and this version of drsdb knows {FORMAT}", path.display()),
+        )
+        .with_hint("start the version of drsdb that wrote it")
+        .into()),
+    }
+}
+
+/// A log index as SQLite's signed integer; indices above have never been reached by anybody.
+fn sql_index(index: u64) -> i64 {
+    i64::try_from(index).unwrap_or(i64::MAX)
+}
+
+fn failure(what: &str, error: rusqlite::Error) -> Error {
+    Error::io(what, io_error(error))
+}
+
+fn io_error(error: rusqlite::Error) -> io::Error {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => io::Error::new(io::ErrorKind::StorageFull, error),
+        _ => io::Error::other(error),
+    }
+}
+
+struct Writer {
+    connection: Connection,
+    fault: Arc<OnceLock<WireError>>,
+    /// Waits for the next transaction.
+    committed: Option<Vec<u8>>,
+}
+
+impl Writer {
+    fn run(mut self, queue: &mpsc::Receiver<(Change, Done)>) {
+        while let Ok(first) = queue.recv() {
+            let mut group = vec![first];
+            group.extend(queue.try_iter().take(MAX_GROUP));
+            self.write_group(group);
+        }
+        // The queue is closed: nothing is lost without this, but the next start is fresher at once.
+        if self.committed.is_some() && self.fault.get().is_none() {
+            self.write_group(Vec::new());
+        }
+    }
+
+    fn write_group(&mut self, group: Vec<(Change, Done)>) {
+        let (mut changes, mut done) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        let closing = group.is_empty();
+        for (change, when_done) in group {
+            done.push(when_done);
+            match change {
+                Change::Committed(committed) => self.committed = Some(committed),
+                change => changes.push(change),
+            }
+        }
+        let written = match self.fault.get() {
+            // What a failed write left on disk is unknown, and a later success would hide it: only a restart reads it anew.
+            Some(fault) => Err(fault.clone()),
+            None if changes.is_empty() && !closing => Ok(()),
+            None => self.write(&changes).map_err(|error| {
+                let fault = failure("cannot write the catalog's log", error).to_wire();
+                tracing::error!(%fault, "the catalog's log stops");
+                self.fault.get_or_init(|| fault).clone()
+            }),
+        };
+        for done in done {
+            done(written.clone().map_err(io::Error::other));
+        }
+    }
+
+    fn write(&mut self, changes: &[Change]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let note = |key: &str, value: &[u8]| -> rusqlite::Result<()> {
+            let mut statement = transaction.prepare_cached(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+            )?;
+            statement.execute(params![key, value]).map(|_| ())
+        };
+        for change in changes {
+            match change {
+                Change::Append(entries) => {
+                    // An entry that is there already is a bug: Raft truncates first.
+                    let mut insert = transaction.prepare_cached("INSERT INTO log (idx, entry) VALUES (?1, ?2)")?;
+                    for (index, entry) in entries {
+                        insert.execute(params![sql_index(*index), entry])?;
+                    }
+                }
+                Change::Truncate(from) => {
+                    transaction.execute("DELETE FROM log WHERE idx >= ?1", [sql_index(*from)])?;
+                }
+                Change::Purge(upto, purged) => {
+                    transaction.execute("DELETE FROM log WHERE idx <= ?1", [sql_index(*upto)])?;
+                    note("purged", purged)?;
+                }
+                Change::Node(node) => note("node", node)?,
+                Change::Vote(vote) => note("vote", vote)?,
+                Change::Snapshot { meta, state } => {
+                    transaction.execute(
+                        "INSERT INTO snapshot (one, meta, state) VALUES (1, ?1, ?2)
+                         ON CONFLICT (one) DO UPDATE SET meta = ?1, state = ?2",
+                        params![meta, state],
+                    )?;
+                }
+                Change::Committed(_) => unreachable!("it waits in `committed`"),
+            }
+        }
+        if let Some(committed) = &self.committed {
+            note("committed", committed)?;
+        }
+        transaction.commit()?;
+        self.committed = None;
+        Ok(())
+    }
+}

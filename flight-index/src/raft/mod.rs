@@ -1,0 +1,56 @@
+//! The catalog, replicated: Raft around [`crate::catalog::apply`]. Only this folder knows openraft and SQLite.
+//!
+//! - [`Catalog`]: what the rest of the index server sees. Propose a command, read the state, follow its version.
+//! - [`store`]: log, vote and snapshots in one SQLite file, and the state machine in memory.
+//! - [`service`]: Raft messages that come in; `network` sends them.
+//!
+//! # Life of a command
+//!
+//! 1. [`Catalog::propose`] hands it to the batcher, which takes everything that waits and makes one log entry of it:
+//!    openraft writes and flushes entry by entry, so this is where concurrent proposals come to share an fsync.
+//! 2. The log store writes the entry in a SQLite transaction (WAL, `synchronous = FULL`) on its writer thread and reports
+//!    it flushed when the transaction is on disk.
+//! 3. openraft replicates it; with one voter it is committed at once.
+//! 4. The state machine applies the entry's commands in order, publishes the new state, and each proposer gets its own
+//!    response and version.
+//!
+//! # Versions
+//!
+//! A version is the position of a command among all commands of the log: 1, 2, 3 and so on. It orders everything as the
+//! log index does, and is the same on every node, since it follows from the log alone. It is not the index itself, because
+//! one entry holds many commands: two transactions with one version could not be told apart by a storage server that
+//! took in only the first.
+//!
+//! # What is on disk
+//!
+//! The state is not written for each entry. Durable are the log and, every few thousand entries, a snapshot of the state
+//! together with the id of the last entry in it, in one transaction. After a start the snapshot is loaded and the log after
+//! it applied again, which gives the same state, since applying is deterministic. That costs one fsync for a batch of
+//! commands and none for applying it. How far the log is known to be committed is written along with the next entry,
+//! without an fsync of its own: it is a hint that makes the state fresh early after a start, and nothing depends on it.
+//!
+//! Errors: what [`crate::catalog::apply`] refuses is a response. A disk that fails stops the node: every later proposal
+//! fails, and [`Catalog::halted`] tells the server, whose restart then finds all that was acknowledged.
+
+mod batch;
+mod codec;
+mod database;
+mod log_store;
+mod network;
+pub mod service;
+mod shell;
+mod state_machine;
+mod types;
+
+pub use network::Dial;
+pub use shell::{Catalog, CatalogOptions};
+
+/// What openraft is given; public for the tests that hold it to openraft's rules.
+pub mod store {
+    pub use super::{
+        database::Database,
+        log_store::LogStore,
+        state_machine::{SnapshotBuilder, StateMachine},
+        types::{Entry, LogId, NodeId, Proposal, Responses, TypeConfig, Vote},
+    };
+}

@@ -1,0 +1,64 @@
+//! Raft messages that come in: the gRPC service `Raft`. Who may call it is decided before a call gets here.
+
+use std::{fmt, future::Future};
+
+use drsdb_core::v1::{
+    RaftMessage,
+    raft_server::{Raft as RaftRpc, RaftServer},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tonic::{Request, Response, Status};
+
+use super::{codec, types::Raft};
+
+/// The largest message: room for [`super::shell::MAX_COMMAND_BYTES`] many times over.
+pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// The service of one node.
+pub struct RaftService {
+    raft: Raft,
+}
+
+impl fmt::Debug for RaftService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RaftService")
+    }
+}
+
+impl RaftService {
+    pub(super) fn server(raft: Raft) -> RaftServer<Self> {
+        RaftServer::new(Self { raft })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// Decodes a request, has it handled, and encodes the answer: openraft's errors are part of it.
+async fn handle<Q, A, F>(
+    request: Request<RaftMessage>,
+    handler: impl FnOnce(Q) -> F,
+) -> Result<Response<RaftMessage>, Status>
+where
+    Q: DeserializeOwned,
+    A: Serialize,
+    F: Future<Output = A>,
+{
+    let request = codec::decode("message of another voter", &request.into_inner().payload)?;
+    let answer = handler(request).await;
+    Ok(Response::new(RaftMessage { payload: codec::encode(&answer).into() }))
+}
+
+#[tonic::async_trait]
+impl RaftRpc for RaftService {
+    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |request| self.raft.append_entries(request)).await
+    }
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |request| self.raft.vote(request)).await
+    }
+
+    async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |request| self.raft.install_snapshot(request)).await
+    }
+}

@@ -1,0 +1,1 @@
+//! The index server as a process serves it.

@@ -1,0 +1,216 @@
+//! The parser's tree -> [`Statement`], and the refusals of what drsdb does not do, each with what to do instead.
+
+use datafusion::sql::sqlparser::ast::{
+    self, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, ShowStatementOptions, TableObject, Value,
+};
+use drsdb_core::{ErrorCode, Result, WireError};
+
+use super::{
+    CreateTable, Show, Statement,
+    names::{schema_name, simple_name, table_name},
+};
+
+/// What a tree asks for.
+pub fn classify(tree: ast::Statement) -> Result<Statement> {
+    match tree {
+        ast::Statement::Query(query) => {
+            refuse_writing_query(&query)?;
+            Ok(Statement::Query(Box::new(ast::Statement::Query(query))))
+        }
+        ast::Statement::Explain { ref statement, .. } => match statement.as_ref() {
+            ast::Statement::Query(query) => {
+                refuse_writing_query(query)?;
+                Ok(Statement::Explain(Box::new(tree)))
+            }
+            _ => Err(refused("EXPLAIN of anything but a query", "explain the SELECT alone")),
+        },
+        ast::Statement::ExplainTable { table_name: name, .. } => Ok(Statement::Show(Show::Columns(table_name(&name)?))),
+        ast::Statement::Insert(insert) => insert_statement(insert),
+        ast::Statement::CreateTable(table) => Ok(Statement::CreateTable(Box::new(CreateTable::from_ast(table)?))),
+        ast::Statement::CreateSchema { schema_name: name, if_not_exists, with, options, default_collate_spec, clone } => {
+            if with.is_some() || options.is_some() || default_collate_spec.is_some() || clone.is_some() {
+                return Err(refused("CREATE SCHEMA with options", "write CREATE SCHEMA name"));
+            }
+            match name {
+                SchemaName::Simple(name) => Ok(Statement::CreateSchema { name: schema_name(&name)?, if_not_exists }),
+                _ => Err(refused("CREATE SCHEMA ... AUTHORIZATION", "write CREATE SCHEMA name")),
+            }
+        }
+        ast::Statement::Drop { object_type, if_exists, names, cascade, purge, temporary, table, .. } => {
+            if purge || temporary || table.is_some() {
+                return Err(refused("DROP with PURGE, TEMPORARY or ON", "leave that out"));
+            }
+            match object_type {
+                ObjectType::Table => {
+                    let names = names.iter().map(table_name).collect::<Result<_>>()?;
+                    Ok(Statement::DropTable { names, if_exists, cascade })
+                }
+                ObjectType::Schema => {
+                    let names = names.iter().map(schema_name).collect::<Result<_>>()?;
+                    Ok(Statement::DropSchema { names, if_exists, cascade })
+                }
+                other => Err(refused(&format!("DROP {other}"), "tables, schemas and users can be dropped")),
+            }
+        }
+        ast::Statement::Set(set) => set_statement(set),
+        ast::Statement::Reset(reset) => match reset.reset {
+            Reset::ALL => Ok(Statement::Set { name: None, value: None }),
+            Reset::ConfigurationParameter(name) => {
+                Ok(Statement::Set { name: Some(simple_name(&name)?), value: None })
+            }
+        },
+        ast::Statement::ShowTables { show_options, .. } => Ok(Statement::Show(Show::Tables(show_parent(show_options)?))),
+        ast::Statement::ShowSchemas { show_options, .. } | ast::Statement::ShowDatabases { show_options, .. } => {
+            show_parent(show_options)?;
+            Ok(Statement::Show(Show::Schemas))
+        }
+        ast::Statement::ShowColumns { show_options, .. } => {
+            let parent = show_options.show_in.as_ref().and_then(|show_in| show_in.parent_name.clone());
+            refuse_show_filter(&show_options)?;
+            match parent {
+                Some(name) => Ok(Statement::Show(Show::Columns(table_name(&name)?))),
+                None => Err(refused("SHOW COLUMNS without a table", "write SHOW COLUMNS FROM table")),
+            }
+        }
+        ast::Statement::ShowVariable { variable } => {
+            let words: Vec<String> = variable.iter().map(|word| word.value.to_lowercase()).collect();
+            let name = words.join("_");
+            Ok(Statement::Show(match name.as_str() {
+                "all" => Show::AllSettings,
+                // SHOW TIME ZONE is the standard's way to say it.
+                _ => Show::Setting(name),
+            }))
+        }
+        other => Err(refuse(&other)),
+    }
+}
+
+fn refused(what: &str, hint: &str) -> drsdb_core::Error {
+    WireError::new(ErrorCode::Unsupported, format!("{what} is not done")).with_hint(hint).into()
+}
+
+/// The words that a statement begins with, and what to do instead of it.
+fn refuse(statement: &ast::Statement) -> drsdb_core::Error {
+    let (what, hint) = match statement {
+        ast::Statement::Copy { .. } => (
+            "COPY",
+            "a server does not read files: use \\copy in the shell, `drsdb import`, or the bulk load of a client library",
+        ),
+        ast::Statement::StartTransaction { .. }
+        | ast::Statement::Commit { .. }
+        | ast::Statement::Rollback { .. }
+        | ast::Statement::Savepoint { .. } => {
+            ("a transaction of several statements", "every statement and every bulk load is a transaction of its own")
+        }
+        ast::Statement::Update(_) | ast::Statement::Delete(_) | ast::Statement::Merge(_) => {
+            ("changing rows that are there", "load a new table and drop the old one")
+        }
+        ast::Statement::Truncate(_) => ("TRUNCATE", "drop the table and create it again"),
+        ast::Statement::CreateView(_) => ("CREATE VIEW", "name the query with WITH where it is used"),
+        ast::Statement::CreateIndex(_) => ("CREATE INDEX", "the primary key is indexed; cluster_key orders segments"),
+        ast::Statement::AlterTable(_) => ("ALTER TABLE", "create a new table with the columns it is to have"),
+        ast::Statement::Grant(_) | ast::Statement::Revoke(_) => ("granting rights", "every user may read and write"),
+        ast::Statement::Prepare { .. } | ast::Statement::Execute { .. } | ast::Statement::Deallocate { .. } => {
+            ("PREPARE in SQL", "use prepared statements of the client library or driver")
+        }
+        ast::Statement::Analyze(_) => ("ANALYZE", "statistics are kept with every load"),
+        _ => ("this statement", "see the list of statements in the documentation"),
+    };
+    refused(what, hint)
+}
+
+/// A query may hide a write: WITH x AS (INSERT ...), SELECT ... INTO.
+fn refuse_writing_query(query: &Query) -> Result<()> {
+    if !query.locks.is_empty() {
+        return Err(refused("SELECT ... FOR UPDATE", "leave FOR UPDATE out: queries read one snapshot"));
+    }
+    match query.body.as_ref() {
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+            Err(refused("a query that writes", "write the statement without WITH"))
+        }
+        SetExpr::Select(select) if select.into.is_some() => {
+            Err(refused("SELECT ... INTO", "create the table, then load it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn insert_statement(insert: ast::Insert) -> Result<Statement> {
+    let plain = insert.or.is_none()
+        && !insert.ignore
+        && !insert.overwrite
+        && !insert.replace_into
+        && insert.partitioned.is_none()
+        && insert.after_columns.is_empty()
+        && insert.assignments.is_empty()
+        && insert.priority.is_none()
+        && insert.settings.is_none()
+        && insert.format_clause.is_none()
+        && insert.insert_alias.is_none()
+        && insert.output.is_none()
+        && insert.multi_table_insert_type.is_none()
+        && insert.table_alias.is_none();
+    if insert.on.is_some() {
+        return Err(refused("INSERT ... ON CONFLICT", "a row whose primary key exists is refused; load new keys only"));
+    }
+    if insert.returning.is_some() {
+        return Err(refused("INSERT ... RETURNING", "select the rows after the insert"));
+    }
+    if !plain || !matches!(insert.table, TableObject::TableName(_)) {
+        return Err(refused("this form of INSERT", "write INSERT INTO table (column, ...) VALUES (...), (...)"));
+    }
+    if insert.source.is_none() {
+        return Err(refused("INSERT ... DEFAULT VALUES", "write INSERT INTO table (column, ...) VALUES (...)"));
+    }
+    Ok(Statement::Insert(Box::new(insert)))
+}
+
+fn set_statement(set: Set) -> Result<Statement> {
+    match set {
+        Set::SingleAssignment { scope, hivevar, variable, values } => {
+            if hivevar || !matches!(scope, None | Some(ContextModifier::Session)) {
+                return Err(refused("SET LOCAL or GLOBAL", "write SET name = value"));
+            }
+            let [value] = values.as_slice() else {
+                return Err(refused("SET with several values", "write SET name = value"));
+            };
+            Ok(Statement::Set { name: Some(simple_name(&variable)?), value: setting_text(value)? })
+        }
+        Set::SetTimeZone { local: false, value } => {
+            Ok(Statement::Set { name: Some("time_zone".to_owned()), value: setting_text(&value)? })
+        }
+        _ => Err(refused("this form of SET", "write SET name = value")),
+    }
+}
+
+/// The text of a setting's value; `None` for DEFAULT.
+fn setting_text(value: &Expr) -> Result<Option<String>> {
+    match value {
+        Expr::Value(literal) => match &literal.value {
+            Value::SingleQuotedString(text) | Value::Number(text, _) => return Ok(Some(text.clone())),
+            Value::Boolean(flag) => return Ok(Some(flag.to_string())),
+            _ => {}
+        },
+        Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default") => {
+            return Ok(None);
+        }
+        Expr::Identifier(ident) => return Ok(Some(ident.value.clone())),
+        _ => {}
+    }
+    let error = WireError::new(ErrorCode::InvalidArgument, format!("{value} is no value for a setting"));
+    Err(error.with_hint("write a text in single quotes or a number").into())
+}
+
+fn refuse_show_filter(options: &ShowStatementOptions) -> Result<()> {
+    let plain = options.filter_position.is_none()
+        && options.starts_with.is_none()
+        && options.limit.is_none()
+        && options.limit_from.is_none();
+    if plain { Ok(()) } else { Err(refused("SHOW with a filter", "query information_schema instead")) }
+}
+
+/// SHOW ... FROM schema.
+fn show_parent(options: ShowStatementOptions) -> Result<Option<String>> {
+    refuse_show_filter(&options)?;
+    options.show_in.and_then(|show_in| show_in.parent_name).map(|name| schema_name(&name)).transpose()
+}

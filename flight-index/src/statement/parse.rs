@@ -1,0 +1,129 @@
+//! Text -> exactly one syntax tree, with every fault placed at a line and a column.
+
+use datafusion::sql::sqlparser::{
+    dialect::GenericDialect,
+    parser::{Parser, ParserError},
+    tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
+};
+use drsdb_core::{Error, ErrorCode, Result, WireError};
+
+use super::{
+    Statement, classify,
+    limits::{self, MAX_NESTING},
+    names::positioned,
+    users,
+};
+
+/// Parentheses are limited by [`limits`]; this is for what nests without any, such as NOT NOT NOT. The parser takes a
+/// few steps a level, on a stack that grows.
+const PARSER_DEPTH: usize = 4 * MAX_NESTING;
+
+/// Parses a text that holds one statement; a semicolon after it is fine.
+pub fn parse(sql: &str) -> Result<Statement> {
+    limits::check_text(sql)?;
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|error| {
+        syntax_error(&error.message, (error.location.line > 0).then_some(error.location))
+    })?;
+    let mut tokens: Vec<TokenWithSpan> =
+        tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    limits::check_tokens(&tokens)?;
+    number_placeholders(&mut tokens)?;
+    if let Some(statement) = users::parse(&tokens)? {
+        return Ok(statement);
+    }
+    let mut parser = Parser::new(&dialect).with_recursion_limit(PARSER_DEPTH).with_tokens_with_locations(tokens);
+    while parser.consume_token(&Token::SemiColon) {}
+    if parser.peek_token().token == Token::EOF {
+        return Err(WireError::new(ErrorCode::Syntax, "the SQL text holds no statement")
+            .with_field("line", 1)
+            .with_field("column", 1)
+            .into());
+    }
+    let statement = parser.parse_statement().map_err(parser_error)?;
+    let ended = parser.consume_token(&Token::SemiColon);
+    while parser.consume_token(&Token::SemiColon) {}
+    let next = parser.peek_token();
+    if next.token != Token::EOF {
+        let error = if ended {
+            WireError::new(ErrorCode::Syntax, "the SQL text holds more than one statement")
+                .with_hint("send one statement at a time")
+        } else {
+            WireError::new(ErrorCode::Syntax, format!("expected the end of the statement, found {}", next.token))
+        };
+        return Err(positioned(error, next.span.start).into());
+    }
+    classify::classify(statement)
+}
+
+/// `?` -> `$1`, `$2`, ... in order, so that plans know one kind of placeholder.
+fn number_placeholders(tokens: &mut [TokenWithSpan]) -> Result<()> {
+    let mut count = 0;
+    let mut numbered = None;
+    for TokenWithSpan { token, span } in tokens {
+        let Token::Placeholder(name) = token else { continue };
+        if name == "?" {
+            count += 1;
+            *name = format!("${count}");
+        } else {
+            if let Some(number) = name.strip_prefix('?') {
+                *name = format!("${number}");
+            }
+            let number = name.strip_prefix('$').and_then(|number| number.parse::<u16>().ok());
+            if number.is_none_or(|number| number == 0) {
+                let error = WireError::new(ErrorCode::Syntax, format!("{name} is not a placeholder"))
+                    .with_hint("write ? or $1, $2, ...");
+                return Err(positioned(error, span.start).into());
+            }
+            numbered = Some(span.start);
+        }
+    }
+    match numbered {
+        Some(location) if count > 0 => {
+            let error = WireError::new(ErrorCode::Syntax, "the statement has both ? and numbered placeholders")
+                .with_hint("use one of the two kinds");
+            Err(positioned(error, location).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn parser_error(error: ParserError) -> Error {
+    match error {
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
+            let (message, location) = split_location(&message);
+            syntax_error(message, location)
+        }
+        ParserError::RecursionLimitExceeded => {
+            WireError::new(ErrorCode::ResourceExhausted, "the statement is nested too deeply")
+                .with_hint("name parts of the query with WITH, or split the statement")
+                .into()
+        }
+    }
+}
+
+/// The parser appends ` at Line: 1, Column: 8` to its messages; it has no other way to say where.
+fn split_location(message: &str) -> (&str, Option<Location>) {
+    let Some((text, place)) = message.rsplit_once(" at Line: ") else { return (message, None) };
+    let location = place.split_once(", Column: ").and_then(|(line, column)| {
+        Some(Location { line: line.parse().ok()?, column: column.parse().ok()? })
+    });
+    match location {
+        Some(location) => (text, Some(location)),
+        None => (message, None),
+    }
+}
+
+fn syntax_error(message: &str, location: Option<Location>) -> Error {
+    let mut text = message.to_owned();
+    if let Some(first) = text.get(..1).map(str::to_lowercase) {
+        text.replace_range(..1, &first);
+    }
+    match location {
+        Some(location) => {
+            let text = format!("{text} (line {}, column {})", location.line, location.column);
+            positioned(WireError::new(ErrorCode::Syntax, text), location).into()
+        }
+        None => Error::new(ErrorCode::Syntax, text),
+    }
+}

@@ -1,0 +1,465 @@
+//! Reading: the rows of some shards at one snapshot, a row group at a time, as batches that cost nearly nothing when the
+//! columns are in memory.
+//!
+//! ```text
+//! segments ──prune──▶ row groups and their chunks ──┬─ all in the cache: taken at once, on the thread that polls
+//!                                                   └─ else: a blocking thread decodes what is missing
+//!                     ──▶ batches: a chunk each, arrays shared with the cache
+//! ```
+//!
+//! While the batches of one row group go out, the next one is made ready. When columns must be decoded, the filters' own
+//! columns come first: the filters are evaluated on them, and of the others only chunks with matching rows are decoded.
+//! When everything is in memory that would be waste, since the caller filters again.
+//!
+//! Not here: where decoded columns are kept (`cache`), and what statistics say (`prune`).
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use arrow::{
+    array::{Array, ArrayRef, BooleanArray, RecordBatchOptions},
+    datatypes::{Schema, SchemaRef},
+    record_batch::RecordBatch,
+};
+use datafusion::{
+    common::{DataFusionError, cast::as_boolean_array},
+    execution::{RecordBatchStream, SendableRecordBatchStream},
+    physical_expr::{
+        PhysicalExpr,
+        utils::{collect_columns, conjunction_opt, reassign_expr_columns},
+    },
+    physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder},
+    physical_plan::{
+        coop::cooperative,
+        metrics::{Count, MetricBuilder, Time},
+    },
+};
+use drsdb_core::{Error, Result, Table};
+use futures::Stream;
+use tokio::task::JoinHandle;
+
+use super::{
+    Store,
+    cache::{CacheKey, Chunks},
+    decode::decode_column,
+    format::{CHUNK_ROWS, ChunkSet, chunk_rows, chunks_of, file_schema, read_error},
+    prune::{all_chunks, prune_by_bloom_filters, prune_chunks, prune_segments, wants_bloom_filters},
+    segment::{Footer, Segment},
+};
+use crate::engine::ScanRequest;
+
+/// What a scan counts.
+#[derive(Debug)]
+struct Metrics {
+    row_groups_pruned: Count,
+    rows_read: Count,
+    cache_hits: Count,
+    cache_misses: Count,
+    bytes_read: Count,
+    decode_time: Time,
+}
+
+/// What a scan does, whatever it has done so far.
+#[derive(Debug)]
+struct Plan {
+    store: Arc<Store>,
+    table: Arc<Table>,
+    table_schema: SchemaRef,
+    file_schema: SchemaRef,
+    projection: Vec<usize>,
+    schema: SchemaRef,
+    filter: Option<EarlyFilter>,
+    predicate: Option<Arc<PruningPredicate>>,
+    limit: Option<usize>,
+    metrics: Metrics,
+    /// Set when nobody wants more batches.
+    is_dropped: AtomicBool,
+}
+
+/// The filters over only the columns that they name.
+#[derive(Debug)]
+struct EarlyFilter {
+    columns: Vec<usize>,
+    schema: SchemaRef,
+    expression: Arc<dyn PhysicalExpr>,
+}
+
+impl EarlyFilter {
+    fn new(filter: &Arc<dyn PhysicalExpr>, table_schema: &SchemaRef) -> Result<Option<Self>> {
+        let mut columns: Vec<usize> = collect_columns(filter).iter().map(|column| column.index()).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        if columns.is_empty() {
+            return Ok(None);
+        }
+        let schema = Arc::new(table_schema.project(&columns)?);
+        let expression = reassign_expr_columns(Arc::clone(filter), &schema)?;
+        Ok(Some(Self { columns, schema, expression }))
+    }
+
+    /// Whether a row of `columns` matches.
+    fn matches_any(&self, columns: Vec<ArrayRef>) -> Result<bool> {
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        let matches = self.expression.evaluate(&batch)?.into_array(batch.num_rows())?;
+        let matches: &BooleanArray = as_boolean_array(&matches)?;
+        Ok(matches.true_count() > 0)
+    }
+}
+
+/// Where a scan stands. It travels to the blocking thread and back.
+#[derive(Debug)]
+struct Cursor {
+    segments: VecDeque<Arc<Segment>>,
+    segment: Option<OpenSegment>,
+    /// Rows that went out.
+    rows: usize,
+}
+
+#[derive(Debug)]
+struct OpenSegment {
+    segment: Arc<Segment>,
+    footer: Arc<Footer>,
+    /// Row groups to come, with the chunks to read.
+    groups: VecDeque<(usize, ChunkSet)>,
+}
+
+/// A row group's decoded columns.
+#[derive(Debug)]
+struct Group {
+    rows: usize,
+    chunks: ChunkSet,
+    columns: Vec<Arc<Chunks>>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Group(Group),
+    End,
+    /// It takes a thread that may block.
+    MustBlock,
+}
+
+/// Opens a scan over `segments`, all of which are visible. May block.
+pub fn scan(
+    store: &Arc<Store>,
+    request: ScanRequest,
+    segments: Vec<Arc<Segment>>,
+) -> Result<SendableRecordBatchStream> {
+    let counter = |name: &'static str| MetricBuilder::new(&request.metrics).counter(name, request.partition);
+    let (segments_total, segments_pruned) = (counter("segments_total"), counter("segments_pruned"));
+    let metrics = Metrics {
+        row_groups_pruned: counter("row_groups_pruned"),
+        rows_read: counter("rows_read"),
+        cache_hits: counter("cache_hits"),
+        cache_misses: counter("cache_misses"),
+        bytes_read: counter("bytes_read"),
+        decode_time: MetricBuilder::new(&request.metrics).subset_time("decode_time", request.partition),
+    };
+    let table_schema = request.table.arrow_schema();
+    let filter = conjunction_opt(request.filters.iter().cloned());
+    let predicate = filter.as_ref().and_then(|filter| {
+        PruningPredicateBuilder::new().with_file_schema(Arc::clone(&table_schema)).build(Arc::clone(filter))
+    });
+    let found = segments.len();
+    segments_total.add(found);
+    let segments = match &predicate {
+        Some(predicate) if found > 0 => prune_segments(predicate, &table_schema, segments)?,
+        _ => segments,
+    };
+    segments_pruned.add(found - segments.len());
+    let schema = Arc::new(table_schema.project(&request.projection)?);
+    let plan = Arc::new(Plan {
+        store: Arc::clone(store),
+        file_schema: file_schema(&request.table),
+        filter: filter.as_ref().map(|filter| EarlyFilter::new(filter, &table_schema)).transpose()?.flatten(),
+        table: request.table,
+        table_schema,
+        projection: request.projection,
+        schema: Arc::clone(&schema),
+        predicate,
+        limit: request.limit,
+        metrics,
+        is_dropped: AtomicBool::new(false),
+    });
+    let cursor = Cursor { segments: segments.into(), segment: None, rows: 0 };
+    Ok(Box::pin(cooperative(ScanStream {
+        plan,
+        batch_rows: request.batch_rows.clamp(1, CHUNK_ROWS),
+        next: Next::Idle(cursor),
+        batches: None,
+    })))
+}
+
+impl Plan {
+    /// The next row group that has rows to give.
+    fn step(&self, cursor: &mut Cursor, may_block: bool) -> Result<Step> {
+        loop {
+            if self.is_dropped.load(Ordering::Relaxed) || self.limit.is_some_and(|limit| cursor.rows >= limit) {
+                return Ok(Step::End);
+            }
+            let Some(open) = &mut cursor.segment else {
+                let Some(segment) = cursor.segments.front() else { return Ok(Step::End) };
+                let Some(open) = self.open_segment(segment, may_block)? else { return Ok(Step::MustBlock) };
+                cursor.segments.pop_front();
+                cursor.segment = Some(open);
+                continue;
+            };
+            let Some(&(row_group, chunks)) = open.groups.front() else {
+                cursor.segment = None;
+                continue;
+            };
+            let group_rows = open.footer.group_rows(row_group);
+            let wanted = self.limit.map_or(chunks, |limit| limited(chunks, group_rows, limit - cursor.rows));
+            let Some(group) = self.read_group(open, row_group, wanted, may_block)? else { return Ok(Step::MustBlock) };
+            open.groups.pop_front();
+            if !group.chunks.is_empty() {
+                cursor.rows += group.chunks.iter().map(|chunk| chunk_rows(group_rows, chunk)).sum::<usize>();
+                return Ok(Step::Group(group));
+            }
+        }
+    }
+
+    /// Finds out which chunks of a segment to read.
+    fn open_segment(&self, segment: &Arc<Segment>, may_block: bool) -> Result<Option<OpenSegment>> {
+        let bloom = self.predicate.as_ref().filter(|predicate| wants_bloom_filters(predicate, &self.table));
+        let footer = match self.store.footers.get(segment) {
+            Some(footer) if may_block || bloom.is_none() => footer,
+            _ if !may_block => return Ok(None),
+            _ => self.store.footers.load(segment, &self.file_schema)?,
+        };
+        let mut chunks = match &self.predicate {
+            Some(predicate) => prune_chunks(predicate, &self.table_schema, segment, &footer)?,
+            None => all_chunks(&footer),
+        };
+        if let Some(predicate) = bloom
+            && chunks.iter().any(|chunks| !chunks.is_empty())
+        {
+            let bytes = prune_by_bloom_filters(predicate, &self.table, &footer, &segment.open_file()?, &mut chunks)
+                .map_err(|error| read_error(&format!("reading {}", segment.describe()), error))?;
+            self.metrics.bytes_read.add(bytes as usize);
+        }
+        self.metrics.row_groups_pruned.add(chunks.iter().filter(|chunks| chunks.is_empty()).count());
+        let groups = chunks.into_iter().enumerate().filter(|(_, chunks)| !chunks.is_empty()).collect();
+        Ok(Some(OpenSegment { segment: Arc::clone(segment), footer, groups }))
+    }
+
+    /// The columns of a row group; `None` when they are not all in memory and this thread may not block.
+    fn read_group(
+        &self,
+        open: &OpenSegment,
+        row_group: usize,
+        wanted: ChunkSet,
+        may_block: bool,
+    ) -> Result<Option<Group>> {
+        let rows = open.footer.group_rows(row_group);
+        let key =
+            |column: usize| CacheKey { segment: open.segment.id(), row_group: row_group as u32, column: column as u32 };
+        let cached: Option<Vec<_>> =
+            self.projection.iter().map(|&column| self.store.cache.get(key(column), wanted)).collect();
+        if let Some(columns) = cached {
+            self.metrics.cache_hits.add(columns.len());
+            return Ok(Some(Group { rows, chunks: wanted, columns }));
+        }
+        if !may_block {
+            return Ok(None);
+        }
+
+        let timer = self.metrics.decode_time.timer();
+        let file = open.segment.open_file()?;
+        let read = |column: usize, wanted: ChunkSet| {
+            if self.is_dropped.load(Ordering::Relaxed) {
+                return Ok(Arc::new(Chunks::none(chunks_of(rows))));
+            }
+            if let Some(chunks) = self.store.cache.get(key(column), wanted) {
+                self.metrics.cache_hits.add(1);
+                return Ok(chunks);
+            }
+            self.store.cache.get_or_decode(key(column), chunks_of(rows), wanted, |missing, chunks| {
+                let stored = self.table_schema.field(column).data_type();
+                let (segment, footer) = (&open.segment, &open.footer);
+                let bytes = decode_column(segment, &file, footer, row_group, column, stored, missing, chunks)?;
+                self.metrics.cache_misses.add(1);
+                self.metrics.bytes_read.add(bytes as usize);
+                Ok(())
+            })
+        };
+        let mut wanted = wanted;
+        if let Some(filter) = &self.filter
+            && self.projection.iter().any(|column| !filter.columns.contains(column))
+        {
+            let columns = filter.columns.iter().map(|&column| read(column, wanted)).collect::<Result<Vec<_>>>()?;
+            for chunk in wanted.iter() {
+                let arrays: Option<Vec<_>> = columns.iter().map(|column| column.get(chunk).cloned()).collect();
+                // A chunk is missing only when the scan was dropped. A filter that fails fails above as well, where its
+                // error belongs.
+                if arrays.is_some_and(|arrays| matches!(filter.matches_any(arrays), Ok(false))) {
+                    wanted = wanted.without(chunk);
+                }
+            }
+        }
+        let columns = match wanted.is_empty() {
+            true => Vec::new(),
+            false => self.projection.iter().map(|&column| read(column, wanted)).collect::<Result<Vec<_>>>()?,
+        };
+        timer.done();
+        let complete = columns.iter().all(|column| wanted.minus(column.present()).is_empty());
+        Ok(Some(Group { rows, chunks: if complete { wanted } else { ChunkSet(0) }, columns }))
+    }
+}
+
+/// The first of `chunks` that have `limit` rows.
+fn limited(chunks: ChunkSet, group_rows: usize, limit: usize) -> ChunkSet {
+    let mut rows = 0;
+    let enough = chunks.iter().take_while(|&chunk| {
+        let take = rows < limit;
+        rows += chunk_rows(group_rows, chunk);
+        take
+    });
+    enough.fold(ChunkSet(0), ChunkSet::with)
+}
+
+/// The row group after the one that goes out.
+enum Next {
+    /// Not begun.
+    Idle(Cursor),
+    /// Ready before it is needed.
+    Ready(Group, Cursor),
+    /// On a blocking thread.
+    Working(JoinHandle<(Result<Step>, Cursor)>),
+    End,
+}
+
+/// The rest of a row group that goes out.
+struct Batches {
+    group: Group,
+    /// Chunks to come.
+    chunks: ChunkSet,
+    /// Rows of the first of them that went out.
+    offset: usize,
+}
+
+struct ScanStream {
+    plan: Arc<Plan>,
+    batch_rows: usize,
+    next: Next,
+    batches: Option<Batches>,
+}
+
+impl Drop for ScanStream {
+    fn drop(&mut self) {
+        self.plan.is_dropped.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ScanStream {
+    /// Begins to make the next row group ready.
+    fn prefetch(&mut self) -> Result<()> {
+        let Next::Idle(mut cursor) = std::mem::replace(&mut self.next, Next::End) else {
+            unreachable!("prefetch is called when nothing is under way");
+        };
+        self.next = match self.plan.step(&mut cursor, false)? {
+            Step::Group(group) => Next::Ready(group, cursor),
+            Step::End => Next::End,
+            Step::MustBlock => {
+                let plan = Arc::clone(&self.plan);
+                Next::Working(tokio::task::spawn_blocking(move || {
+                    let step = plan.step(&mut cursor, true);
+                    (step, cursor)
+                }))
+            }
+        };
+        Ok(())
+    }
+
+    fn poll_group(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Group>>> {
+        loop {
+            match &mut self.next {
+                Next::Idle(_) => self.prefetch()?,
+                Next::End => return Poll::Ready(Ok(None)),
+                Next::Ready(..) => {
+                    let Next::Ready(group, cursor) = std::mem::replace(&mut self.next, Next::End) else {
+                        unreachable!("it was ready just now");
+                    };
+                    self.next = Next::Idle(cursor);
+                    return Poll::Ready(Ok(Some(group)));
+                }
+                Next::Working(task) => {
+                    let outcome = ready!(Pin::new(task).poll(context));
+                    self.next = Next::End;
+                    let (step, cursor) =
+                        outcome.map_err(|error| Error::internal(format!("a scan's decoding task failed: {error}")))?;
+                    self.next = match step? {
+                        Step::Group(group) => Next::Ready(group, cursor),
+                        Step::End => Next::End,
+                        Step::MustBlock => unreachable!("the step was allowed to block"),
+                    };
+                }
+            }
+        }
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(batches) = &mut self.batches else { return Ok(None) };
+        let Some(chunk) = batches.chunks.iter().next() else {
+            self.batches = None;
+            return Ok(None);
+        };
+        let group = &batches.group;
+        let in_chunk = chunk_rows(group.rows, chunk);
+        let (offset, rows) = (batches.offset, self.batch_rows.min(in_chunk - batches.offset));
+        let columns = group.columns.iter().map(|column| {
+            let array = column.get(chunk).expect("the group was read with this chunk");
+            if rows == in_chunk { Arc::clone(array) } else { array.slice(offset, rows) }
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.plan.schema), columns.collect(), &options)?;
+        batches.offset += rows;
+        if batches.offset == in_chunk {
+            (batches.chunks, batches.offset) = (batches.chunks.without(chunk), 0);
+        }
+        self.plan.metrics.rows_read.add(rows);
+        Ok(Some(batch))
+    }
+}
+
+impl Stream for ScanStream {
+    type Item = Result<RecordBatch, DataFusionError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let failed = |stream: &mut Self, error: Error| {
+            (stream.next, stream.batches) = (Next::End, None);
+            Poll::Ready(Some(Err(error.into_datafusion())))
+        };
+        loop {
+            match self.next_batch() {
+                Ok(Some(batch)) => return Poll::Ready(Some(Ok(batch))),
+                Ok(None) => {}
+                Err(error) => return failed(&mut self, error),
+            }
+            match ready!(self.poll_group(context)) {
+                Ok(Some(group)) => {
+                    self.batches = Some(Batches { chunks: group.chunks, offset: 0, group });
+                    if let Err(error) = self.prefetch() {
+                        return failed(&mut self, error);
+                    }
+                }
+                Ok(None) => return Poll::Ready(None),
+                Err(error) => return failed(&mut self, error),
+            }
+        }
+    }
+}
+
+impl RecordBatchStream for ScanStream {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.plan.schema)
+    }
+}

@@ -1,0 +1,277 @@
+//! What is known of the values of a set of rows, a column at a time: NULLs, smallest and largest value, and about how
+//! many different ones. Gathered while a segment is written, kept in the manifest, and sent to the catalog.
+//!
+//! Order is DataFusion's own (floating-point numbers in their total order, NaN the largest), so that a bound that
+//! excludes a predicate here excludes it in a filter too. Not here: statistics of parts of a segment, which are in its
+//! file (`prune`).
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, new_null_array},
+    compute::concat,
+    datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef},
+    ipc::{reader::StreamReader, writer::StreamWriter},
+    record_batch::RecordBatch,
+};
+use datafusion::{
+    common::hash_utils::{HLL_RANDOM_STATE, create_hashes},
+    functions_aggregate::min_max::{max_batch, min_batch},
+    scalar::ScalarValue,
+};
+use drsdb_core::{Result, Table};
+
+use super::{distinct::DistinctCounter, format::corrupt};
+use crate::engine::ColumnStatistics;
+
+/// Longer values are not kept as bounds: statistics must stay small beside what they describe.
+const MAX_BOUND_BYTES: usize = 1024;
+
+/// Bounds gathered before they are folded into one.
+const FOLD: usize = 64;
+
+/// Gathers the statistics of one column.
+#[derive(Debug, Clone)]
+struct ColumnGatherer {
+    data_type: DataType,
+    ordered: bool,
+    null_count: u64,
+    mins: Vec<ScalarValue>,
+    maxes: Vec<ScalarValue>,
+    distinct: DistinctCounter,
+}
+
+impl ColumnGatherer {
+    fn new(data_type: DataType) -> Self {
+        let ordered = !matches!(data_type, DataType::Interval(_));
+        let (mins, maxes) = Default::default();
+        Self { data_type, ordered, null_count: 0, mins, maxes, distinct: DistinctCounter::default() }
+    }
+
+    fn add(&mut self, array: &ArrayRef, hashes: &[u64]) -> Result<()> {
+        self.null_count += array.null_count() as u64;
+        match array.nulls().filter(|nulls| nulls.null_count() > 0) {
+            None => hashes.iter().for_each(|&hash| self.distinct.add_hash(hash)),
+            Some(nulls) => nulls.valid_indices().for_each(|row| self.distinct.add_hash(hashes[row])),
+        }
+        if self.ordered && array.null_count() < array.len() {
+            self.mins.push(min_batch(array)?);
+            self.maxes.push(max_batch(array)?);
+            if self.mins.len() >= FOLD {
+                self.fold()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self) -> Result<()> {
+        if self.mins.len() > 1 {
+            let min = min_batch(&ScalarValue::iter_to_array(self.mins.drain(..))?)?;
+            let max = max_batch(&ScalarValue::iter_to_array(self.maxes.drain(..))?)?;
+            self.mins.push(min);
+            self.maxes.push(max);
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &ColumnGatherer) -> Result<()> {
+        self.null_count += other.null_count;
+        self.mins.extend_from_slice(&other.mins);
+        self.maxes.extend_from_slice(&other.maxes);
+        self.distinct.merge(&other.distinct);
+        self.fold()
+    }
+
+    /// The bounds as an array of two values, NULL where there is none.
+    fn bounds(&mut self) -> Result<ArrayRef> {
+        self.fold()?;
+        let unknown = || new_null_array(&self.data_type, 1);
+        let bound = |values: &[ScalarValue]| match values.first() {
+            Some(value) if bytes_of(value) <= MAX_BOUND_BYTES => value.to_array(),
+            _ => Ok(unknown()),
+        };
+        let (min, max) = (bound(&self.mins)?, bound(&self.maxes)?);
+        Ok(concat(&[&min, &max])?)
+    }
+}
+
+fn bytes_of(value: &ScalarValue) -> usize {
+    match value {
+        ScalarValue::Utf8View(Some(text)) => text.len(),
+        ScalarValue::BinaryView(Some(bytes)) => bytes.len(),
+        _ => 16,
+    }
+}
+
+/// Gathers the statistics of a table's columns.
+#[derive(Debug, Clone)]
+pub struct Gatherer {
+    columns: Vec<ColumnGatherer>,
+    hashes: Vec<u64>,
+}
+
+impl Gatherer {
+    /// Nothing gathered yet.
+    pub fn new(table: &Table) -> Self {
+        let columns = table.columns.iter().map(|column| ColumnGatherer::new(column.sql_type.to_arrow()));
+        Self { columns: columns.collect(), hashes: Vec::new() }
+    }
+
+    /// Takes rows of [`Table::arrow_schema`].
+    pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
+            self.hashes.clear();
+            self.hashes.resize(batch.num_rows(), 0);
+            create_hashes([array], &HLL_RANDOM_STATE, &mut self.hashes)?;
+            column.add(array, &self.hashes)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what `other` has gathered.
+    pub fn merge(&mut self, other: &Gatherer) -> Result<()> {
+        self.columns.iter_mut().zip(&other.columns).try_for_each(|(column, other)| column.merge(other))
+    }
+
+    /// About how many different values column `position` has so far.
+    pub fn distinct_estimate(&self, position: usize) -> u64 {
+        self.columns[position].distinct.estimate()
+    }
+
+    /// What was gathered.
+    pub fn finish(mut self) -> Result<SegmentStatistics> {
+        let bounds = self.columns.iter_mut().map(ColumnGatherer::bounds).collect::<Result<Vec<_>>>()?;
+        Ok(SegmentStatistics {
+            bounds: RecordBatch::try_new(bounds_schema(bounds.iter().map(|array| array.data_type().clone())), bounds)?,
+            null_counts: self.columns.iter().map(|column| column.null_count).collect(),
+            distinct_estimates: self.columns.iter().map(|column| column.distinct.estimate()).collect(),
+        })
+    }
+}
+
+/// Statistics of a segment, or of several together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SegmentStatistics {
+    /// Two rows, the smallest values and the largest ones; NULL where unknown.
+    bounds: RecordBatch,
+    /// NULLs in each column.
+    pub null_counts: Vec<u64>,
+    /// About how many different values each column has.
+    pub distinct_estimates: Vec<u64>,
+}
+
+fn bounds_schema(types: impl Iterator<Item = DataType>) -> SchemaRef {
+    let fields = types.enumerate().map(|(position, data_type)| Field::new(position.to_string(), data_type, true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+impl SegmentStatistics {
+    /// The smallest and the largest value of column `position`, as an array of two; a NULL is unknown.
+    pub fn bounds(&self, position: usize) -> &ArrayRef {
+        self.bounds.column(position)
+    }
+
+    /// Whether column `position` may hold a NaN: statistics in Parquet files pass over them.
+    pub fn may_have_nan(&self, position: usize) -> bool {
+        let bounds = self.bounds(position);
+        match bounds.data_type() {
+            DataType::Float32 => bounds.as_primitive::<Float32Type>().iter().flatten().any(f32::is_nan),
+            DataType::Float64 => bounds.as_primitive::<Float64Type>().iter().flatten().any(f64::is_nan),
+            _ => false,
+        }
+    }
+
+    /// In the form of the storage trait.
+    pub fn columns(&self) -> Vec<ColumnStatistics> {
+        let known = |array: &ArrayRef, row: usize| array.is_valid(row).then(|| array.slice(row, 1));
+        (0..self.bounds.num_columns())
+            .map(|position| ColumnStatistics {
+                null_count: self.null_counts[position],
+                min: known(self.bounds(position), 0),
+                max: known(self.bounds(position), 1),
+                distinct_estimate: self.distinct_estimates[position],
+            })
+            .collect()
+    }
+
+    /// For the manifest: an Arrow IPC stream with the bounds, then the counts.
+    pub fn encode(&self) -> Result<(Vec<u8>, Vec<u8>)> {
+        let mut bounds = StreamWriter::try_new(Vec::new(), &self.bounds.schema())?;
+        bounds.write(&self.bounds)?;
+        let counts = self.null_counts.iter().chain(&self.distinct_estimates).flat_map(|count| count.to_le_bytes());
+        Ok((bounds.into_inner()?, counts.collect()))
+    }
+
+    /// Back from the manifest.
+    pub fn decode(bounds: &[u8], counts: &[u8]) -> Result<Self> {
+        let broken = || corrupt("the manifest's statistics of a segment cannot be read");
+        let bounds = StreamReader::try_new(bounds, None)?.next().ok_or_else(broken)??;
+        let (counts, rest) = counts.as_chunks::<8>();
+        let mut counts: Vec<u64> = counts.iter().map(|count| u64::from_le_bytes(*count)).collect();
+        if !rest.is_empty() || counts.len() != 2 * bounds.num_columns() || bounds.num_rows() != 2 {
+            return Err(broken());
+        }
+        let distinct_estimates = counts.split_off(bounds.num_columns());
+        Ok(Self { bounds, null_counts: counts, distinct_estimates })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, StringViewArray};
+    use drsdb_core::{Column, Engine, SqlType, TableName, ids};
+
+    use super::*;
+
+    fn gather(sql_type: SqlType, arrays: &[ArrayRef]) -> SegmentStatistics {
+        let table = Table {
+            id: ids::new_ulid(),
+            name: TableName::new("public", "t"),
+            columns: vec![Column { name: "a".to_owned(), sql_type, not_null: false }],
+            primary_key: vec![],
+            foreign_keys: vec![],
+            engine: Engine::Column,
+            shards: 1,
+            shard_key: vec![],
+            shard_function: 1,
+            cluster_key: vec![],
+        };
+        let mut gatherer = Gatherer::new(&table);
+        for array in arrays {
+            gatherer.add(&RecordBatch::try_new(table.arrow_schema(), vec![Arc::clone(array)]).unwrap()).unwrap();
+        }
+        gatherer.finish().unwrap()
+    }
+
+    #[test]
+    fn nan_is_the_largest_and_is_noticed() {
+        let statistics = gather(
+            SqlType::Double,
+            &[Arc::new(Float64Array::from(vec![Some(1.0), None])), Arc::new(Float64Array::from(vec![f64::NAN, -7.0]))],
+        );
+        assert!(statistics.may_have_nan(0));
+        assert_eq!(statistics.bounds(0).as_primitive::<Float64Type>().value(0), -7.0);
+        assert_eq!(statistics.null_counts, [1]);
+        assert_eq!(statistics.distinct_estimates, [3]);
+    }
+
+    #[test]
+    fn many_batches_fold_and_survive_the_manifest() {
+        let arrays: Vec<ArrayRef> =
+            (0..200).map(|i| Arc::new(StringViewArray::from(vec![format!("{i:03}")])) as ArrayRef).collect();
+        let statistics = gather(SqlType::Text, &arrays);
+        let expected: ArrayRef = Arc::new(StringViewArray::from(vec!["000", "199"]));
+        assert_eq!(statistics.bounds(0), &expected);
+        let (bounds, counts) = statistics.encode().unwrap();
+        assert_eq!(SegmentStatistics::decode(&bounds, &counts).unwrap(), statistics);
+        assert!(SegmentStatistics::decode(&bounds, &counts[1..]).is_err());
+    }
+
+    #[test]
+    fn a_bound_too_long_to_keep_is_unknown() {
+        let statistics =
+            gather(SqlType::Text, &[Arc::new(StringViewArray::from(vec!["a".to_owned(), "z".repeat(2000)]))]);
+        assert!(statistics.bounds(0).is_valid(0) && statistics.bounds(0).is_null(1));
+        assert!(statistics.columns()[0].max.is_none());
+    }
+}

@@ -1,0 +1,308 @@
+//! Staging: rows of one transaction for one shard, in any order, become segments sorted by the cluster key.
+//!
+//! ```text
+//! write ──▶ chunks of 8,192 rows ──▶ buffer ──(full)──▶ sort ──▶ open segment ──(full, or the order breaks)──▶ file
+//! finish ─▶ what is left ─▶ files ─▶ sync the folder ─▶ primary key checked ─▶ manifest: staged
+//! ```
+//!
+//! All writers of an engine share one budget for their buffers. When a buffer goes out and its rows follow those of the
+//! open segment in key order, they are added to it: a load that comes in key order makes full segments however small its
+//! share of the budget is, and segments that overlap nothing.
+//!
+//! Not here: the file's format (`format`), and the comparison with other segments (`unique`).
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arrow::{
+    array::{Array, AsArray},
+    compute::BatchCoalescer,
+    datatypes::{DataType, SchemaRef},
+    record_batch::RecordBatch,
+    row::Rows,
+};
+use drsdb_core::{Error, Result, Table, Ulid};
+
+use super::{
+    Store,
+    format::{CHUNK_ROWS, MAX_GROUP_CHUNKS, file_schema},
+    keys::{Clash, KeyFormat, clash_error},
+    segment::{KeyRange, Segment},
+    segment_writer::SegmentWriter,
+    sort::Sorted,
+    stats::Gatherer,
+};
+use crate::engine::{ShardId, StageWriter, StagedPiece};
+
+/// Decoded bytes of a row group, about: what a writer and a decoding task hold at a time for a wide table.
+const ROW_GROUP_BYTES: usize = 128 << 20;
+
+/// A file is not made longer than this.
+const SEGMENT_BYTES: usize = 1 << 30;
+
+/// The memory that the buffers of all writers may take together.
+#[derive(Debug)]
+pub struct WriteBudget {
+    bytes: usize,
+    writers: AtomicUsize,
+}
+
+impl WriteBudget {
+    /// A budget of `bytes`.
+    pub fn new(bytes: usize) -> Self {
+        Self { bytes, writers: AtomicUsize::new(0) }
+    }
+
+    /// What each writer may hold now.
+    fn share(&self) -> usize {
+        self.bytes / self.writers.load(Ordering::Relaxed).max(1)
+    }
+}
+
+/// A writer's place in the budget.
+struct Share(Arc<WriteBudget>);
+
+impl Share {
+    fn new(budget: Arc<WriteBudget>) -> Self {
+        budget.writers.fetch_add(1, Ordering::Relaxed);
+        Self(budget)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.writers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The segment being filled.
+struct OpenSegment {
+    writer: SegmentWriter,
+    /// The last row's cluster key.
+    last: Option<Box<[u8]>>,
+    key_range: Option<KeyRange>,
+}
+
+/// The column engine's [`StageWriter`].
+pub struct ColumnStageWriter {
+    store: Arc<Store>,
+    share: Share,
+    transaction: Ulid,
+    table: Arc<Table>,
+    shard: ShardId,
+    schema: SchemaRef,
+    file_schema: SchemaRef,
+    cluster: Option<KeyFormat>,
+    primary: Option<KeyFormat>,
+    /// Whether the cluster key is the primary key.
+    sorted_by_primary: bool,
+    coalescer: BatchCoalescer,
+    buffer: Vec<RecordBatch>,
+    buffered_bytes: usize,
+    open: Option<OpenSegment>,
+    /// Finished, and doomed until they are staged.
+    segments: Vec<Arc<Segment>>,
+    gatherer: Gatherer,
+}
+
+impl ColumnStageWriter {
+    /// A writer without rows.
+    pub fn new(store: Arc<Store>, transaction: Ulid, table: Arc<Table>, shard: u32) -> Result<Self> {
+        let schema = table.arrow_schema();
+        Ok(Self {
+            share: Share::new(Arc::clone(&store.write_budget)),
+            store,
+            transaction,
+            shard: ShardId { table: table.id, shard },
+            file_schema: file_schema(&table),
+            cluster: KeyFormat::new(&table, &table.cluster_key)?,
+            primary: KeyFormat::new(&table, &table.primary_key)?,
+            sorted_by_primary: !table.primary_key.is_empty() && table.cluster_key == table.primary_key,
+            coalescer: BatchCoalescer::new(Arc::clone(&schema), CHUNK_ROWS),
+            buffer: Vec::new(),
+            buffered_bytes: 0,
+            open: None,
+            segments: Vec::new(),
+            gatherer: Gatherer::new(&table),
+            schema,
+            table,
+        })
+    }
+
+    fn take_completed(&mut self) {
+        while let Some(chunk) = self.coalescer.next_completed_batch() {
+            self.buffered_bytes += bytes_of(&chunk);
+            self.buffer.push(chunk);
+        }
+    }
+
+    /// Sorts what is buffered and writes it. What is less than a chunk stays back unless it is the last.
+    fn flush(&mut self, is_last: bool) -> Result<()> {
+        if is_last {
+            self.coalescer.finish_buffered_batch()?;
+        }
+        self.take_completed();
+        let (chunks, bytes) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.buffered_bytes));
+        let sorted = Sorted::new(chunks, self.cluster.as_ref())?;
+        if self.sorted_by_primary
+            && let Some(key) = sorted.repeated_key()
+        {
+            let format = self.primary.as_ref().expect("sorted by it");
+            return Err(clash_error(&self.table, format, key, Clash::Itself));
+        }
+        let row_bytes = bytes / sorted.rows().max(1);
+        for chunk in 0..sorted.chunks() {
+            self.write_chunk(&sorted, chunk, row_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a chunk to the open segment, or to a new one.
+    fn write_chunk(&mut self, sorted: &Sorted, number: usize, row_bytes: usize) -> Result<()> {
+        let chunk = sorted.chunk(number)?;
+        let (first, last) = sorted.ends(number).unzip();
+        let options = &self.store.options;
+        if let Some(open) = &self.open {
+            let is_full =
+                open.writer.rows() >= options.segment_rows as u64 || open.writer.file_bytes() >= SEGMENT_BYTES;
+            let follows = match (&open.last, first) {
+                (Some(last), Some(first)) if self.sorted_by_primary => **last < *first,
+                (Some(last), Some(first)) => **last <= *first,
+                _ => true,
+            };
+            if is_full || !follows {
+                self.close_segment()?;
+            }
+        }
+        let primary_range = match &self.primary {
+            Some(_) if self.sorted_by_primary => first.zip(last).map(|(min, max)| (min.into(), max.into())),
+            Some(primary) => range_of(&primary.keys(&chunk)?),
+            None => None,
+        };
+        if self.open.is_none() {
+            let chunks = (ROW_GROUP_BYTES / row_bytes.max(1) / CHUNK_ROWS).min(options.row_group_rows / CHUNK_ROWS);
+            let row_group_rows = chunks.clamp(1, MAX_GROUP_CHUNKS) * CHUNK_ROWS;
+            let dictionary = self.dictionary(sorted, number)?;
+            let (dir, schema) = (&self.store.segments_dir, &self.file_schema);
+            let (table, shard, transaction) = (&self.table, self.shard, self.transaction);
+            let writer = SegmentWriter::create(dir, table, schema, shard, transaction, row_group_rows, &dictionary)?;
+            self.open = Some(OpenSegment { writer, last: None, key_range: None });
+        }
+        let open = self.open.as_mut().expect("made above");
+        open.writer.write(&chunk)?;
+        open.last = last.map(Into::into);
+        if let Some((min, max)) = primary_range {
+            open.key_range = Some(match open.key_range.take() {
+                Some(range) => KeyRange { min: range.min.min(min), max: range.max.max(max) },
+                None => KeyRange { min, max },
+            });
+        }
+        Ok(())
+    }
+
+    fn close_segment(&mut self) -> Result<()> {
+        if let Some(open) = self.open.take() {
+            let (segment, gatherer) = open.writer.finish(open.key_range)?;
+            segment.doom();
+            self.gatherer.merge(&gatherer)?;
+            self.segments.push(Arc::new(segment));
+        }
+        Ok(())
+    }
+
+    /// Which columns repeat values enough for a dictionary: judged by the first row group of a new segment.
+    fn dictionary(&self, sorted: &Sorted, number: usize) -> Result<Vec<bool>> {
+        // A dictionary that outgrows its page is given up midway, and pages and chunks fall apart: stay well below.
+        const DICTIONARY_BYTES: u64 = 512 << 10;
+        const SAMPLE_CHUNKS: usize = 16;
+        let mut sample = Gatherer::new(&self.table);
+        let first = sorted.chunk(number)?;
+        let mut rows = 0;
+        for number in number..sorted.chunks().min(number + SAMPLE_CHUNKS) {
+            let chunk = sorted.chunk(number)?;
+            sample.add(&chunk)?;
+            rows += chunk.num_rows();
+        }
+        let value_bytes = |position: usize| match self.schema.field(position).data_type() {
+            DataType::Utf8View | DataType::BinaryView => {
+                let column = first.column(position);
+                let long = match column.data_type() {
+                    DataType::Utf8View => column.as_string_view().lengths().map(u64::from).sum::<u64>(),
+                    _ => column.as_binary_view().lengths().map(u64::from).sum::<u64>(),
+                };
+                4 + long / first.num_rows() as u64
+            }
+            data_type => data_type.primitive_width().unwrap_or(16) as u64,
+        };
+        Ok((0..self.table.columns.len())
+            .map(|position| {
+                let distinct = sample.distinct_estimate(position);
+                let is_boolean = self.schema.field(position).data_type() == &DataType::Boolean;
+                !is_boolean && distinct * 4 <= rows as u64 && distinct * value_bytes(position) <= DICTIONARY_BYTES
+            })
+            .collect())
+    }
+
+    /// Bytes of memory held for rows.
+    fn memory_bytes(&self) -> usize {
+        let open = self.open.as_ref().map_or(0, |open| open.writer.memory_bytes());
+        self.buffered_bytes + self.coalescer.get_buffered_rows() * self.row_bytes() + open
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.buffered_bytes / self.buffer.iter().map(RecordBatch::num_rows).sum::<usize>().max(1)
+    }
+}
+
+impl StageWriter for ColumnStageWriter {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        // The same arrays under the table's own schema: types and NULLs are checked on the way.
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
+        self.coalescer.push_batch(batch)?;
+        self.take_completed();
+        let buffered: usize = self.buffer.iter().map(RecordBatch::num_rows).sum();
+        if buffered >= self.store.options.segment_rows || (buffered > 0 && self.memory_bytes() >= self.share.0.share())
+        {
+            self.flush(false)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<StagedPiece> {
+        self.flush(true)?;
+        self.close_segment()?;
+        if self.segments.is_empty() {
+            return Ok(StagedPiece::default());
+        }
+        sync_folder(&self.store.segments_dir)?;
+        self.store.stage(&self.table, self.primary.as_ref(), self.sorted_by_primary, &self.segments)?;
+        let records = self.segments.iter().map(|segment| segment.record());
+        Ok(StagedPiece {
+            rows: records.clone().map(|record| record.rows).sum(),
+            bytes: records.clone().map(|record| record.bytes).sum(),
+            segments: records.map(|record| record.id).collect(),
+            columns: self.gatherer.finish()?.columns(),
+        })
+    }
+}
+
+/// Makes the names of files in `dir` durable.
+pub fn sync_folder(dir: &PathBuf) -> Result<()> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
+}
+
+fn bytes_of(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(|column| column.get_buffer_memory_size()).sum()
+}
+
+fn range_of(keys: &Rows) -> Option<(Box<[u8]>, Box<[u8]>)> {
+    let (min, max) = (keys.iter().min()?, keys.iter().max()?);
+    Some((min.data().into(), max.data().into()))
+}

@@ -1,0 +1,112 @@
+//! The storage trait: what a storage server asks of an engine. The row engine ([`crate::row`]) and the column engine
+//! ([`crate::column`]) implement it, and one contract suite (`tests/contract.rs`) holds for both.
+//!
+//! ```text
+//! stage(transaction) ── write* ── finish ──▶ staged: durable, checked, invisible
+//!                                              │ commit(transaction, version) ──▶ visible at snapshots >= version
+//!                                              └ abort(transaction)           ──▶ gone
+//! ```
+//!
+//! Everything here blocks: callers run it on a thread where blocking is allowed. Not here: where rows come from and
+//! in which order commits happen (`crate::commits`), nor how a scan becomes part of a plan (`crate::query`).
+
+use std::{fmt::Debug, sync::Arc};
+
+use arrow::{array::ArrayRef, record_batch::RecordBatch};
+use datafusion::{
+    execution::SendableRecordBatchStream, physical_expr::PhysicalExpr, physical_plan::metrics::ExecutionPlanMetricsSet,
+};
+use drsdb_core::{Result, Table, Ulid};
+
+/// One shard of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId {
+    /// The table.
+    pub table: Ulid,
+    /// The shard's number, from 0.
+    pub shard: u32,
+}
+
+/// What a scan is to read.
+#[derive(Debug, Clone)]
+pub struct ScanRequest {
+    /// The table, as of the snapshot.
+    pub table: Arc<Table>,
+    /// The shards to read. A shard that never got rows is empty, not an error.
+    pub shards: Vec<u32>,
+    /// Rows of commits up to this version, and no others.
+    pub snapshot: u64,
+    /// Positions in the table's columns; the stream's schema is [`Table::arrow_schema`] projected by it. May be empty:
+    /// the batches then carry only a row count.
+    pub projection: Vec<usize>,
+    /// A conjunction over the table's full schema. It may be used to skip rows that cannot match and nothing else has
+    /// to: the caller filters again.
+    pub filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// The caller needs no more rows than this. Only set together with no filters.
+    pub limit: Option<usize>,
+    /// Rows in a batch, at most.
+    pub batch_rows: usize,
+    /// Where the scan counts what it did, for EXPLAIN ANALYZE (`segments_pruned`, `row_groups_pruned`, `bytes_read`, ...).
+    pub metrics: ExecutionPlanMetricsSet,
+    /// The output partition for which the metrics count.
+    pub partition: usize,
+}
+
+/// Statistics of one column over a set of rows. Values are arrays of length 1 of the column's stored type.
+#[derive(Debug, Clone, Default)]
+pub struct ColumnStatistics {
+    /// Rows that are NULL.
+    pub null_count: u64,
+    /// The smallest value, unless unknown.
+    pub min: Option<ArrayRef>,
+    /// The largest value, unless unknown.
+    pub max: Option<ArrayRef>,
+    /// About how many different values there are; 0 when unknown.
+    pub distinct_estimate: u64,
+}
+
+/// What one [`StageWriter`] staged.
+#[derive(Debug, Clone, Default)]
+pub struct StagedPiece {
+    /// Rows staged.
+    pub rows: u64,
+    /// Bytes on disk, about.
+    pub bytes: u64,
+    /// In the table's column order; empty when the engine keeps none.
+    pub columns: Vec<ColumnStatistics>,
+    /// Segments made; empty for the row engine.
+    pub segments: Vec<Ulid>,
+}
+
+/// Takes the rows of one transaction for one shard. Dropping it without [`StageWriter::finish`] undoes what it wrote.
+pub trait StageWriter: Send {
+    /// Takes rows of [`Table::arrow_schema`]. NOT NULL and text lengths have been checked.
+    fn write(&mut self, batch: &RecordBatch) -> Result<()>;
+
+    /// Makes the rows durable (fsync) and checks the primary key: against the rows themselves, committed rows and rows
+    /// that other transactions have staged (then the error's code is `conflict`, else `constraint_violation`).
+    fn finish(self: Box<Self>) -> Result<StagedPiece>;
+}
+
+/// A storage engine.
+pub trait StorageEngine: Debug + Send + Sync {
+    /// Begins to stage rows of `transaction` in a shard; the shard is created if it is not there. Several writers, of
+    /// one transaction or of many, may be open at once.
+    fn stage(&self, transaction: Ulid, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>>;
+
+    /// Makes what `transaction` staged visible at snapshots >= `version`. Durable when it returns. Does nothing when
+    /// `transaction` staged nothing here or is committed already, so that commits can be replayed.
+    fn commit(&self, transaction: Ulid, version: u64) -> Result<()>;
+
+    /// Drops what `transaction` staged. Does nothing when there is nothing staged.
+    fn abort(&self, transaction: Ulid) -> Result<()>;
+
+    /// Transactions with staged rows and no outcome yet, also from before a restart.
+    fn staged_transactions(&self) -> Result<Vec<Ulid>>;
+
+    /// Drops all of a table's shards. Scans that run keep their rows to the end.
+    fn drop_table(&self, table: Ulid) -> Result<()>;
+
+    /// Reads rows. Errors after the start come through the stream.
+    fn scan(&self, request: ScanRequest) -> Result<SendableRecordBatchStream>;
+}

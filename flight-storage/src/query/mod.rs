@@ -1,0 +1,133 @@
+//! Runs plans on a storage server.
+//!
+//! # Life of a ticket
+//!
+//! 1. [`FlightServer`]'s DoGet opens the ticket (signature, user, time) and hands it to the [`QueryEngine`].
+//! 2. `head` decodes the plan into a session that `session` built, stamps a fresh query id on it, and executes it: as one
+//!    task of a plan without exchange, or as the head that sends stages to the other servers and pulls from them.
+//! 3. `worker` serves the stages that other heads send here. Its calls need a server's certificate.
+//! 4. The rows are turned into edge types and streamed to the client. When the client goes away, the stream is dropped, and
+//!    with it everything that runs for it, here and elsewhere.
+//!
+//! Queries run on a tokio runtime of their own, so that a busy join never starves the service.
+
+mod flight_service;
+mod head;
+mod session;
+mod worker;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use datafusion::execution::{
+    disk_manager::{DiskManagerBuilder, DiskManagerMode},
+    memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool},
+    runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+};
+use datafusion_distributed::Worker;
+use drsdb_core::{Result, Ulid, net::ChannelPool, scan::Scanner};
+use tokio::runtime::Handle;
+use url::Url;
+
+pub use self::{flight_service::FlightServer, worker::OnQueryRuntime};
+use crate::engines::Engines;
+
+/// Consumers that an error about memory names.
+const NAMED_CONSUMERS: usize = 3;
+
+/// Everything that a plan needs to run here.
+pub struct QueryEngine {
+    scanner: Scanner,
+    runtime_env: Arc<RuntimeEnv>,
+    pool: Arc<dyn MemoryPool>,
+    worker: Worker,
+    channels: ChannelPool,
+    self_url: Url,
+    handle: Handle,
+    running: Arc<AtomicUsize>,
+}
+
+impl fmt::Debug for QueryEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryEngine").field("self_url", &self.self_url.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl QueryEngine {
+    /// An engine that may reserve `memory_bytes` and spills to `spill_dir`; queries run on `handle`.
+    pub fn new(
+        engines: Engines,
+        memory_bytes: usize,
+        spill_dir: &Path,
+        channels: ChannelPool,
+        self_url: Url,
+        handle: Handle,
+    ) -> Result<Self> {
+        let named = std::num::NonZeroUsize::new(NAMED_CONSUMERS).expect("the constant is not zero");
+        let pool: Arc<dyn MemoryPool> = Arc::new(TrackConsumersPool::new(FairSpillPool::new(memory_bytes), named));
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill_dir.to_owned()]));
+        let runtime_env =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(&pool)).with_disk_manager_builder(disk).build_arc()?;
+        let scanner = Scanner(Arc::new(engines));
+        let builder = session::WorkerSession { scanner: scanner.clone(), channels: channels.clone() };
+        let worker = Worker::from_session_builder(builder).with_runtime_env(Arc::clone(&runtime_env));
+        Ok(Self {
+            scanner,
+            runtime_env,
+            pool,
+            worker,
+            channels,
+            self_url,
+            handle,
+            running: Arc::new(AtomicUsize::new(0)),
+        })
+    }
+
+    /// The worker that other heads send stages to.
+    pub fn worker(&self) -> Worker {
+        self.worker.clone()
+    }
+
+    /// The runtime of queries.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The id of this server.
+    pub fn server_id(&self) -> Ulid {
+        self.scanner.0.server_id()
+    }
+
+    /// Tickets that are being served now.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that running queries have reserved.
+    pub fn reserved_bytes(&self) -> usize {
+        self.pool.reserved()
+    }
+}
+
+/// Counts a query as running for as long as it lives.
+#[derive(Debug)]
+struct RunningQuery(Arc<AtomicUsize>);
+
+impl RunningQuery {
+    fn start(running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for RunningQuery {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,202 @@
+//! One storage server, from its configuration to its orderly end.
+//!
+//! 1. Open the engines, and the identity that the server has had since its first start.
+//! 2. Register with an index server; the answer has the key that tickets and tokens are signed with.
+//! 3. Follow commits, serve Flight, loads and other heads' stages, until told to stop.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use drsdb_core::{
+    Error, Result, Ulid,
+    config::StorageConfig,
+    ids,
+    net::{self, ChannelPool},
+    security::{AuthLayer, Identity, TlsIdentity, TokenVerifier, VerifyingKey, tls, token},
+    v1::{self, cluster_client::ClusterClient, storage_server::StorageServer},
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    column::ColumnOptions,
+    commits::{self, AppliedVersion},
+    engines::Engines,
+    query::{FlightServer, OnQueryRuntime, QueryEngine},
+    stage_service::StageService,
+};
+
+/// The largest message of a load.
+const LOAD_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a storage server keeps about itself, in `server.json` of its data folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Registration {
+    server_id: Ulid,
+    cluster_id: Option<String>,
+    /// Ed25519 public key.
+    verifying_key: Option<Vec<u8>>,
+}
+
+impl Registration {
+    fn open(file: &Path) -> Result<Self> {
+        match fs::read(file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| Error::io(format!("reading {}", file.display()), error.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let fresh = Self { server_id: ids::new_ulid(), cluster_id: None, verifying_key: None };
+                fresh.save(file)?;
+                Ok(fresh)
+            }
+            Err(error) => Err(Error::io(format!("reading {}", file.display()), error)),
+        }
+    }
+
+    fn save(&self, file: &Path) -> Result<()> {
+        let context = |error| Error::io(format!("writing {}", file.display()), error);
+        let temporary = file.with_extension("new");
+        let text = serde_json::to_vec_pretty(self).map_err(|error| Error::internal(error.to_string()))?;
+        fs::write(&temporary, text).map_err(context)?;
+        fs::File::open(&temporary).and_then(|written| written.sync_all()).map_err(context)?;
+        fs::rename(&temporary, file).map_err(context)
+    }
+}
+
+/// Serves until `shutdown`. `listener` is bound already, so that its port is known; `ready` is told when the server takes
+/// requests.
+pub async fn serve(
+    listener: TcpListener,
+    config: StorageConfig,
+    shutdown: CancellationToken,
+    ready: tokio::sync::oneshot::Sender<()>,
+) -> Result<()> {
+    let dir: PathBuf = config.data_dir.clone();
+    for folder in [dir.clone(), dir.join("spill")] {
+        fs::create_dir_all(&folder).map_err(|error| Error::io(format!("creating {}", folder.display()), error))?;
+    }
+    let file = dir.join("server.json");
+    let mut registration = Registration::open(&file)?;
+    let applied = AppliedVersion::open(dir.join("applied_version"))?;
+    let options = ColumnOptions { cache_bytes: config.column_cache_bytes, ..ColumnOptions::default() };
+    let engines = {
+        let (dir, applied, server_id) = (dir.clone(), applied.clone(), registration.server_id);
+        let opening = tokio::task::spawn_blocking(move || Engines::open(&dir, server_id, options, applied));
+        opening.await.map_err(|error| Error::internal(error.to_string()))??
+    };
+    let identity = TlsIdentity::load(&config.tls)?;
+    let channels = ChannelPool::new(tls::client_config(&identity)?);
+
+    let key = match &registration.verifying_key {
+        // Known from before: serve at once, and tell the index servers where this server is now.
+        Some(key) => {
+            let key = VerifyingKey::from_bytes(key)?;
+            let (config, channels, registration) = (config.clone(), channels.clone(), registration.clone());
+            let stop = shutdown.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(register(&config, &channels, &registration)).await });
+            key
+        }
+        None => {
+            let Some(answer) = shutdown.run_until_cancelled(register(&config, &channels, &registration)).await else {
+                return Ok(());
+            };
+            registration.cluster_id = Some(answer.cluster_id);
+            registration.verifying_key = Some(answer.verifying_key.to_vec());
+            registration.save(&file)?;
+            VerifyingKey::from_bytes(&answer.verifying_key)?
+        }
+    };
+
+    let threads = config.query_threads.unwrap_or_else(cores).max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("drsdb-query")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("starting the query runtime", error))?;
+    let queries = Arc::new(QueryEngine::new(
+        engines.clone(),
+        config.query_memory_bytes,
+        &dir.join("spill"),
+        channels.clone(),
+        config.public_url.clone(),
+        runtime.handle().clone(),
+    )?);
+
+    let follower = tokio::spawn(commits::follow(
+        engines.clone(),
+        applied.clone(),
+        channels,
+        config.index_servers.clone(),
+        registration.server_id,
+        shutdown.clone(),
+    ));
+
+    let stage = StageService::new(engines, applied, Arc::clone(&queries), registration.server_id.to_string());
+    let worker = queries.worker().into_worker_server();
+    let mut routes = Routes::builder();
+    routes
+        .add_service(FlightServiceServer::new(FlightServer::new(Arc::clone(&queries), key.clone())))
+        .add_service(StorageServer::new(stage).max_decoding_message_size(LOAD_MESSAGE_BYTES))
+        .add_service(OnQueryRuntime::new(worker, queries.handle().clone()));
+    let auth = AuthLayer::new(Arc::new(TokenKey(key)));
+    tracing::info!(server = %registration.server_id, url = %config.public_url, "storage server is ready");
+    let _ = ready.send(());
+    let served = net::serve(listener, tls::server_config(&identity)?, auth, routes.routes(), shutdown.clone()).await;
+    shutdown.cancel();
+    let _ = follower.await;
+    // Queries that outlived the drain are cut; their clients see the connection end.
+    runtime.shutdown_background();
+    served
+}
+
+/// Registers with the first index server that answers; tries for as long as it takes.
+async fn register(
+    config: &StorageConfig,
+    channels: &ChannelPool,
+    registration: &Registration,
+) -> v1::RegisterStorageResponse {
+    let request = v1::RegisterStorageRequest {
+        server_id: registration.server_id.to_string(),
+        url: config.public_url.to_string(),
+        cores: cores() as u32,
+        labels: config.labels.clone().into_iter().collect(),
+    };
+    let mut attempt = 0usize;
+    loop {
+        let url = &config.index_servers[attempt % config.index_servers.len()];
+        let answer = async {
+            Ok::<_, Error>(ClusterClient::new(channels.channel(url)?).register_storage(request.clone()).await?)
+        };
+        match answer.await {
+            Ok(response) => return response.into_inner(),
+            Err(error) if attempt % 50 == 10 => {
+                tracing::warn!(index_server = %url, %error, "cannot register yet; trying on");
+            }
+            Err(_) => {}
+        }
+        attempt += 1;
+        // An index server that is not up yet tells nobody when it will be: ask again.
+        #[allow(clippy::disallowed_methods)]
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[derive(Debug)]
+struct TokenKey(VerifyingKey);
+
+impl TokenVerifier for TokenKey {
+    fn verify(&self, text: &str) -> Result<Identity> {
+        token::verify(&self.0, text)
+    }
+}
