@@ -48,7 +48,9 @@ class Behavior:
     detail: bytes = b""
     token: bytes = TOKEN
     logins: int = 0
+    headers: dict[str, bytes] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    cookies: list[str] = field(default_factory=list)
 
 
 class _Auth(flight.ServerAuthHandler):
@@ -83,7 +85,9 @@ class _Factory(flight.ServerMiddlewareFactory):
         if given.encode() != self._behavior.token:
             raise flight.FlightUnauthenticatedError("the token has ended")
         self._behavior.calls.append(info.method.name)
-        return _Middleware({"drsdb-error-bin": self._behavior.detail} if self._behavior.detail else {})
+        self._behavior.cookies.append(headers.get("cookie", [""])[0])
+        answer = {"drsdb-error-bin": self._behavior.detail} if self._behavior.detail else {}
+        return _Middleware(answer | self._behavior.headers)
 
 
 class FakeServer(flight.FlightServerBase):

@@ -199,3 +199,19 @@ def test_a_closed_connection_refuses(fake: Start, connect_fake: Connect) -> None
     with pytest.raises(drsdb.InterfaceError, match="the connection is closed"):
         db.query("SELECT 1")
     db.close()
+
+
+def test_what_is_set_is_sent_to_every_server(fake: Start, connect_fake: Connect) -> None:
+    first, second = fake(answering("a", [])), fake(answering("b", []))
+    db = connect_fake(first, second)
+    first.behavior.headers = {"set-cookie": b"drsdb_session=abc=; Path=/; Secure"}
+    db.execute("SET time_zone = '+02:00'")
+    db.query("SELECT 1")
+    first.shutdown()
+    db.query("SELECT 1")
+    assert first.behavior.cookies[-2:] == ["", "drsdb_session=abc="]
+    assert second.behavior.cookies[-2:] == ["drsdb_session=abc="] * 2
+    second.behavior.headers = {"set-cookie": b"drsdb_session=; Max-Age=0"}
+    db.query("SELECT 1")
+    db.query("SELECT 1")
+    assert second.behavior.cookies[-1] == ""

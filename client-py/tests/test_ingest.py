@@ -64,12 +64,16 @@ def test_no_rows_are_a_load_too(fake: Start, connect_fake: Connect) -> None:
 @pytest.mark.parametrize("mode", ["append", "create", "create_append", "replace"])
 def test_modes(fake: Start, connect_fake: Connect, mode: Any) -> None:
     sink = Sink()
-    connect_fake(fake(sink.behavior())).ingest("t", batch(1), mode=mode, schema="s")
+    connect_fake(fake(sink.behavior())).ingest("t", batch(1), mode=mode, schema="s", options={"primary_key": "x"})
     if_not_exist = _proto.TABLE_NOT_EXIST_FAIL if mode == "append" else _proto.TABLE_NOT_EXIST_CREATE
     if_exists = {"create": _proto.TABLE_EXISTS_FAIL, "replace": _proto.TABLE_EXISTS_REPLACE}
     assert sink.commands == [
         _proto.statement_ingest(
-            "t", schema="s", if_not_exist=if_not_exist, if_exists=if_exists.get(mode, _proto.TABLE_EXISTS_APPEND)
+            "t",
+            schema="s",
+            if_not_exist=if_not_exist,
+            if_exists=if_exists.get(mode, _proto.TABLE_EXISTS_APPEND),
+            options={"primary_key": "x"},
         )
     ]
 

@@ -17,6 +17,7 @@ import pyarrow.flight as flight
 
 from drsdb import _proto
 from drsdb._config import Config, location
+from drsdb._cookies import CookieFactory, CookieJar
 from drsdb._errors import CallErrors, Error, ErrorCode, InterfaceError, TrailerReaderFactory, error_of
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Cluster:
         self._config = config
         self._lock = threading.Lock()
         self._login_lock = threading.Lock()
+        self._cookies = CookieJar()
         self._clients: dict[str, flight.FlightClient] = {}
         self._known: list[str] = list(dict.fromkeys(config.index_servers))
         # Clients spread over the index servers; each then stays with one.
@@ -146,7 +148,7 @@ class Cluster:
                     client = flight.FlightClient(
                         server,
                         tls_root_certs=self._config.ca,  # type: ignore[arg-type]
-                        middleware=[TrailerReaderFactory()],
+                        middleware=[TrailerReaderFactory(), CookieFactory(self._cookies)],
                         generic_options=_CHANNEL_OPTIONS,
                     )
                 self._clients[server] = client

@@ -6,7 +6,7 @@ Here lives the Flight SQL conversation with the index servers. What DB-API 2.0 a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -104,15 +104,24 @@ class Connection:
         assert isinstance(outcome, WriteResult), "asked for no rows"
         return outcome
 
-    def ingest(self, table: str, data: Any, *, mode: Mode = "append", schema: str | None = None) -> WriteResult:
+    def ingest(
+        self,
+        table: str,
+        data: Any,
+        *,
+        mode: Mode = "append",
+        schema: str | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> WriteResult:
         """Loads rows into a table, in one transaction: all of them or none.
 
         `data` is a pyarrow table, batch or reader, anything with the Arrow PyCapsule interface (data frames, DuckDB
         relations, results), or an iterable of batches. Columns are matched by name. `mode`: "append" to a table that is
-        there, "create" one that is not, "create_append" whichever it is, "replace" what is there.
+        there, "create" one that is not, "create_append" whichever it is, "replace" what is there. `options` are of the
+        table that is made, such as `{"primary_key": "id"}`.
         """
         source = data if isinstance(data, Source) else Source(data)
-        command = _ingest.command(table, schema, mode)
+        command = _ingest.command(table, schema, mode, options or {})
         # A stream can be sent once: first find a server that answers, and renew the login.
         self._cluster.ping()
 

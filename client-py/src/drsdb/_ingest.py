@@ -5,7 +5,7 @@ Here live the source's forms and the upload. Rows are split by shard on the serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
@@ -86,13 +86,15 @@ class Source:
             yield from _slices(batch)
 
 
-def command(table: str, schema: str | None, mode: Mode) -> bytes:
+def command(table: str, schema: str | None, mode: Mode, options: Mapping[str, str]) -> bytes:
     """The ingest command."""
     if mode not in _TABLE_OPTIONS:
         hint = f"use one of {', '.join(_TABLE_OPTIONS)}"
         raise InterfaceError(f"unknown ingest mode {mode!r}", code=ErrorCode.INVALID_ARGUMENT, hint=hint)
     if_not_exist, if_exists = _TABLE_OPTIONS[mode]
-    return _proto.statement_ingest(table, schema=schema, if_not_exist=if_not_exist, if_exists=if_exists)
+    return _proto.statement_ingest(
+        table, schema=schema, if_not_exist=if_not_exist, if_exists=if_exists, options=options
+    )
 
 
 def upload(answer: Answer, command: bytes, source: Source) -> WriteResult:
