@@ -140,7 +140,7 @@ pub(crate) fn name_of(server: &Url) -> String {
     server.as_str().trim_end_matches('/').to_owned()
 }
 
-fn connect_error<'a>(status: &'a Status) -> Option<&'a ConnectError> {
+fn connect_error(status: &Status) -> Option<&ConnectError> {
     let mut source = status.source();
     while let Some(current) = source {
         if let Some(connect) = current.downcast_ref::<ConnectError>() {

@@ -137,7 +137,7 @@ impl Client {
             let kinds = texts(&batch, "table_type")?;
             let columns = match batch.column_by_name("table_schema") {
                 Some(column) => schemas_of(column)?,
-                None => vec![Arc::new(Schema::empty()); batch.num_rows()],
+                None => std::iter::repeat_n(Arc::new(Schema::empty()), batch.num_rows()).collect(),
             };
             for (((schema, name), kind), columns) in schemas.into_iter().zip(names).zip(kinds).zip(columns) {
                 tables.push(TableInfo { schema, name, kind, columns });
