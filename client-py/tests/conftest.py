@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import drsdb
 from fakes import PASSWORD, USER, Behavior, FakeServer, Tls
+from local_cluster import LocalCluster
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,29 @@ def connect_fake(tls: Tls) -> Iterator[Callable[..., drsdb.Connection]]:
     yield connect
     for connection in connections:
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """The cluster that all tests share; each makes tables of its own."""
+    running = LocalCluster(tmp_path_factory.mktemp("cluster"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def db(cluster: LocalCluster) -> Iterator[drsdb.Connection]:
+    """The administrator's connection."""
+    with cluster.connect() as connection:
+        yield connection
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def table(db: drsdb.Connection) -> Iterator[str]:
+    """The name of a table that the test may create; dropped afterwards."""
+    name = f"t{next(_numbers)}"
+    yield name
+    db.execute(f"DROP TABLE IF EXISTS {name}")

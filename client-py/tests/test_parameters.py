@@ -59,7 +59,8 @@ def test_each_row_is_an_execution() -> None:
 
 
 def test_expected_types_are_matched_by_number() -> None:
-    expected = pa.schema({"$10": pa.string(), "$2": pa.int16(), "$1": pa.float32()})
+    types: dict[str, pa.DataType] = {"$10": pa.string(), "$2": pa.int16(), "$1": pa.float32()}
+    expected = pa.schema(types)
     batch = to_batch([[1] + [2] * 8 + ["x"]], 10, expected)
     assert batch.schema.types[:3] == [pa.float32(), pa.int16(), pa.int64()]
     assert batch.schema.types[9] == pa.string()
