@@ -17,6 +17,8 @@ LOCKED := --locked
 VENV := .venv
 VENV_READY := $(VENV)/.ready
 BIN := $(CURDIR)/$(VENV)/bin
+# As seen from client-py, whose configuration holds for the tools as well.
+PYTHON_SOURCES := --config pyproject.toml . ../tools
 
 # TPC-H scale factor of the demo and the benchmark, and the benchmark's storage servers.
 SF ?= 0.1
@@ -58,8 +60,8 @@ test-python: $(VENV_READY) ## the Python tests, on a real cluster of the debug b
 check: $(VENV_READY) ## formatting, lints, docs, types, crate edges; only reads
 	$(CARGO) fmt --all --check
 	"$(BIN)/python" tools/check_workspace.py
-	"$(BIN)/ruff" format --check --config client-py/pyproject.toml client-py tools
-	"$(BIN)/ruff" check --config client-py/pyproject.toml client-py tools
+	cd client-py && "$(BIN)/ruff" format --check $(PYTHON_SOURCES)
+	cd client-py && "$(BIN)/ruff" check $(PYTHON_SOURCES)
 	cd client-py && "$(BIN)/mypy"
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
@@ -67,8 +69,8 @@ check: $(VENV_READY) ## formatting, lints, docs, types, crate edges; only reads
 .PHONY: fix
 fix: $(VENV_READY) ## formats, and mends what the linters can mend
 	$(CARGO) fmt --all
-	"$(BIN)/ruff" check --fix --config client-py/pyproject.toml client-py tools
-	"$(BIN)/ruff" format --config client-py/pyproject.toml client-py tools
+	cd client-py && "$(BIN)/ruff" check --fix $(PYTHON_SOURCES)
+	cd client-py && "$(BIN)/ruff" format $(PYTHON_SOURCES)
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets --fix --allow-dirty --allow-staged
 
 .PHONY: clean
