@@ -53,8 +53,6 @@ use tonic::{
     transport::{Channel, Endpoint, Server, server::Connected},
 };
 
-use crate::process::Process;
-
 /// Rows of a batch of lineitem that is a little below the 2 MiB of a message.
 const BATCH_ROWS: usize = 8192;
 const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
@@ -117,11 +115,6 @@ impl BareServer {
         let ready: Ready = serde_json::from_str(&line).context("the bare Flight server's first line")?;
         let connections = try_join_all((0..streams).map(|_| connect(&ready))).await?;
         Ok(Self { child, stdin, connections })
-    }
-
-    /// Its process.
-    pub fn process(&self) -> Process {
-        Process { role: "bare flight server".to_owned(), pid: self.child.id().unwrap_or(u32::MAX) }
     }
 
     /// Pulls every stream at once, each in a task of its own, so that decoding uses every core as in drsdb's client.

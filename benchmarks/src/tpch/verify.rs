@@ -151,10 +151,11 @@ impl Rows {
 
 /// Ranges of neighbouring rows with equal keys; without keys, one range of all rows.
 fn groups(rows: &Rows, keys: &[usize]) -> Vec<Range<usize>> {
-    if keys.is_empty() {
-        return vec![0..rows.len()];
-    }
     let mut groups = Vec::new();
+    if keys.is_empty() {
+        groups.push(0..rows.len());
+        return groups;
+    }
     let mut start = 0;
     for row in 1..=rows.len() {
         let same = row < rows.len() && keys.iter().all(|&key| rows.columns[key][row] == rows.columns[key][start]);
@@ -314,7 +315,7 @@ mod tests {
             ("share", Arc::new(Float64Array::from(vec![0.1, 0.2, 0.2, 0.4])) as ArrayRef),
         ])
         .unwrap();
-        verify(&[reference()], &[actual.clone()], ANY, Rule::OtherEngine).unwrap();
+        verify(&[reference()], std::slice::from_ref(&actual), ANY, Rule::OtherEngine).unwrap();
         assert!(matches!(check(actual, ANY), Err(Mismatch::Columns { .. })));
     }
 }
