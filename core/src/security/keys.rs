@@ -4,6 +4,7 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use drsdb_proto::{ErrorCode, v1};
 use ring::{
     rand::SystemRandom,
@@ -65,9 +66,10 @@ impl SigningKey {
     }
 
     /// Signs `body` for `purpose`.
-    pub fn sign(&self, purpose: Purpose, body: Vec<u8>) -> v1::Signed {
-        let signature = self.pair.sign(&purpose.message(&body)).as_ref().to_vec();
-        v1::Signed { body, signature }
+    pub fn sign(&self, purpose: Purpose, body: impl Into<Bytes>) -> v1::Signed {
+        let body = body.into();
+        let signature = self.pair.sign(&purpose.message(&body));
+        v1::Signed { body, signature: Bytes::copy_from_slice(signature.as_ref()) }
     }
 }
 
@@ -133,7 +135,7 @@ mod tests {
             other.verifying_key().verify(Purpose::Token, &signed).unwrap_err().code(),
             ErrorCode::Unauthenticated
         );
-        let altered = v1::Signed { body: b"bodY".to_vec(), ..signed };
+        let altered = v1::Signed { body: Bytes::from_static(b"bodY"), ..signed };
         assert!(public.verify(Purpose::Token, &altered).is_err());
     }
 

@@ -6,10 +6,11 @@
 
 use argon2::{
     Argon2, PasswordHash, PasswordHasher, PasswordVerifier,
-    password_hash::{SaltString, rand_core::OsRng},
+    password_hash::SaltString,
 };
 use drsdb_proto::{ErrorCode, WireError};
 use parking_lot::{Condvar, Mutex};
+use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::{Error, Result};
 
@@ -28,10 +29,12 @@ pub fn hash(password: &str) -> Result<String> {
         let message = format!("a password has 1 to {MAX_PASSWORD_BYTES} bytes, and this one {}", password.len());
         return Err(WireError::new(ErrorCode::InvalidArgument, message).with_hint("choose another password").into());
     }
+    let failed = |why: &dyn std::fmt::Display| Error::internal(format!("a password could not be hashed: {why}"));
+    let mut salt = [0; 16];
+    SystemRandom::new().fill(&mut salt).map_err(|_| failed(&"the operating system gives no random bytes"))?;
+    let salt = SaltString::encode_b64(&salt).map_err(|error| failed(&error))?;
     let _turn = Turn::take();
-    let hash = Argon2::default()
-        .hash_password(password.as_bytes(), &SaltString::generate(&mut OsRng))
-        .map_err(|error| Error::internal(format!("a password could not be hashed: {error}")))?;
+    let hash = Argon2::default().hash_password(password.as_bytes(), &salt).map_err(|error| failed(&error))?;
     Ok(hash.to_string())
 }
 

@@ -31,7 +31,7 @@ pub fn open_at(key: &VerifyingKey, bytes: &[u8], user: &str, now_unix_ms: u64) -
         let message = "the ticket was altered, or another cluster made it";
         invalid(message, "send the ticket's bytes exactly as GetFlightInfo of this cluster returned them")
     })?;
-    let ticket = v1::Ticket::decode(signed.body.as_slice())
+    let ticket = v1::Ticket::decode(signed.body)
         .map_err(|error| Error::internal(format!("a signed ticket cannot be decoded: {error}")))?;
     if ticket.user != user {
         // The owner stays unnamed: the one who asks may not know them.
@@ -74,12 +74,12 @@ mod tests {
 
     fn ticket(user: &str) -> v1::Ticket {
         v1::Ticket {
-            query_id: vec![7; 16],
+            query_id: vec![7; 16].into(),
             user: user.to_owned(),
             expires_unix_ms: NOW + 1000,
             snapshot: 42,
             workers: vec!["https://127.0.0.1:1".to_owned()],
-            fragment: Some(v1::ticket::Fragment::HeadPlan(vec![1, 2, 3])),
+            fragment: Some(v1::ticket::Fragment::HeadPlan(vec![1, 2, 3].into())),
             ..Default::default()
         }
     }

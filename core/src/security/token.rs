@@ -43,7 +43,7 @@ pub fn verify_at(key: &VerifyingKey, token: &str, now_unix_ms: u64) -> Result<Id
     let signed = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| decode_signed(&bytes));
     let signed = signed.ok_or_else(|| refused("the text after `Bearer` is no token of this cluster"))?;
     key.verify(Purpose::Token, &signed).map_err(|_| refused("the token was altered, or another cluster made it"))?;
-    let token = v1::Token::decode(signed.body.as_slice())
+    let token = v1::Token::decode(signed.body)
         .map_err(|error| Error::internal(format!("a signed token cannot be decoded: {error}")))?;
     if token.expires_unix_ms <= now_unix_ms {
         return Err(refused("the login has expired"));
