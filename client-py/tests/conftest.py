@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import drsdb
-from fakes import PASSWORD, USER, Behavior, FakeServer, Tls
+from fakes import PASSWORD, USER, Behavior, FakeServer, Tls, Wire
 from local_cluster import LocalCluster
 
 
@@ -30,6 +30,20 @@ def fake(tls: Tls) -> Iterator[Callable[..., FakeServer]]:
     yield start
     for server in servers:
         server.shutdown()
+
+
+@pytest.fixture
+def wire() -> Iterator[Callable[[FakeServer], Wire]]:
+    """Lays wires to servers, and takes them away when the test is over."""
+    wires: list[Wire] = []
+
+    def lay(server: FakeServer) -> Wire:
+        wires.append(Wire(server))
+        return wires[-1]
+
+    yield lay
+    for each in wires:
+        each.close()
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ What drsdb's servers answer is not imitated here beyond the login: the tests tha
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +134,45 @@ class FakeServer(flight.FlightServerBase):
         if self.behavior.put is None:
             raise flight.FlightServerError("no loads here")
         writer.write(pa.py_buffer(self.behavior.put(descriptor.command or b"", reader)))
+
+
+class Wire:
+    """A way to a server that can be frozen: connections stay open and nothing moves, as when its machine is cut off."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._target = server.port
+        self._flows = threading.Event()
+        self._flows.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets = [self._listener]
+        self.location = f"grpc+tls://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def freeze(self) -> None:
+        self._flows.clear()
+
+    def close(self) -> None:
+        self._flows.set()
+        for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._flows.wait()
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def info_of(

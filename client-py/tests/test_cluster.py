@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.flight as flight
 import pytest
 
 import drsdb
-from fakes import Behavior, FakeServer, Tls, error_detail, index_servers, info_of
+from fakes import Behavior, FakeServer, Tls, Wire, error_detail, index_servers, info_of
 
 Start = Callable[..., FakeServer]
 Connect = Callable[..., drsdb.Connection]
@@ -80,6 +81,20 @@ def test_a_server_that_goes_away_is_passed_over(fake: Start, connect_fake: Conne
     db.execute("INSERT INTO t VALUES (1)")
     assert log == ["a", "b", "b"]
     assert db.index_servers[0] == second.location
+
+
+def test_a_server_that_is_cut_off_is_passed_over(
+    fake: Start, wire: Callable[[FakeServer], Wire], connect_fake: Connect
+) -> None:
+    log: list[str] = []
+    way = wire(fake(answering("a", log)))
+    db = connect_fake(way.location, fake(answering("b", log)))
+    db.query("SELECT 1")
+    way.freeze()
+    started = time.monotonic()
+    db.query("SELECT 1")
+    assert log == ["a", "b"]
+    assert time.monotonic() - started < 25
 
 
 def test_after_two_failures_a_server_is_dropped(fake: Start, connect_fake: Connect) -> None:

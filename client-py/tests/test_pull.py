@@ -12,7 +12,7 @@ import pyarrow.flight as flight
 import pytest
 
 import drsdb
-from fakes import Behavior, FakeServer, Gate, batch, error_detail, info_of
+from fakes import Behavior, FakeServer, Gate, Wire, batch, error_detail, info_of
 
 Start = Callable[..., FakeServer]
 SCHEMA = pa.schema([("x", pa.int64())])
@@ -153,6 +153,28 @@ def test_one_broken_endpoint_breaks_the_result(fake: Start, query: Callable[...,
     with pytest.raises(drsdb.OperationalError, match="broke in the middle"):
         list(result.batches()) if streamed else result.arrow()
     assert not pull_threads()
+
+
+def test_a_server_that_is_cut_off_is_an_error_and_no_hang(
+    fake: Start, wire: Callable[[FakeServer], Wire], query: Callable[..., drsdb.Result]
+) -> None:
+    never = Gate()
+
+    def get(_ticket: bytes) -> Iterator[pa.RecordBatch]:
+        yield batch(1)
+        never.wait()
+
+    way = wire(fake(storage(get)))
+    batches = query([(b"", [way.location])]).batches()
+    next(batches)
+    way.freeze()
+    started = time.monotonic()
+    with pytest.raises(drsdb.OperationalError) as caught:
+        next(batches)
+    never.open()
+    assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+    assert caught.value.fields["server"] == way.location
+    assert time.monotonic() - started < 25
 
 
 def test_when_no_location_answers_the_error_names_all(fake: Start, query: Callable[..., drsdb.Result]) -> None:

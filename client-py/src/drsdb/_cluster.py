@@ -31,6 +31,7 @@ _LOGIN_TIMEOUT_S: Final = 15.0
 _CHANNEL_OPTIONS: Final[list[tuple[str, int | str]]] = [
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_MS),
     ("grpc.initial_reconnect_backoff_ms", 100),
