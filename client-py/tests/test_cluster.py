@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -230,3 +231,10 @@ def test_what_is_set_is_sent_to_every_server(fake: Start, connect_fake: Connect)
     db.query("SELECT 1")
     db.query("SELECT 1")
     assert second.behavior.cookies[-1] == ""
+
+
+@pytest.mark.parametrize("parameters", ["text", b"bytes", {"name": 1}, 7])
+def test_parameters_that_are_no_sequence_are_refused(fake: Start, connect_fake: Connect, parameters: Any) -> None:
+    db = connect_fake(fake(answering("a", [])))
+    with pytest.raises(drsdb.InterfaceError, match=r"Hint: write \[value\] for a single one"):
+        db.query("SELECT ?", parameters)

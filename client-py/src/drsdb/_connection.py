@@ -16,7 +16,7 @@ import pyarrow.flight as flight
 
 from drsdb import _config, _errors, _ingest, _parameters, _proto, _statements
 from drsdb._cluster import Answer, Cluster, Repeat
-from drsdb._errors import CallErrors, Error, ErrorCode, NotSupportedError, ProgrammingError, error_of
+from drsdb._errors import CallErrors, Error, ErrorCode, InterfaceError, NotSupportedError, error_of
 from drsdb._ingest import Mode, Source, WriteResult
 from drsdb._result import Result
 
@@ -89,11 +89,8 @@ class Connection:
             repeat = Repeat.ALWAYS if _statements.is_repeatable(sql) else Repeat.UNSENT
             return self._cluster.request(lambda answer: self._flight_info(answer, command), repeat)
         outcome = self._run_prepared(sql, [parameters], wants_rows=True)
-        if isinstance(outcome, Result):
-            return outcome
-        raise ProgrammingError(
-            "the statement returns no rows", code=ErrorCode.INVALID_ARGUMENT, hint="run it with execute()"
-        )
+        assert isinstance(outcome, Result), "asked for rows"
+        return outcome
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> WriteResult:
         """Runs a statement that returns no rows."""
@@ -175,7 +172,7 @@ class Connection:
     ) -> Result | WriteResult:
         """Prepares, binds and runs a statement; without `wants_rows`, the statement decides what comes back."""
         numbered, count = _statements.number_placeholders(sql)
-        materialized = [tuple(row) for row in rows]
+        materialized = [_checked(row) for row in rows]
         if not count:
             # Numbered placeholders of the caller's own, or none: the server checks.
             numbered, count = sql, len(materialized[0]) if materialized else 0
@@ -190,6 +187,17 @@ class Connection:
 
         repeat = Repeat.ALWAYS if _statements.is_repeatable(sql) else Repeat.UNSENT
         return self._cluster.request(run, repeat)
+
+
+def _checked(row: Sequence[Any]) -> tuple[Any, ...]:
+    """The values of one execution; text, which is a sequence as well, is surely meant to be one value."""
+    if isinstance(row, (str, bytes, Mapping)) or not isinstance(row, Iterable):
+        raise InterfaceError(
+            f"parameters are a sequence of values, not a {type(row).__name__}",
+            code=ErrorCode.INVALID_ARGUMENT,
+            hint="write [value] for a single one",
+        )
+    return tuple(row)
 
 
 class _Schemas(NamedTuple):

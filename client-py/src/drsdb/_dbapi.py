@@ -126,7 +126,7 @@ class Cursor:
     def executemany(self, operation: str, seq_of_parameters: Iterable[Sequence[Any]]) -> Cursor:
         """Runs a statement without rows once for each sequence of parameters, all in one transaction."""
         self._reset()
-        rows = [tuple(parameters) for parameters in seq_of_parameters]
+        rows = list(seq_of_parameters)
         if not rows:
             self._rowcount = 0
             return self
