@@ -24,7 +24,8 @@ EDGES: Final[dict[str, set[str]]] = {
     "drsdb-index": {"drsdb-proto", "drsdb-core"},
     "drsdb-storage": {"drsdb-proto", "drsdb-core"},
     "drsdb-client": {"drsdb-proto"},
-    "drsdb": {"drsdb-proto", "drsdb-core", "drsdb-index", "drsdb-storage", "drsdb-client"},
+    # `drsdb demo` and `drsdb generate` are about the benchmark's data and queries.
+    "drsdb": {"drsdb-proto", "drsdb-core", "drsdb-index", "drsdb-storage", "drsdb-client", "drsdb-benchmarks"},
     "drsdb-benchmarks": {"drsdb-proto", "drsdb-client"},
 }
 

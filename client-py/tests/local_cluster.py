@@ -35,11 +35,12 @@ class LocalCluster:
         self._log = folder / "cluster.log"
         ready = folder / "ready"
         command: list[str | Path] = [binary(), "local", "--processes", "--storage", str(storage_servers), "--port", "0"]
-        command += ["--data", self.data, "--ready-file", ready]
+        # The pipe ends with this process, however it ends, and the cluster with the pipe.
+        command += ["--data", self.data, "--ready-file", ready, "--exit-with-stdin"]
         with self._log.open("wb") as log:
             # A session of its own, so that a server that outlives its parent can still be found and ended.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
             self._wait_until_ready(ready)
@@ -64,6 +65,8 @@ class LocalCluster:
             raise AssertionError(f"the cluster does not stop:\n{self.log()[-8_000:]}") from error
         finally:
             left = self._kill_all()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
         assert code == 0, f"the cluster ended with code {code}:\n{self.log()[-8_000:]}"
         assert not left, f"a server outlived the cluster:\n{self.log()[-8_000:]}"
 
