@@ -64,25 +64,6 @@ pub fn usages(processes: &[Process]) -> Result<Vec<Usage>> {
     processes.iter().map(Process::usage).collect()
 }
 
-/// The children of a process, oldest first, with their command lines.
-pub fn children(parent: u32) -> Result<Vec<(u32, Vec<String>)>> {
-    let mut children = Vec::new();
-    for entry in fs::read_dir("/proc").context("cannot list processes")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // A process may end between being listed and being read.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        let its_parent = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_ascii_whitespace().nth(1));
-        if its_parent.and_then(|text| text.parse().ok()) != Some(parent) {
-            continue;
-        }
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let arguments = command.split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned());
-        children.push((pid, arguments.collect()));
-    }
-    children.sort();
-    Ok(children)
-}
-
 /// The name in parentheses may hold anything, blanks and parentheses too: fields count from the last one.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -137,15 +118,6 @@ mod tests {
     fn odd_process_names_do_not_shift_the_fields() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 250 150 0 0 20 0 1 0 100 0 0";
         assert_eq!(cpu_seconds(stat), Some(4.0));
-    }
-
-    #[test]
-    fn a_child_is_found_by_its_parent() {
-        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let found = children(std::process::id()).unwrap();
-        assert!(found.iter().any(|(pid, _)| *pid == child.id()), "{found:?}");
-        drop(child.stdin.take());
-        child.wait().unwrap();
     }
 
     #[test]

@@ -76,11 +76,12 @@ struct RandomArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: GenerateArguments) -> Result<()> {
-    match arguments.what {
+pub async fn run(arguments: GenerateArguments) -> Result<()> {
+    let work = move || match arguments.what {
         What::Tpch(arguments) => generate_tpch(&arguments, &Progress::new()),
         What::Random(arguments) => generate_random(&arguments, &Progress::new()),
-    }
+    };
+    tokio::task::spawn_blocking(work).await.context("generating the data panicked")?
 }
 
 fn generate_tpch(arguments: &TpchArguments, progress: &Progress) -> Result<()> {

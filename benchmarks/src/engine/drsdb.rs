@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use drsdb_benchmarks::front_door;
 use drsdb_client::{Client, ClientOptions};
+use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
@@ -16,7 +17,7 @@ use tokio::{
 };
 
 use super::Run;
-use crate::process::{self, Process};
+use crate::process::Process;
 
 /// How long a cluster may take to start and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,7 +51,7 @@ impl Cluster {
             Some(program) => program.clone(),
             None => std::env::current_exe()?.with_file_name("drsdb"),
         };
-        anyhow::ensure!(
+        ensure!(
             program.exists(),
             "{} is not there: build it (cargo build --release -p drsdb), or name another with --drsdb",
             program.display(),
@@ -63,19 +64,22 @@ impl Cluster {
             None => tempfile::tempdir(),
         };
         let data = data.context("cannot create a folder for the cluster's data")?;
+        let ready_file = data.path().join("ready.json");
         let mut child = Command::new(&program)
-            .args(["local", "--processes", "--storage", &arguments.servers.to_string()])
+            .args(["local", "--processes", "--exit-with-stdin", "--port", "0"])
+            .args(["--storage", &arguments.servers.to_string()])
             .arg("--data")
-            .arg(data.path())
+            .arg(data.path().join("cluster"))
+            .arg("--ready-file")
+            .arg(&ready_file)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let client = connect(&mut child, &data.path().join("client.toml")).await?;
-        let pid = child.id().context("the cluster ended as soon as it had started")?;
-        let processes = processes_of(pid)?;
-        Ok(Self { child, client, processes, _data: data })
+        let ready = wait_until_ready(&mut child, &ready_file).await?;
+        let client = Client::connect(ClientOptions::from_file(&ready.client)?).await.context("cannot connect")?;
+        Ok(Self { child, client, processes: ready.processes(), _data: data })
     }
 
     /// The client.
@@ -106,7 +110,7 @@ impl Cluster {
         match timeout(PATIENCE, self.child.wait()).await {
             Ok(status) => {
                 let status = status?;
-                anyhow::ensure!(status.success(), "the cluster ended with {status}");
+                ensure!(status.success(), "the cluster ended with {status}");
                 Ok(())
             }
             Err(_) => {
@@ -117,50 +121,46 @@ impl Cluster {
     }
 }
 
-async fn connect(child: &mut Child, file: &Path) -> Result<Client> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            bail!("the cluster ended while it started ({status}): its messages are above");
-        }
-        let failure = match attempt(file).await {
-            Ok(client) => return Ok(client),
-            Err(failure) => failure,
-        };
-        if Instant::now() > deadline {
-            return Err(failure.context(format!("the cluster is not ready after {PATIENCE:?}")));
-        }
-        pause().await;
+/// What `drsdb local` writes when the cluster takes requests.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    index: Vec<Server>,
+    storage: Vec<Server>,
+    client: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+struct Server {
+    pid: u32,
+}
+
+impl Ready {
+    /// The servers by what they do, and this client.
+    fn processes(&self) -> Vec<Process> {
+        let index = self.index.iter().map(|server| Process { role: "index".to_owned(), pid: server.pid });
+        let storage = self.storage.iter().zip(1..);
+        let storage = storage.map(|(server, number)| Process { role: format!("storage {number}"), pid: server.pid });
+        index.chain(storage).chain([Process::this("client")]).collect()
     }
 }
 
-async fn attempt(file: &Path) -> Result<Client> {
-    let client = Client::connect(ClientOptions::from_file(file)?).await?;
-    client.collect("SELECT 1").await?;
-    Ok(client)
+async fn wait_until_ready(child: &mut Child, file: &Path) -> Result<Ready> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The file appears whole.
+        if let Ok(text) = std::fs::read_to_string(file) {
+            return serde_json::from_str(&text).with_context(|| format!("{} has an unknown form", file.display()));
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("the cluster ended while it started ({status}): its messages are above");
+        }
+        ensure!(Instant::now() < deadline, "the cluster is not ready after {PATIENCE:?}");
+        pause().await;
+    }
 }
 
 /// Between attempts. Another process becomes ready: nothing here could be waited for instead.
 async fn pause() {
     #[allow(clippy::disallowed_methods, reason = "polls another process")]
     tokio::time::sleep(Duration::from_millis(50)).await;
-}
-
-/// The cluster's processes by what they do, and this client.
-fn processes_of(pid: u32) -> Result<Vec<Process>> {
-    let mut processes = vec![Process { role: "local".to_owned(), pid }];
-    let mut storage = 0;
-    for (pid, arguments) in process::children(pid)? {
-        let role = match arguments.get(1).map(String::as_str) {
-            Some("storage") => {
-                storage += 1;
-                format!("storage {storage}")
-            }
-            Some(other) => other.to_owned(),
-            None => continue,
-        };
-        processes.push(Process { role, pid });
-    }
-    processes.push(Process::this("client"));
-    Ok(processes)
 }

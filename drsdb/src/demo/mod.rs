@@ -18,7 +18,7 @@ use drsdb_benchmarks::{
     front_door,
     output::Format,
     progress::Progress,
-    tpch::{self, QUERIES, Query, Reference, ReferenceOptions, Rule},
+    tpch::{self, QUERIES, Query, Reference, ReferenceOptions, Rule, WrittenTable},
 };
 use drsdb_client::Client;
 use report::{Line, Outcome};
@@ -56,12 +56,7 @@ pub async fn run(arguments: DemoArguments) -> Result<()> {
     let started = Instant::now();
 
     let files = folder.path().join("files");
-    let written = {
-        let (files, progress, scale) = (files.clone(), progress.clone(), arguments.scale);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let generate = move || tpch::write_files(&files, scale, Format::Parquet, threads, &progress);
-        tokio::task::spawn_blocking(generate).await.context("generating the data panicked")??
-    };
+    let written = or_interrupted(generate(files.clone(), arguments.scale, progress.clone())).await?;
 
     progress.say(&format!("start 1 index server and {} storage servers", arguments.storage));
     let options = LocalOptions {
@@ -70,24 +65,18 @@ pub async fn run(arguments: DemoArguments) -> Result<()> {
         data: folder.path().join("cluster"),
         ..LocalOptions::default()
     };
-    let cluster = LocalCluster::start(options).await.context("the cluster does not start")?;
+    let cluster = or_interrupted(LocalCluster::start(options)).await.context("the cluster does not start")?;
     let pids = cluster.pids();
     let client = cluster.client_options();
-    let work = async {
+    let result = or_interrupted(async {
         let client = Client::connect(client).await.context("cannot connect to the cluster")?;
         front_door::create_tables(&client).await?;
         let loaded = front_door::load(&client, &written, TABLES_AT_ONCE, &progress).await?;
         let reference = Reference::open(&files, arguments.scale, ReferenceOptions::default()).await?;
         let lines = run_queries(&client, &reference, arguments.scale, &progress).await;
-        Ok::<_, anyhow::Error>((loaded, lines))
-    };
-    let result = tokio::select! {
-        result = work => result,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("cannot wait for Ctrl-C")?;
-            Err(anyhow::anyhow!("interrupted"))
-        }
-    };
+        Ok((loaded, lines))
+    })
+    .await;
     // First of all, whatever happened: nothing may be left running.
     let stopped = cluster.shutdown().await.context("the cluster does not stop");
     let (loaded, lines) = result?;
@@ -101,6 +90,23 @@ pub async fn run(arguments: DemoArguments) -> Result<()> {
         bail!("{bad} of {} queries failed or differ from the reference", lines.len());
     }
     Ok(())
+}
+
+/// Ends the work early when the user presses Ctrl-C. What it started is dropped with it.
+async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = work => result,
+        pressed = tokio::signal::ctrl_c() => {
+            pressed.context("cannot wait for Ctrl-C")?;
+            bail!("interrupted")
+        }
+    }
+}
+
+async fn generate(folder: PathBuf, scale: f64, progress: Progress) -> Result<Vec<WrittenTable>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let generate = move || tpch::write_files(&folder, scale, Format::Parquet, threads, &progress);
+    tokio::task::spawn_blocking(generate).await.context("generating the data panicked")?
 }
 
 /// Runs every query, also after one has failed: the table shows all.
