@@ -13,12 +13,13 @@ use drsdb_proto::{ErrorCode, WireError, v1};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use prost::Message;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Channel};
 use url::Url;
 
 use crate::{
     ClientOptions, Error, Prepared, QueryResult, QueryStream, Result,
     channels::Channels,
+    cookies::CookieJar,
     error::{Failure, FailureKind, name_of},
     is_read_only,
     options::check_server,
@@ -30,6 +31,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
+    /// What SET changed: the session, which clones share.
+    cookies: Arc<Mutex<CookieJar>>,
 }
 
 pub(crate) struct Inner {
@@ -83,10 +86,15 @@ impl Client {
             rotation: Mutex::new(Rotation::new(options.index_servers.clone())),
             options,
         };
-        let client = Client { inner: Arc::new(inner) };
+        let client = Client { inner: Arc::new(inner), cookies: Arc::default() };
         let (server, list) = client.fetch_index_servers().await?;
         client.inner.rotation.lock().refreshed(&server, list);
         Ok(client)
+    }
+
+    /// A client of the same connections and login whose settings (SET) are its own, at their defaults.
+    pub fn new_session(&self) -> Client {
+        Client { inner: self.inner.clone(), cookies: Arc::default() }
     }
 
     /// Runs a statement of any kind.
@@ -136,7 +144,7 @@ impl Client {
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
         self.call(repeatable, |mut flight, request| {
             let request = request.map(|()| descriptor.clone());
-            async move { flight.get_flight_info(request).await.map(Response::into_inner) }
+            async move { flight.get_flight_info(request).await.map(answer_of) }
         })
         .await
     }
@@ -147,7 +155,10 @@ impl Client {
         let (server, answers) = self
             .call(Repeatable::Yes, |mut flight, request| {
                 let request = request.map(|()| action.clone());
-                async move { flight.do_action(request).await?.into_inner().try_collect::<Vec<_>>().await }
+                async move {
+                    let (metadata, answers) = answer_of(flight.do_action(request).await?);
+                    Ok((metadata, answers.try_collect::<Vec<_>>().await?))
+                }
             })
             .await?;
         match answers.into_iter().next() {
@@ -163,7 +174,7 @@ impl Client {
         send: impl Fn(FlightServiceClient<Channel>, Request<()>) -> F,
     ) -> Result<(Url, T)>
     where
-        F: Future<Output = Result<T, Status>>,
+        F: Future<Output = Result<(MetadataMap, T), Status>>,
     {
         let mut tried: Vec<Url> = Vec::new();
         let mut failures: Vec<Error> = Vec::new();
@@ -203,7 +214,7 @@ impl Client {
         send: impl Fn(FlightServiceClient<Channel>, Request<()>) -> F,
     ) -> Result<T, Failure>
     where
-        F: Future<Output = Result<T, Status>>,
+        F: Future<Output = Result<(MetadataMap, T), Status>>,
     {
         let inner = &self.inner;
         let flight = inner.channels.flight(server).map_err(|error| Failure { kind: FailureKind::Answered, error })?;
@@ -216,8 +227,12 @@ impl Client {
         loop {
             let mut request = Request::new(());
             authorization.apply(&mut request);
+            self.cookies.lock().apply(request.metadata_mut());
             let failure = match send(flight.clone(), request).await {
-                Ok(answer) => return Ok(answer),
+                Ok((metadata, answer)) => {
+                    self.cookies.lock().take(&metadata);
+                    return Ok(answer);
+                }
                 Err(status) => Failure::of_status(status, server),
             };
             let refused = failure.kind == FailureKind::Answered && failure.error.code() == ErrorCode::Unauthenticated;
@@ -237,7 +252,7 @@ impl Client {
                 return Ok(current);
             }
             // A call logs in before it sends; there is nothing to send here.
-            self.call(Repeatable::Yes, |_, _| async { Ok(()) }).await?;
+            self.call(Repeatable::Yes, |_, _| async { Ok((MetadataMap::new(), ())) }).await?;
         }
     }
 
@@ -292,6 +307,12 @@ impl Client {
         let schema = schema_of(&info, &server)?;
         QueryStream::start(self.clone(), server, schema, info)
     }
+}
+
+/// An answer with its headers.
+pub(crate) fn answer_of<T>(response: Response<T>) -> (MetadataMap, T) {
+    let (metadata, answer, _) = response.into_parts();
+    (metadata, answer)
 }
 
 fn schema_of(info: &FlightInfo, server: &Url) -> Result<SchemaRef> {

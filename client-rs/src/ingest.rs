@@ -22,10 +22,14 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::oneshot;
-use tonic::Status;
+use tonic::{Status, metadata::MetadataMap};
 use url::Url;
 
-use crate::{Client, Error, Result, WriteResult, client::Repeatable, error::Failure};
+use crate::{
+    Client, Error, Result, WriteResult,
+    client::{Repeatable, answer_of},
+    error::Failure,
+};
 
 /// What to do about the table of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -117,20 +121,20 @@ impl Client {
                 async move {
                     let upload = match upload {
                         Ok(upload) => upload,
-                        Err(error) => return Ok(Err(error)),
+                        Err(error) => return Ok((MetadataMap::new(), Err(error))),
                     };
                     let exchange = async {
-                        let mut answers = flight.do_put(request.map(|()| upload)).await?.into_inner();
+                        let (metadata, mut answers) = answer_of(flight.do_put(request.map(|()| upload)).await?);
                         let mut last = None;
                         while let Some(answer) = answers.message().await? {
                             last = Some(answer.app_metadata);
                         }
-                        Ok::<_, Status>(last)
+                        Ok::<_, Status>((metadata, Ok(last)))
                     };
                     tokio::select! {
                         biased;
-                        Ok(error) = failed => Ok(Err(error)),
-                        answer = exchange => answer.map(Ok),
+                        Ok(error) = failed => Ok((MetadataMap::new(), Err(error))),
+                        answer = exchange => answer,
                     }
                 }
             })

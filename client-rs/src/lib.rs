@@ -30,6 +30,7 @@
 mod channels;
 mod client;
 mod connect_file;
+mod cookies;
 mod error;
 mod failover;
 mod ingest;

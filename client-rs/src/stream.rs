@@ -124,7 +124,9 @@ pub struct EndpointStatistics {
 impl QueryStream {
     pub(crate) fn start(client: Client, answered_by: Url, schema: SchemaRef, info: FlightInfo) -> Result<Self> {
         let options = &client.inner.options;
-        let count = info.endpoint.len();
+        // A statement without columns has run already: its endpoint, there for clients that insist, has nothing.
+        let endpoints = if schema.fields().is_empty() { &[][..] } else { &info.endpoint[..] };
+        let count = endpoints.len();
         let statistics =
             Arc::new(Mutex::new(vec![EndpointStatistics { servers_asked: 1, ..Default::default() }; count]));
         let all_units = u32::try_from(options.buffer_bytes.div_ceil(BUFFER_UNIT_BYTES)).unwrap_or(u32::MAX >> 4);
@@ -139,7 +141,7 @@ impl QueryStream {
             queues.push_back(receiver);
             (sender, Arc::new(Semaphore::new(room_units as usize)))
         });
-        for (number, endpoint) in info.endpoint.iter().enumerate() {
+        for (number, endpoint) in endpoints.iter().enumerate() {
             let (deliveries, room) = shared.clone().unwrap_or_else(|| {
                 let (sender, receiver) = unbounded_channel();
                 queues.push_back(receiver);
@@ -163,7 +165,7 @@ impl QueryStream {
         Ok(QueryStream {
             schema,
             ordered: info.ordered,
-            query_id: info.endpoint.first().and_then(query_id_of),
+            query_id: endpoints.first().and_then(query_id_of),
             rows_estimate: u64::try_from(info.total_records).ok(),
             write_result: crate::WriteResult::decode(&info.app_metadata),
             statistics,
