@@ -104,15 +104,16 @@ impl FileParts {
     ) -> Result<Self> {
         let (start, length) = footer.parquet().row_group(row_group).column(column).byte_range();
         let pages = footer.parquet().offset_index().map(|index| index[row_group][column].page_locations());
-        let mut ranges = match (selection, pages) {
+        // What precedes the first page is the dictionary.
+        let (whole, mut ranges) = (start..start + length, Vec::new());
+        match (selection, pages) {
             (Some(selection), Some(pages)) if !pages.is_empty() => {
-                // What precedes the first page is the dictionary.
                 let first_page = pages[0].offset as u64;
-                let dictionary = (first_page > start).then_some(start..first_page);
-                dictionary.into_iter().chain(selection.scan_ranges(pages)).collect()
+                ranges.extend((first_page > start).then_some(start..first_page));
+                ranges.extend(selection.scan_ranges(pages));
             }
-            _ => vec![start..start + length],
-        };
+            _ => ranges.push(whole),
+        }
         ranges.dedup_by(|next, before| {
             let touches = next.start == before.end;
             if touches {

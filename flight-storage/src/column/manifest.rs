@@ -7,7 +7,7 @@
 //! Invariant: a segment's file is complete and synced before the manifest names it, and is deleted only after the manifest
 //! has forgotten it. Hence a file that the manifest does not name is rubbish, and one that is missing is damage.
 
-use std::{path::Path, sync::mpsc, thread::JoinHandle};
+use std::{path::Path, sync::mpsc, thread::JoinHandle, time::Duration};
 
 use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
 use rusqlite::{Connection, Row, params};
@@ -150,6 +150,7 @@ impl From<rusqlite::Error> for OpenError {
 
 fn open(path: &Path) -> Result<(Connection, Vec<KnownSegment>), OpenError> {
     let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_millis(100))?;
     // An exclusive lock, held until the connection is closed: two engines on one folder would destroy each other's files.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

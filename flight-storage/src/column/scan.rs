@@ -26,7 +26,7 @@ use std::{
 
 use arrow::{
     array::{Array, ArrayRef, BooleanArray, RecordBatchOptions},
-    datatypes::{Schema, SchemaRef},
+    datatypes::SchemaRef,
     record_batch::RecordBatch,
 };
 use datafusion::{
@@ -34,6 +34,7 @@ use datafusion::{
     execution::{RecordBatchStream, SendableRecordBatchStream},
     physical_expr::{
         PhysicalExpr,
+        expressions::DynamicFilterTracking,
         utils::{collect_columns, conjunction_opt, reassign_expr_columns},
     },
     physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder},
@@ -77,11 +78,42 @@ struct Plan {
     projection: Vec<usize>,
     schema: SchemaRef,
     filter: Option<EarlyFilter>,
-    predicate: Option<Arc<PruningPredicate>>,
+    pruning: Pruning,
     limit: Option<usize>,
     metrics: Metrics,
     /// Set when nobody wants more batches.
     is_dropped: AtomicBool,
+}
+
+/// What statistics are asked.
+#[derive(Debug)]
+enum Pruning {
+    /// The same all the time.
+    Fixed(Option<Arc<PruningPredicate>>),
+    /// A filter that learns while the query runs, such as the bounds of a join's other side: asked anew for each segment.
+    Dynamic(Arc<dyn PhysicalExpr>),
+}
+
+impl Pruning {
+    fn new(filter: Option<Arc<dyn PhysicalExpr>>, schema: &SchemaRef) -> Self {
+        match filter {
+            Some(filter) if DynamicFilterTracking::classify(&filter).contains_dynamic_filter() => {
+                Pruning::Dynamic(filter)
+            }
+            filter => Pruning::Fixed(filter.and_then(|filter| predicate_of(filter, schema))),
+        }
+    }
+
+    fn predicate(&self, schema: &SchemaRef) -> Option<Arc<PruningPredicate>> {
+        match self {
+            Pruning::Fixed(predicate) => predicate.clone(),
+            Pruning::Dynamic(filter) => predicate_of(Arc::clone(filter), schema),
+        }
+    }
+}
+
+fn predicate_of(filter: Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Option<Arc<PruningPredicate>> {
+    PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).build(filter)
 }
 
 /// The filters over only the columns that they name.
@@ -165,13 +197,11 @@ pub fn scan(
     };
     let table_schema = request.table.arrow_schema();
     let filter = conjunction_opt(request.filters.iter().cloned());
-    let predicate = filter.as_ref().and_then(|filter| {
-        PruningPredicateBuilder::new().with_file_schema(Arc::clone(&table_schema)).build(Arc::clone(filter))
-    });
+    let pruning = Pruning::new(filter.clone(), &table_schema);
     let found = segments.len();
     segments_total.add(found);
-    let segments = match &predicate {
-        Some(predicate) if found > 0 => prune_segments(predicate, &table_schema, segments)?,
+    let segments = match pruning.predicate(&table_schema) {
+        Some(predicate) if found > 0 => prune_segments(&predicate, &table_schema, segments)?,
         _ => segments,
     };
     segments_pruned.add(found - segments.len());
@@ -184,7 +214,7 @@ pub fn scan(
         table_schema,
         projection: request.projection,
         schema: Arc::clone(&schema),
-        predicate,
+        pruning,
         limit: request.limit,
         metrics,
         is_dropped: AtomicBool::new(false),
@@ -195,6 +225,7 @@ pub fn scan(
         batch_rows: request.batch_rows.clamp(1, CHUNK_ROWS),
         next: Next::Idle(cursor),
         batches: None,
+        needed: request.limit.unwrap_or(usize::MAX),
     })))
 }
 
@@ -229,13 +260,14 @@ impl Plan {
 
     /// Finds out which chunks of a segment to read.
     fn open_segment(&self, segment: &Arc<Segment>, may_block: bool) -> Result<Option<OpenSegment>> {
-        let bloom = self.predicate.as_ref().filter(|predicate| wants_bloom_filters(predicate, &self.table));
+        let predicate = self.pruning.predicate(&self.table_schema);
+        let bloom = predicate.as_ref().filter(|predicate| wants_bloom_filters(predicate, &self.table));
         let footer = match self.store.footers.get(segment) {
             Some(footer) if may_block || bloom.is_none() => footer,
             _ if !may_block => return Ok(None),
             _ => self.store.footers.load(segment, &self.file_schema)?,
         };
-        let mut chunks = match &self.predicate {
+        let mut chunks = match &predicate {
             Some(predicate) => prune_chunks(predicate, &self.table_schema, segment, &footer)?,
             None => all_chunks(&footer),
         };
@@ -351,6 +383,8 @@ struct ScanStream {
     batch_rows: usize,
     next: Next,
     batches: Option<Batches>,
+    /// Rows that the caller still needs.
+    needed: usize,
 }
 
 impl Drop for ScanStream {
@@ -407,20 +441,21 @@ impl ScanStream {
     }
 
     fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        let Some(batches) = &mut self.batches else { return Ok(None) };
+        let Some(batches) = self.batches.as_mut().filter(|_| self.needed > 0) else { return Ok(None) };
         let Some(chunk) = batches.chunks.iter().next() else {
             self.batches = None;
             return Ok(None);
         };
         let group = &batches.group;
         let in_chunk = chunk_rows(group.rows, chunk);
-        let (offset, rows) = (batches.offset, self.batch_rows.min(in_chunk - batches.offset));
+        let (offset, rows) = (batches.offset, self.batch_rows.min(in_chunk - batches.offset).min(self.needed));
         let columns = group.columns.iter().map(|column| {
             let array = column.get(chunk).expect("the group was read with this chunk");
             if rows == in_chunk { Arc::clone(array) } else { array.slice(offset, rows) }
         });
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.plan.schema), columns.collect(), &options)?;
+        self.needed -= rows;
         batches.offset += rows;
         if batches.offset == in_chunk {
             (batches.chunks, batches.offset) = (batches.chunks.without(chunk), 0);

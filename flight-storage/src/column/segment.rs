@@ -95,7 +95,9 @@ pub struct Segment {
 impl Segment {
     /// A segment that this process has written itself, staged.
     pub fn written(record: SegmentRecord, path: PathBuf) -> Self {
-        Self { checked: Mutex::new(true), ..Self::known(record, path, None, None) }
+        let segment = Self::known(record, path, None, None);
+        *segment.checked.lock() = true;
+        segment
     }
 
     /// A segment that the manifest knows; its file is still to be checked.

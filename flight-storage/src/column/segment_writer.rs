@@ -117,11 +117,6 @@ impl SegmentWriter {
         self.writer.bytes_written()
     }
 
-    /// Bytes of memory held.
-    pub fn memory_bytes(&self) -> usize {
-        self.writer.memory_size()
-    }
-
     /// Adds rows of the table's stored schema. All but the last batch must be whole chunks.
     pub fn write(&mut self, chunk: &RecordBatch) -> Result<()> {
         self.gatherer.add(chunk)?;

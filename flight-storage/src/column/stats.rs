@@ -16,7 +16,8 @@ use arrow::{
 };
 use datafusion::{
     common::hash_utils::{HLL_RANDOM_STATE, create_hashes},
-    functions_aggregate::min_max::{max_batch, min_batch},
+    functions_aggregate::min_max::{MaxAccumulator, MinAccumulator},
+    logical_expr::Accumulator,
     scalar::ScalarValue,
 };
 use drsdb_core::{Result, Table};
@@ -27,25 +28,23 @@ use crate::engine::ColumnStatistics;
 /// Longer values are not kept as bounds: statistics must stay small beside what they describe.
 const MAX_BOUND_BYTES: usize = 1024;
 
-/// Bounds gathered before they are folded into one.
-const FOLD: usize = 64;
-
 /// Gathers the statistics of one column.
 #[derive(Debug, Clone)]
 struct ColumnGatherer {
     data_type: DataType,
-    ordered: bool,
     null_count: u64,
-    mins: Vec<ScalarValue>,
-    maxes: Vec<ScalarValue>,
+    /// `None` for a type without an order.
+    bounds: Option<(MinAccumulator, MaxAccumulator)>,
     distinct: DistinctCounter,
 }
 
 impl ColumnGatherer {
     fn new(data_type: DataType) -> Self {
-        let ordered = !matches!(data_type, DataType::Interval(_));
-        let (mins, maxes) = Default::default();
-        Self { data_type, ordered, null_count: 0, mins, maxes, distinct: DistinctCounter::default() }
+        let bounds = match &data_type {
+            DataType::Interval(_) => None,
+            data_type => MinAccumulator::try_new(data_type).ok().zip(MaxAccumulator::try_new(data_type).ok()),
+        };
+        Self { data_type, null_count: 0, bounds, distinct: DistinctCounter::default() }
     }
 
     fn add(&mut self, array: &ArrayRef, hashes: &[u64]) -> Result<()> {
@@ -54,44 +53,31 @@ impl ColumnGatherer {
             None => hashes.iter().for_each(|&hash| self.distinct.add_hash(hash)),
             Some(nulls) => nulls.valid_indices().for_each(|row| self.distinct.add_hash(hashes[row])),
         }
-        if self.ordered && array.null_count() < array.len() {
-            self.mins.push(min_batch(array)?);
-            self.maxes.push(max_batch(array)?);
-            if self.mins.len() >= FOLD {
-                self.fold()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn fold(&mut self) -> Result<()> {
-        if self.mins.len() > 1 {
-            let min = min_batch(&ScalarValue::iter_to_array(self.mins.drain(..))?)?;
-            let max = max_batch(&ScalarValue::iter_to_array(self.maxes.drain(..))?)?;
-            self.mins.push(min);
-            self.maxes.push(max);
+        if let Some((min, max)) = &mut self.bounds {
+            min.update_batch(std::slice::from_ref(array))?;
+            max.update_batch(std::slice::from_ref(array))?;
         }
         Ok(())
     }
 
     fn merge(&mut self, other: &ColumnGatherer) -> Result<()> {
         self.null_count += other.null_count;
-        self.mins.extend_from_slice(&other.mins);
-        self.maxes.extend_from_slice(&other.maxes);
         self.distinct.merge(&other.distinct);
-        self.fold()
+        if let (Some((min, max)), Some((other_min, other_max))) = (&mut self.bounds, other.bounds.clone().as_mut()) {
+            min.update_batch(&[other_min.evaluate()?.to_array()?])?;
+            max.update_batch(&[other_max.evaluate()?.to_array()?])?;
+        }
+        Ok(())
     }
 
     /// The bounds as an array of two values, NULL where there is none.
     fn bounds(&mut self) -> Result<ArrayRef> {
-        self.fold()?;
-        let unknown = || new_null_array(&self.data_type, 1);
-        let bound = |values: &[ScalarValue]| match values.first() {
-            Some(value) if bytes_of(value) <= MAX_BOUND_BYTES => value.to_array(),
-            _ => Ok(unknown()),
+        let bound = |value: ScalarValue| match bytes_of(&value) <= MAX_BOUND_BYTES {
+            true => value.to_array(),
+            false => Ok(new_null_array(&self.data_type, 1)),
         };
-        let (min, max) = (bound(&self.mins)?, bound(&self.maxes)?);
-        Ok(concat(&[&min, &max])?)
+        let Some((min, max)) = &mut self.bounds else { return Ok(new_null_array(&self.data_type, 2)) };
+        Ok(concat(&[&bound(min.evaluate()?)?, &bound(max.evaluate()?)?])?)
     }
 }
 

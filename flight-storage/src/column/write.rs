@@ -21,7 +21,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, AsArray},
+    array::{Array, ArrayRef, AsArray},
     compute::BatchCoalescer,
     datatypes::{DataType, SchemaRef},
     record_batch::RecordBatch,
@@ -103,6 +103,8 @@ pub struct ColumnStageWriter {
     /// Whether the cluster key is the primary key.
     sorted_by_primary: bool,
     coalescer: BatchCoalescer,
+    /// Bytes of the rows that the coalescer holds back.
+    pending_bytes: usize,
     buffer: Vec<RecordBatch>,
     buffered_bytes: usize,
     open: Option<OpenSegment>,
@@ -125,6 +127,7 @@ impl ColumnStageWriter {
             primary: KeyFormat::new(&table, &table.primary_key)?,
             sorted_by_primary: !table.primary_key.is_empty() && table.cluster_key == table.primary_key,
             coalescer: BatchCoalescer::new(Arc::clone(&schema), CHUNK_ROWS),
+            pending_bytes: 0,
             buffer: Vec::new(),
             buffered_bytes: 0,
             open: None,
@@ -146,6 +149,7 @@ impl ColumnStageWriter {
     fn flush(&mut self, is_last: bool) -> Result<()> {
         if is_last {
             self.coalescer.finish_buffered_batch()?;
+            self.pending_bytes = 0;
         }
         self.take_completed();
         let (chunks, bytes) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.buffered_bytes));
@@ -167,7 +171,8 @@ impl ColumnStageWriter {
     fn write_chunk(&mut self, sorted: &Sorted, number: usize, row_bytes: usize) -> Result<()> {
         let chunk = sorted.chunk(number)?;
         let (first, last) = sorted.ends(number).unzip();
-        let options = &self.store.options;
+        let store = Arc::clone(&self.store);
+        let options = &store.options;
         if let Some(open) = &self.open {
             let is_full =
                 open.writer.rows() >= options.segment_rows as u64 || open.writer.file_bytes() >= SEGMENT_BYTES;
@@ -181,15 +186,19 @@ impl ColumnStageWriter {
             }
         }
         let primary_range = match &self.primary {
-            Some(_) if self.sorted_by_primary => first.zip(last).map(|(min, max)| (min.into(), max.into())),
+            Some(_) if self.sorted_by_primary => {
+                first.zip(last).map(|(min, max)| KeyRange { min: min.into(), max: max.into() })
+            }
             Some(primary) => range_of(&primary.keys(&chunk)?),
             None => None,
         };
         if self.open.is_none() {
-            let chunks = (ROW_GROUP_BYTES / row_bytes.max(1) / CHUNK_ROWS).min(options.row_group_rows / CHUNK_ROWS);
+            // A row group is held as a whole until it is written.
+            let group_bytes = ROW_GROUP_BYTES.min(self.share.0.share());
+            let chunks = (group_bytes / row_bytes.max(1) / CHUNK_ROWS).min(options.row_group_rows / CHUNK_ROWS);
             let row_group_rows = chunks.clamp(1, MAX_GROUP_CHUNKS) * CHUNK_ROWS;
             let dictionary = self.dictionary(sorted, number)?;
-            let (dir, schema) = (&self.store.segments_dir, &self.file_schema);
+            let (dir, schema) = (&store.segments_dir, &self.file_schema);
             let (table, shard, transaction) = (&self.table, self.shard, self.transaction);
             let writer = SegmentWriter::create(dir, table, schema, shard, transaction, row_group_rows, &dictionary)?;
             self.open = Some(OpenSegment { writer, last: None, key_range: None });
@@ -197,10 +206,10 @@ impl ColumnStageWriter {
         let open = self.open.as_mut().expect("made above");
         open.writer.write(&chunk)?;
         open.last = last.map(Into::into);
-        if let Some((min, max)) = primary_range {
+        if let Some(range) = primary_range {
             open.key_range = Some(match open.key_range.take() {
-                Some(range) => KeyRange { min: range.min.min(min), max: range.max.max(max) },
-                None => KeyRange { min, max },
+                Some(before) => KeyRange { min: before.min.min(range.min), max: before.max.max(range.max) },
+                None => range,
             });
         }
         Ok(())
@@ -248,28 +257,30 @@ impl ColumnStageWriter {
             })
             .collect())
     }
-
-    /// Bytes of memory held for rows.
-    fn memory_bytes(&self) -> usize {
-        let open = self.open.as_ref().map_or(0, |open| open.writer.memory_bytes());
-        self.buffered_bytes + self.coalescer.get_buffered_rows() * self.row_bytes() + open
-    }
-
-    fn row_bytes(&self) -> usize {
-        self.buffered_bytes / self.buffer.iter().map(RecordBatch::num_rows).sum::<usize>().max(1)
-    }
 }
 
 impl StageWriter for ColumnStageWriter {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         // The same arrays under the table's own schema: types and NULLs are checked on the way.
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
+        let (bytes, rows) = (bytes_of(&batch), batch.num_rows());
         self.coalescer.push_batch(batch)?;
+        let completed = self.coalescer.has_completed_batch();
         self.take_completed();
-        let buffered: usize = self.buffer.iter().map(RecordBatch::num_rows).sum();
-        if buffered >= self.store.options.segment_rows || (buffered > 0 && self.memory_bytes() >= self.share.0.share())
-        {
+        self.pending_bytes = match completed {
+            true => bytes / rows.max(1) * self.coalescer.get_buffered_rows(),
+            false => self.pending_bytes + bytes,
+        };
+        let share = self.share.0.share();
+        if self.buffer.len() * CHUNK_ROWS >= self.store.options.segment_rows {
             self.flush(false)?;
+        } else if self.buffered_bytes + self.pending_bytes >= share {
+            // Rows so long that less than a chunk of them fills the buffer go out as they are; a segment ends with them.
+            let is_long = self.pending_bytes >= share / 2;
+            self.flush(is_long)?;
+            if is_long {
+                self.close_segment()?;
+            }
         }
         Ok(())
     }
@@ -298,11 +309,17 @@ pub fn sync_folder(dir: &PathBuf) -> Result<()> {
     synced.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
 }
 
+/// Bytes that the rows themselves take, whatever else their buffers hold.
 fn bytes_of(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| column.get_buffer_memory_size()).sum()
+    let bytes = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8View => 16 * column.len() + column.as_string_view().total_buffer_bytes_used(),
+        DataType::BinaryView => 16 * column.len() + column.as_binary_view().total_buffer_bytes_used(),
+        data_type => data_type.primitive_width().unwrap_or(16) * column.len() + column.len() / 8,
+    };
+    batch.columns().iter().map(bytes).sum()
 }
 
-fn range_of(keys: &Rows) -> Option<(Box<[u8]>, Box<[u8]>)> {
+fn range_of(keys: &Rows) -> Option<KeyRange> {
     let (min, max) = (keys.iter().min()?, keys.iter().max()?);
-    Some((min.data().into(), max.data().into()))
+    Some(KeyRange { min: min.data().into(), max: max.data().into() })
 }
