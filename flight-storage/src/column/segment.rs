@@ -125,7 +125,8 @@ impl Segment {
     /// Whether a snapshot sees its rows.
     pub fn is_visible_at(&self, snapshot: u64) -> bool {
         let from = self.from_version.load(Ordering::Acquire);
-        from != NEVER && from <= snapshot && snapshot < self.to_version.load(Ordering::Acquire)
+        let to = self.to_version.load(Ordering::Acquire);
+        from != NEVER && from <= snapshot && (to == NEVER || snapshot < to)
     }
 
     /// Whether its transaction has no outcome yet.

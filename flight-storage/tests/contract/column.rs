@@ -243,18 +243,21 @@ fn a_load_out_of_order_is_checked_against_itself() {
     let (fixture, _directory) = fixture();
     let table = people();
     let load = |ids: Vec<i64>| {
-        let mut writer = fixture.engine().stage(new_ulid(), &table, 0)?;
+        let transaction = new_ulid();
+        let mut writer = fixture.engine().stage(transaction, &table, 0)?;
         // Small buffers, so that the segments of one load overlap.
         for part in ids.chunks(5000) {
             writer.write(&people_rows(&table, part.iter().copied()))?;
         }
-        writer.finish()
+        let piece = writer.finish()?;
+        fixture.engine().abort(transaction)?;
+        Ok::<_, drsdb_core::Error>(piece)
     };
     let scattered: Vec<i64> = (0..120_000).map(|id| id * 7919 % 120_000).collect();
     let piece = load(scattered.clone()).unwrap();
     assert!(piece.segments.len() > 3, "{}", piece.segments.len());
     let error = load([scattered, vec![5]].concat()).unwrap_err().to_wire();
-    assert_eq!(error.fields["key"], "5");
+    assert_eq!((error.code, error.fields["key"].as_str()), (ErrorCode::ConstraintViolation, "5"));
 }
 
 #[test]
