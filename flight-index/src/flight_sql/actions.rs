@@ -17,7 +17,10 @@ use prost::Message;
 use tonic::{Code, Request, metadata::MetadataMap};
 use url::Url;
 
-use super::{FlightSqlServer, prepared, service::{Caller, unsupported}};
+use super::{
+    FlightSqlServer, prepared,
+    service::{Caller, unsupported},
+};
 
 const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
 const CLOSE_PREPARED_STATEMENT: &str = "ClosePreparedStatement";
@@ -41,10 +44,9 @@ const ACTIONS: [(&str, &str); 5] = [
 
 /// What ListActions lists.
 pub fn list() -> impl Iterator<Item = ActionType> + Send + 'static {
-    ACTIONS.into_iter().map(|(name, description)| ActionType {
-        r#type: name.to_owned(),
-        description: description.to_owned(),
-    })
+    ACTIONS
+        .into_iter()
+        .map(|(name, description)| ActionType { r#type: name.to_owned(), description: description.to_owned() })
 }
 
 impl FlightSqlServer {
@@ -98,7 +100,8 @@ impl FlightSqlServer {
             match ticket::open(&key.verifying_key(), sealed, &caller.user) {
                 Ok(ticket) => servers.extend(ticket.workers),
                 Err(error) if error.code() == ErrorCode::TicketExpired => {
-                    let locations = endpoint.location.iter().map(|location| location.uri.replace("grpc+tls://", "https://"));
+                    let locations =
+                        endpoint.location.iter().map(|location| location.uri.replace("grpc+tls://", "https://"));
                     let known = self.catalog.state();
                     servers.extend(locations.filter(|url| known.servers().any(|server| server.url == *url)));
                 }
@@ -123,7 +126,8 @@ impl FlightSqlServer {
 
     /// In the name of the user: the token goes along.
     async fn cancel_on(&self, url: &str, body: Bytes, metadata: &MetadataMap) -> Result<CancelStatus> {
-        let url = Url::parse(url).map_err(|error| Error::internal(format!("a ticket names the server {url}: {error}")))?;
+        let url =
+            Url::parse(url).map_err(|error| Error::internal(format!("a ticket names the server {url}: {error}")))?;
         let mut client = FlightServiceClient::new(self.channels.channel(&url)?);
         let mut request = Request::new(Action { r#type: CANCEL_FLIGHT_INFO.to_owned(), body });
         if let Some(token) = metadata.get("authorization") {
@@ -146,7 +150,9 @@ impl FlightSqlServer {
 fn unpack<M: ProstMessageExt>(body: &[u8]) -> Result<M> {
     let any = Any::decode(body).map_err(broken_body)?;
     let message = any.unpack::<M>().map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()))?;
-    let expected = || Error::new(ErrorCode::InvalidArgument, format!("the action's body is {}, not {}", any.type_url, M::type_url()));
+    let expected = || {
+        Error::new(ErrorCode::InvalidArgument, format!("the action's body is {}, not {}", any.type_url, M::type_url()))
+    };
     message.ok_or_else(expected)
 }
 

@@ -11,10 +11,7 @@ use arrow::{
     datatypes::{Schema, SchemaRef},
 };
 use arrow_flight::{
-    FlightData, FlightEndpoint, Ticket,
-    encode::FlightDataEncoderBuilder,
-    error::FlightError,
-    sql::Command,
+    FlightData, FlightEndpoint, Ticket, encode::FlightDataEncoderBuilder, error::FlightError, sql::Command,
 };
 use drsdb_core::{
     Error, ErrorCode, Result, WireError,
@@ -49,6 +46,7 @@ impl FlightSqlServer {
             workers: Vec::new(),
             options: Some(caller.session.options().to_proto()),
             analyze: false,
+            schema: Default::default(),
             fragment: Some(Fragment::CatalogAnswer(command.into())),
         };
         let sealed = ticket::seal(&*self.planner.signing_key(&state)?, ticket);
@@ -88,7 +86,8 @@ impl FlightSqlServer {
                 (prepared.sql, parameters)
             }
             other => {
-                let batch = metadata::answer(&other, &self.current_state().await?)?;
+                let state = self.current_state().await?;
+                let batch = metadata::answer(&other, &state)?;
                 return Ok((batch.schema(), vec![batch]));
             }
         };

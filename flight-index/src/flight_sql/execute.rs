@@ -1,7 +1,10 @@
 //! Statements: queries become tickets, everything else runs at once. Clients of DDL often never fetch the result, so
 //! that it must have happened before GetFlightInfo answers.
 
-use arrow::{array::RecordBatch, datatypes::{Schema, SchemaRef}};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Schema, SchemaRef},
+};
 use arrow_flight::{
     FlightEndpoint, FlightInfo, Ticket,
     sql::{CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt},
@@ -11,11 +14,7 @@ use drsdb_core::{Error, ErrorCode, Result, WireError, ids::new_ulid, v1};
 use futures::stream;
 use prost::Message;
 
-use super::{
-    FlightSqlServer, metadata,
-    prepared::encode_parameters,
-    service::Caller,
-};
+use super::{FlightSqlServer, metadata, prepared::encode_parameters, service::Caller};
 use crate::{
     catalog::Command,
     load::{LoadOutcome, insert::Insert},
@@ -89,7 +88,12 @@ impl FlightSqlServer {
         };
         // An estimate must not be taken for a count: some clients stop reading there.
         let info = self.info(planned.schema, endpoints, -1)?.with_ordered(planned.ordered);
-        tracing::debug!(user = caller.user, endpoints = info.endpoint.len(), rows = planned.rows_estimate, "query planned");
+        tracing::debug!(
+            user = caller.user,
+            endpoints = info.endpoint.len(),
+            rows = planned.rows_estimate,
+            "query planned"
+        );
         Ok(info)
     }
 

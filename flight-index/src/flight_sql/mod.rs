@@ -31,12 +31,7 @@ mod users;
 use std::sync::Arc;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
-use drsdb_core::{
-    Result,
-    config::IndexConfig,
-    net::ChannelPool,
-    query_session::QueryOptions,
-};
+use drsdb_core::{Result, config::IndexConfig, net::ChannelPool, query_session::QueryOptions};
 
 use crate::{load::Loader, planner::Planner, raft::Catalog};
 

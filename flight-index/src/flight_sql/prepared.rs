@@ -1,6 +1,7 @@
 //! Prepared statements. A handle is the statement itself, and its parameters once they are bound: no server remembers
 //! anything, and every index server can go on where another one stopped.
 
+use arrow::datatypes::Schema;
 use arrow::{
     array::RecordBatch,
     compute::concat_batches,
@@ -10,7 +11,6 @@ use arrow_flight::{
     FlightInfo, IpcMessage,
     sql::{ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, DoPutPreparedStatementResult},
 };
-use arrow::datatypes::Schema;
 use bytes::Bytes;
 use drsdb_core::{Error, ErrorCode, Result, WireError, v1};
 use prost::Message;
@@ -88,7 +88,10 @@ pub fn decode_parameters(bytes: &[u8]) -> Result<Option<RecordBatch>> {
         return Ok(None);
     }
     let broken = |error| {
-        Error::from(WireError::new(ErrorCode::InvalidArgument, format!("the parameters in the handle are broken: {error}")))
+        Error::from(WireError::new(
+            ErrorCode::InvalidArgument,
+            format!("the parameters in the handle are broken: {error}"),
+        ))
     };
     let reader = StreamReader::try_new(bytes, None).map_err(broken)?;
     let schema = reader.schema();

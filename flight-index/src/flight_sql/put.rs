@@ -8,26 +8,31 @@ use arrow_flight::{
     sql::{Command, CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption},
 };
 use drsdb_core::{Error, ErrorCode, Result, TableName, WireError};
-use futures::{Stream, StreamExt, TryStreamExt, future, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use tonic::{Status, Streaming};
 
 use super::{
-    FlightSqlServer, execute::{parse, write_result},
+    FlightSqlServer,
+    execute::{parse, write_result},
     prepared,
     service::{Caller, command, refuse_transaction, unsupported},
 };
 use crate::{
+    catalog,
     load::LoadOutcome,
     statement::{ColumnClause, CreateTable, TableOptions, parse_name_list, parse_type},
-    catalog,
 };
+
+/// Parameters that come with one update, at most: they are in memory all at once.
+const MAX_PARAMETER_BYTES: usize = 64 << 20;
 
 impl FlightSqlServer {
     /// Carries out the command of the stream's first message.
     pub(super) async fn put(&self, mut messages: Streaming<FlightData>, caller: &mut Caller) -> Result<PutResult> {
         let first = messages.message().await?.ok_or_else(|| no_command("the stream is empty"))?;
-        let descriptor = first.flight_descriptor.clone().ok_or_else(|| no_command("its first message has no descriptor"))?;
+        let descriptor =
+            first.flight_descriptor.clone().ok_or_else(|| no_command("its first message has no descriptor"))?;
         let messages = rows_of(first, messages);
         match command(&descriptor)? {
             Command::CommandStatementUpdate(update) => {
@@ -95,7 +100,12 @@ impl FlightSqlServer {
     }
 
     /// Creates the table if the options say so and it is not there; true when it did.
-    async fn prepare_table(&self, name: &TableName, schema: &SchemaRef, ingest: &CommandStatementIngest) -> Result<bool> {
+    async fn prepare_table(
+        &self,
+        name: &TableName,
+        schema: &SchemaRef,
+        ingest: &CommandStatementIngest,
+    ) -> Result<bool> {
         let state = self.current_state().await?;
         let options = ingest.table_definition_options.unwrap_or_default();
         let exists = state.table_by_name(name).is_some();
@@ -118,12 +128,11 @@ fn may_append(name: &TableName, options: TableDefinitionOptions) -> Result<()> {
             let error = WireError::new(ErrorCode::AlreadyExists, format!("table {name} exists already"));
             Err(error.with_hint("append to it, or choose another name").with_field("table", name).into())
         }
-        TableExistsOption::Replace => Err(WireError::new(
-            ErrorCode::Unsupported,
-            "a bulk load that replaces a table is not done",
-        )
-        .with_hint(format!("DROP TABLE {name}, then load"))
-        .into()),
+        TableExistsOption::Replace => {
+            Err(WireError::new(ErrorCode::Unsupported, "a bulk load that replaces a table is not done")
+                .with_hint(format!("DROP TABLE {name}, then load"))
+                .into())
+        }
     }
 }
 
@@ -187,8 +196,14 @@ async fn parameters(
     messages: impl Stream<Item = Result<FlightData, FlightError>> + Send + 'static,
 ) -> Result<Option<RecordBatch>> {
     let mut batches = FlightRecordBatchStream::new_from_flight_data(messages);
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = batches.next().await.transpose().map_err(flight_error)? {
+        bytes += batch.get_array_memory_size();
+        if bytes > MAX_PARAMETER_BYTES {
+            let message = format!("more than {MAX_PARAMETER_BYTES} bytes of parameters");
+            let error = WireError::new(ErrorCode::ResourceExhausted, message);
+            return Err(error.with_hint("send the rows as a bulk load").into());
+        }
         if batch.num_columns() > 0 {
             rows.push(batch);
         }

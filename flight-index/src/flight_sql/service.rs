@@ -45,7 +45,7 @@ impl FlightSqlServer {
             Command::CommandPreparedStatementQuery(query) => {
                 self.execute_prepared(&query.prepared_statement_handle, caller).await?
             }
-            other => self.metadata_info(other, caller).await?,
+            other => self.metadata_info(other, caller)?,
         };
         Ok(info.with_descriptor(descriptor))
     }
@@ -134,10 +134,7 @@ impl FlightService for FlightSqlServer {
         Ok(Response::new(self.answer(&request.get_ref().ticket, &caller).await?))
     }
 
-    async fn do_put(
-        &self,
-        request: Request<Streaming<FlightData>>,
-    ) -> Result<Response<Self::DoPutStream>, Status> {
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let mut caller = self.caller(&request)?;
         let result = self.put(request.into_inner(), &mut caller).await?;
         let answers: Self::DoPutStream = Box::pin(futures::stream::iter([Ok(result)]));
@@ -161,10 +158,7 @@ impl FlightService for FlightSqlServer {
         Err(error.with_hint("ask for tables with the Flight SQL command GetTables").into())
     }
 
-    async fn do_exchange(
-        &self,
-        _: Request<Streaming<FlightData>>,
-    ) -> Result<Response<Self::DoExchangeStream>, Status> {
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoExchangeStream>, Status> {
         Err(unsupported("DoExchange").into())
     }
 }

@@ -72,9 +72,11 @@ impl Session {
         };
         let number = |most: usize, default: usize| match value {
             None => Ok(default),
-            Some(text) => text.parse().ok().filter(|number| (1..=most).contains(number)).ok_or_else(|| {
-                bad(&format!("write a number from 1 to {most}"))
-            }),
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|number| (1..=most).contains(number))
+                .ok_or_else(|| bad(&format!("write a number from 1 to {most}"))),
         };
         match name {
             "time_zone" | "timezone" => {
@@ -169,7 +171,9 @@ mod tests {
     fn broken_settings_and_cookies_are_refused() {
         let mut session = Session::of(&MetadataMap::new(), &QueryOptions::default()).unwrap();
         assert_eq!(session.set(Some("batch_row"), Some("1")).unwrap_err().to_wire().hint, "did you mean batch_rows?");
-        for (name, value) in [("batch_rows", "0"), ("batch_rows", "x"), ("time_zone", "Moon"), ("target_partitions", "999")] {
+        for (name, value) in
+            [("batch_rows", "0"), ("batch_rows", "x"), ("time_zone", "Moon"), ("target_partitions", "999")]
+        {
             assert_eq!(session.set(Some(name), Some(value)).unwrap_err().code(), ErrorCode::InvalidArgument);
         }
         assert_eq!(with_cookie("drsdb_session=%%%").unwrap_err().code(), ErrorCode::InvalidArgument);

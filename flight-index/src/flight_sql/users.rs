@@ -39,7 +39,8 @@ impl FlightSqlServer {
     /// ALTER USER; a user may set the own password.
     pub(super) async fn alter_user(&self, name: String, secret: Password, caller: &str) -> Result<u64> {
         if name != caller {
-            self.require_admin(&self.current_state().await?, caller)?;
+            let state = self.current_state().await?;
+            self.require_admin(&state, caller)?;
         }
         let password_hash = hash(secret).await?;
         self.propose(Command::AlterUser { name, password_hash }).await

@@ -9,9 +9,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, BinaryBuilder, FixedSizeBinaryBuilder, StringArray, new_null_array,
-    },
+    array::{Array, ArrayRef, AsArray, BinaryBuilder, FixedSizeBinaryBuilder, StringArray, new_null_array},
     compute::{CastOptions, can_cast_types, cast, cast_with_options, kernels::cmp::neq},
     datatypes::{DataType, TimeUnit},
     error::ArrowError,
@@ -119,7 +117,9 @@ pub fn convert_column(source: &ArrayRef, column: &Column, first_row: u64) -> Res
     let converted = match (kind(source.data_type()), column.sql_type) {
         (Kind::Nothing, _) => new_null_array(&target, source.len()),
         (Kind::Text, SqlType::Uuid) => blame.parse_bytes(source, parse_uuid)?,
-        (Kind::Text, SqlType::Ulid) => blame.parse_bytes(source, |text| Ulid::from_string(text).ok().map(|id| id.to_bytes()))?,
+        (Kind::Text, SqlType::Ulid) => {
+            blame.parse_bytes(source, |text| Ulid::from_string(text).ok().map(|id| id.to_bytes()))?
+        }
         (Kind::Bytes, SqlType::Uuid | SqlType::Ulid) => blame.sixteen_bytes(source)?,
         (Kind::Text, SqlType::Bytea) => blame.parse_hex(source)?,
         _ if source.data_type() == &target => Arc::clone(source),
@@ -248,7 +248,9 @@ impl Blame<'_> {
             match value {
                 None => builder.append_null(),
                 Some(value) if value.len() == 16 => builder.append_value(value)?,
-                Some(_) => return Err(self.error(bytes, row, &format!("is not a {}", self.column.sql_type), "send 16 bytes")),
+                Some(_) => {
+                    return Err(self.error(bytes, row, &format!("is not a {}", self.column.sql_type), "send 16 bytes"));
+                }
             }
         }
         Ok(Arc::new(builder.finish()))
@@ -263,7 +265,8 @@ impl Blame<'_> {
                 None => builder.append_null(),
                 Some((text, None)) => builder.append_value(text),
                 Some((_, Some(digits))) => {
-                    let fault = || self.error(&texts, row, "is not a BYTEA", "write \\x and pairs of hexadecimal digits");
+                    let fault =
+                        || self.error(&texts, row, "is not a BYTEA", "write \\x and pairs of hexadecimal digits");
                     builder.append_value(parse_hex(digits.as_bytes()).ok_or_else(fault)?);
                 }
             }

@@ -46,7 +46,8 @@ impl Converter {
         }
         for (column, source) in table.columns.iter().zip(&sources) {
             if column.not_null && source.is_none() {
-                let message = format!("the rows have no column {}, which is NOT NULL in table {}", column.name, table.name);
+                let message =
+                    format!("the rows have no column {}, which is NOT NULL in table {}", column.name, table.name);
                 return Err(WireError::new(ErrorCode::ConstraintViolation, message)
                     .with_hint("add the column to the rows")
                     .with_field("constraint", "not_null")

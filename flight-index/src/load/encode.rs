@@ -41,7 +41,9 @@ fn encode_rows(table: &Table, rows: RecordBatch, encoded: &mut Vec<Vec<u8>>) -> 
     drop(message);
     if rows.num_rows() == 1 {
         let error = format!("a row of {} bytes; at most {MAX_MESSAGE_BYTES} are accepted", batch_bytes(&rows));
-        return Err(WireError::new(ErrorCode::ResourceExhausted, error).with_hint("split large values into rows").into());
+        return Err(WireError::new(ErrorCode::ResourceExhausted, error)
+            .with_hint("split large values into rows")
+            .into());
     }
     // Rows of very different sizes: halve until each half fits.
     let half = rows.num_rows() / 2;

@@ -4,7 +4,7 @@
 //! as written. Anything else is an expression for DataFusion. Parameters are columns: a batch of n rows of parameters
 //! runs the statement n times at once, in one transaction.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray},
@@ -49,13 +49,12 @@ impl<'a> Insert<'a> {
         let rows = values(insert)?;
         for (number, row) in rows.iter().enumerate() {
             if row.len() != columns.len() {
-                let message = format!(
-                    "row {} of VALUES has {} values for {} columns",
-                    number + 1,
-                    row.len(),
-                    columns.len()
-                );
-                let place = row.first().map(ast::Spanned::span).unwrap_or_else(datafusion::sql::sqlparser::tokenizer::Span::empty);
+                let message =
+                    format!("row {} of VALUES has {} values for {} columns", number + 1, row.len(), columns.len());
+                let place = row
+                    .first()
+                    .map(ast::Spanned::span)
+                    .unwrap_or_else(datafusion::sql::sqlparser::tokenizer::Span::empty);
                 return Err(positioned(WireError::new(ErrorCode::InvalidArgument, message), place.start).into());
             }
         }
@@ -101,16 +100,17 @@ impl<'a> Insert<'a> {
     fn column(&self, index: usize, column: &Column, cells: &Cells) -> Result<ArrayRef> {
         let runs = cells.input.num_rows();
         if runs == 1 {
-            let texts: Option<Vec<Option<&str>>> = self.rows.iter().map(|row| literal(&row[index], column)).collect();
+            let texts: Option<Vec<Option<Cow<str>>>> =
+                self.rows.iter().map(|row| literal(&row[index], column)).collect();
             if let Some(texts) = texts {
-                return Ok(Arc::new(StringArray::from(texts)));
+                return Ok(Arc::new(texts.into_iter().collect::<StringArray>()));
             }
         }
         let mut parts = Vec::with_capacity(self.rows.len());
         for (number, row) in self.rows.iter().enumerate() {
             let first_row = (number * runs) as u64 + 1;
             let values = match literal(&row[index], column) {
-                Some(text) => Arc::new(StringArray::from(vec![text; runs])),
+                Some(text) => Arc::new(std::iter::repeat_n(text, runs).collect::<StringArray>()),
                 None => cells.evaluate(&row[index])?,
             };
             check_assignable(values.data_type(), column)?;
@@ -182,25 +182,27 @@ fn each_placeholder(cell: &Expr, found: &mut impl FnMut(usize)) {
 }
 
 /// The text of a literal (`Some(None)`: NULL), if the column's cast reads it just as SQL would.
-fn literal<'a>(cell: &'a Expr, column: &Column) -> Option<Option<&'a str>> {
+fn literal<'a>(cell: &'a Expr, column: &Column) -> Option<Option<Cow<'a, str>>> {
     match cell {
         Expr::Value(value) => match &value.value {
             Value::Null => Some(None),
-            // A backslash would be read as an escape: text given to BYTEA takes `\x` for hexadecimal, as in a load.
-            Value::SingleQuotedString(text) => Some(Some(text)),
+            Value::SingleQuotedString(text) => Some(Some(Cow::Borrowed(text))),
             Value::Number(text, false) => {
                 let whole = matches!(column.sql_type, SqlType::SmallInt | SqlType::Integer | SqlType::BigInt);
-                let number = whole
-                    || matches!(column.sql_type, SqlType::Real | SqlType::Double | SqlType::Decimal { .. });
-                (number && !(whole && text.contains(['.', 'e', 'E']))).then_some(Some(text))
+                let number =
+                    whole || matches!(column.sql_type, SqlType::Real | SqlType::Double | SqlType::Decimal { .. });
+                (number && !(whole && text.contains(['.', 'e', 'E']))).then_some(Some(Cow::Borrowed(text)))
             }
             Value::Boolean(flag) if column.sql_type == SqlType::Boolean => {
-                Some(Some(if *flag { "true" } else { "false" }))
+                Some(Some(Cow::Borrowed(if *flag { "true" } else { "false" })))
             }
             _ => None,
         },
-        Expr::UnaryOp { op: UnaryOperator::Plus, expr } => match expr.as_ref() {
-            Expr::Value(value) if matches!(value.value, Value::Number(..)) => literal(expr, column),
+        Expr::UnaryOp { op: op @ (UnaryOperator::Plus | UnaryOperator::Minus), expr } => match expr.as_ref() {
+            Expr::Value(value) if matches!(value.value, Value::Number(..)) => {
+                let text = literal(expr, column)??;
+                Some(Some(if *op == UnaryOperator::Minus { Cow::Owned(format!("-{text}")) } else { text }))
+            }
             _ => None,
         },
         Expr::Nested(inner) => literal(inner, column),
@@ -222,9 +224,15 @@ impl Cells {
         let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
         let input = match parameters {
             Some(batch) => {
-                let fields = batch.schema().fields().iter().enumerate().map(|(index, field)| {
-                    field.as_ref().clone().with_name(parameter_name(index + 1)).with_nullable(true)
-                }).collect::<Vec<_>>();
+                let fields = batch
+                    .schema()
+                    .fields()
+                    .iter()
+                    .enumerate()
+                    .map(|(index, field)| {
+                        field.as_ref().clone().with_name(parameter_name(index + 1)).with_nullable(true)
+                    })
+                    .collect::<Vec<_>>();
                 let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
                 RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), batch.columns().to_vec(), &options)?
             }
@@ -274,3 +282,6 @@ impl Cells {
 fn parameter_name(number: usize) -> String {
     format!("parameter_{number}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,8 @@ mod encode;
 pub mod insert;
 mod split;
 mod stage;
+#[cfg(test)]
+pub mod testing;
 mod transport;
 
 use std::sync::Arc;
@@ -27,10 +29,7 @@ use drsdb_core::{Error, Result, ids::new_ulid};
 use futures::{Stream, StreamExt, TryStreamExt};
 pub use transport::{GrpcTransport, StageTransport};
 
-use crate::{
-    catalog::TableState,
-    raft::Catalog,
-};
+use crate::{catalog::TableState, raft::Catalog};
 use convert::Converter;
 pub use convert::unknown_column;
 use split::Buffers;

@@ -34,9 +34,10 @@ pub fn split(table: &Table, batch: RecordBatch, round_robin: u64) -> Result<Vec<
         return Ok(vec![(0, batch)]);
     }
     // The hash is over stored types: views hash as views.
-    let key = table.shard_key.iter().map(|&position| {
-        Ok(stored_column(batch.column(position), table.columns[position].sql_type)?)
-    });
+    let key = table
+        .shard_key
+        .iter()
+        .map(|&position| Ok(stored_column(batch.column(position), table.columns[position].sql_type)?));
     let shards = shards_of(&key.collect::<Result<Vec<ArrayRef>>>()?, table.shards)?;
     let mut rows_of = vec![Vec::new(); table.shards as usize];
     for (row, shard) in shards.into_iter().enumerate() {
@@ -112,7 +113,8 @@ impl Buffers {
 
 /// The stored schema's batch of transit columns.
 pub fn stored_batch(table: &Table, transit: &RecordBatch) -> Result<RecordBatch> {
-    let columns = transit.columns().iter().zip(&table.columns).map(|(array, column)| stored_column(array, column.sql_type));
+    let columns =
+        transit.columns().iter().zip(&table.columns).map(|(array, column)| stored_column(array, column.sql_type));
     let columns = columns.collect::<Result<Vec<ArrayRef>, _>>()?;
     Ok(RecordBatch::try_new(Arc::clone(&table.arrow_schema()), columns)?)
 }

@@ -203,9 +203,12 @@ fn flatten(done: Result<Result<PieceInfo>, JoinError>) -> Result<PieceInfo> {
 }
 
 fn no_server(table: &Table, shard: u32, why: &str) -> Error {
-    WireError::new(ErrorCode::Unavailable, format!("shard {shard} of table {} has no storage server: {why}", table.name))
-        .with_field("table", &table.name)
-        .into()
+    WireError::new(
+        ErrorCode::Unavailable,
+        format!("shard {shard} of table {} has no storage server: {why}", table.name),
+    )
+    .with_field("table", &table.name)
+    .into()
 }
 
 /// Sends one shard's rows to all of its replicas.
@@ -221,7 +224,8 @@ impl ShardWriter {
     async fn run(self, pieces: mpsc::Receiver<Piece>) -> Result<PieceInfo> {
         let channels = self.servers.iter().map(|_| mpsc::channel(MESSAGES_AHEAD));
         let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
-        let stages = self.servers.iter().zip(receivers).map(|(server, messages)| self.transport.stage(server, messages));
+        let stages =
+            self.servers.iter().zip(receivers).map(|(server, messages)| self.transport.stage(server, messages));
         let (rows, staged) = try_join(self.feed(pieces, senders), try_join_all(stages)).await?;
         for (staged, server) in staged.iter().zip(&self.servers) {
             if staged.rows != rows {
@@ -233,7 +237,11 @@ impl ShardWriter {
     }
 
     /// Returns how many rows there were.
-    async fn feed(&self, mut pieces: mpsc::Receiver<Piece>, senders: Vec<mpsc::Sender<v1::StageRequest>>) -> Result<u64> {
+    async fn feed(
+        &self,
+        mut pieces: mpsc::Receiver<Piece>,
+        senders: Vec<mpsc::Sender<v1::StageRequest>>,
+    ) -> Result<u64> {
         let header = v1::StageHeader {
             transaction_id: self.transaction.to_string(),
             table: Some(self.table.to_proto()),

@@ -1,7 +1,8 @@
 //! The parser's tree -> [`Statement`], and the refusals of what drsdb does not do, each with what to do instead.
 
 use datafusion::sql::sqlparser::ast::{
-    self, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, ShowStatementOptions, TableObject, Value,
+    self, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, ShowStatementOptions, TableObject,
+    Value,
 };
 use drsdb_core::{ErrorCode, Result, WireError};
 
@@ -27,7 +28,14 @@ pub fn classify(tree: ast::Statement) -> Result<Statement> {
         ast::Statement::ExplainTable { table_name: name, .. } => Ok(Statement::Show(Show::Columns(table_name(&name)?))),
         ast::Statement::Insert(insert) => insert_statement(insert),
         ast::Statement::CreateTable(table) => Ok(Statement::CreateTable(Box::new(CreateTable::from_ast(table)?))),
-        ast::Statement::CreateSchema { schema_name: name, if_not_exists, with, options, default_collate_spec, clone } => {
+        ast::Statement::CreateSchema {
+            schema_name: name,
+            if_not_exists,
+            with,
+            options,
+            default_collate_spec,
+            clone,
+        } => {
             if with.is_some() || options.is_some() || default_collate_spec.is_some() || clone.is_some() {
                 return Err(refused("CREATE SCHEMA with options", "write CREATE SCHEMA name"));
             }
@@ -55,11 +63,11 @@ pub fn classify(tree: ast::Statement) -> Result<Statement> {
         ast::Statement::Set(set) => set_statement(set),
         ast::Statement::Reset(reset) => match reset.reset {
             Reset::ALL => Ok(Statement::Set { name: None, value: None }),
-            Reset::ConfigurationParameter(name) => {
-                Ok(Statement::Set { name: Some(simple_name(&name)?), value: None })
-            }
+            Reset::ConfigurationParameter(name) => Ok(Statement::Set { name: Some(simple_name(&name)?), value: None }),
         },
-        ast::Statement::ShowTables { show_options, .. } => Ok(Statement::Show(Show::Tables(show_parent(show_options)?))),
+        ast::Statement::ShowTables { show_options, .. } => {
+            Ok(Statement::Show(Show::Tables(show_parent(show_options)?)))
+        }
         ast::Statement::ShowSchemas { show_options, .. } | ast::Statement::ShowDatabases { show_options, .. } => {
             show_parent(show_options)?;
             Ok(Statement::Show(Show::Schemas))

@@ -6,8 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use datafusion::sql::sqlparser::{
     ast::{
         self, ColumnOption, CreateTableOptions, Expr, ForeignKeyConstraint, Ident, IndexColumn, PrimaryKeyConstraint,
-        ReferentialAction, TableConstraint,
-        helpers::stmt_create_table::CreateTableBuilder,
+        ReferentialAction, TableConstraint, helpers::stmt_create_table::CreateTableBuilder,
     },
     tokenizer::{Location, Span},
 };
@@ -200,7 +199,10 @@ impl CreateTable {
         let refused = |what: &str, hint: &str| Err(positioned(unsupported(what, hint), location).into());
         for action in [&key.on_delete, &key.on_update].into_iter().flatten() {
             if !matches!(action, ReferentialAction::NoAction | ReferentialAction::Restrict) {
-                return refused(&format!("a foreign key with {action} is not done"), "leave ON DELETE and ON UPDATE out");
+                return refused(
+                    &format!("a foreign key with {action} is not done"),
+                    "leave ON DELETE and ON UPDATE out",
+                );
             }
         }
         if key.match_kind.is_some() || key.characteristics.is_some() || key.index_name.is_some() {
@@ -360,12 +362,16 @@ fn unknown_column<'a>(name: &str, table: &TableName, columns: impl Iterator<Item
 }
 
 fn refused_constraint(keyword: &str, on: &str) -> WireError {
-    unsupported(format!("{keyword} (on {on}) is not done"), "leave it out; NOT NULL, PRIMARY KEY and FOREIGN KEY are done")
+    unsupported(
+        format!("{keyword} (on {on}) is not done"),
+        "leave it out; NOT NULL, PRIMARY KEY and FOREIGN KEY are done",
+    )
 }
 
 fn refuse_key_details(key: &PrimaryKeyConstraint) -> Result<()> {
     if key.index_type.is_some() || !key.index_options.is_empty() || key.characteristics.is_some() {
-        let error = unsupported("a primary key with index options or DEFERRABLE is not done", "write PRIMARY KEY (a, b)");
+        let error =
+            unsupported("a primary key with index options or DEFERRABLE is not done", "write PRIMARY KEY (a, b)");
         return Err(error.into());
     }
     Ok(())

@@ -27,10 +27,7 @@ const LOAD_HINT: &str = "send values as parameters of a prepared statement, and 
 /// Refuses a text that is too long, or that would become too many tokens.
 pub fn check_text(sql: &str) -> Result<()> {
     if sql.len() > MAX_SQL_BYTES {
-        return Err(too_large(format!(
-            "the SQL text has {} bytes; at most {MAX_SQL_BYTES} are accepted",
-            sql.len()
-        )));
+        return Err(too_large(format!("the SQL text has {} bytes; at most {MAX_SQL_BYTES} are accepted", sql.len())));
     }
     let tokens = count_tokens(sql.as_bytes());
     if tokens > MAX_TOKENS {
@@ -102,7 +99,9 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<()> {
                 ErrorCode::ResourceExhausted,
                 format!("an expression of more than {MAX_CHAIN} words and signs without a comma"),
             )
-            .with_hint("write a long chain of OR as IN (...), a long chain of UNION ALL as VALUES, or split the statement");
+            .with_hint(
+                "write a long chain of OR as IN (...), a long chain of UNION ALL as VALUES, or split the statement",
+            );
             return Err(positioned(error, span.start).into());
         }
     }

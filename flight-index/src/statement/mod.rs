@@ -24,8 +24,8 @@ pub use create_table::{ColumnClause, CreateTable, ForeignKeyClause, Parents, par
 use datafusion::sql::sqlparser::ast;
 use drsdb_core::TableName;
 pub use limits::{MAX_CHAIN, MAX_NESTING, MAX_SQL_BYTES, MAX_TOKENS};
-pub use names::{identifier, positioned, table_name};
-pub use parse::parse;
+pub use names::{CATALOG, identifier, positioned, table_name};
+pub use parse::{parse, parse_type};
 pub use table_options::TableOptions;
 
 /// What a text asks for.
@@ -129,3 +129,6 @@ impl fmt::Debug for Password {
         f.write_str("Password(..)")
     }
 }
+
+#[cfg(test)]
+mod tests;

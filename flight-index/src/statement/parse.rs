@@ -5,12 +5,13 @@ use datafusion::sql::sqlparser::{
     parser::{Parser, ParserError},
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
-use drsdb_core::{Error, ErrorCode, Result, WireError};
+use drsdb_core::{Error, ErrorCode, Result, SqlType, WireError};
 
 use super::{
     Statement, classify,
     limits::{self, MAX_NESTING},
     names::positioned,
+    sql_type::sql_type,
     users,
 };
 
@@ -22,9 +23,9 @@ const PARSER_DEPTH: usize = 4 * MAX_NESTING;
 pub fn parse(sql: &str) -> Result<Statement> {
     limits::check_text(sql)?;
     let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|error| {
-        syntax_error(&error.message, (error.location.line > 0).then_some(error.location))
-    })?;
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize_with_location()
+        .map_err(|error| syntax_error(&error.message, (error.location.line > 0).then_some(error.location)))?;
     let mut tokens: Vec<TokenWithSpan> =
         tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
     limits::check_tokens(&tokens)?;
@@ -54,6 +55,18 @@ pub fn parse(sql: &str) -> Result<Statement> {
         return Err(positioned(error, next.span.start).into());
     }
     classify::classify(statement)
+}
+
+/// A column type alone, such as `VARCHAR(10)`.
+pub fn parse_type(text: &str) -> Result<SqlType> {
+    limits::check_text(text)?;
+    let dialect = GenericDialect {};
+    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(parser_error)?;
+    let data_type = parser.parse_data_type().map_err(parser_error)?;
+    if parser.peek_token().token != Token::EOF {
+        return Err(Error::new(ErrorCode::Syntax, format!("{text:?} is not a column type")));
+    }
+    Ok(sql_type(&data_type)?)
 }
 
 /// `?` -> `$1`, `$2`, ... in order, so that plans know one kind of placeholder.
@@ -105,9 +118,9 @@ fn parser_error(error: ParserError) -> Error {
 /// The parser appends ` at Line: 1, Column: 8` to its messages; it has no other way to say where.
 fn split_location(message: &str) -> (&str, Option<Location>) {
     let Some((text, place)) = message.rsplit_once(" at Line: ") else { return (message, None) };
-    let location = place.split_once(", Column: ").and_then(|(line, column)| {
-        Some(Location { line: line.parse().ok()?, column: column.parse().ok()? })
-    });
+    let location = place
+        .split_once(", Column: ")
+        .and_then(|(line, column)| Some(Location { line: line.parse().ok()?, column: column.parse().ok()? }));
     match location {
         Some(location) => (text, Some(location)),
         None => (message, None),

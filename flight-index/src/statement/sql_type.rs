@@ -8,8 +8,27 @@ const MAX_PRECISION: u64 = 38;
 /// DECIMAL without precision and scale.
 const DEFAULT_DECIMAL: SqlType = SqlType::Decimal { precision: 38, scale: 10 };
 const NAMES: &[&str] = &[
-    "boolean", "smallint", "integer", "int", "bigint", "real", "double", "decimal", "numeric", "char", "varchar", "text",
-    "date", "time", "timestamp", "timestamptz", "interval", "bytea", "varbinary", "uuid", "ulid",
+    "boolean",
+    "smallint",
+    "integer",
+    "int",
+    "bigint",
+    "real",
+    "double",
+    "decimal",
+    "numeric",
+    "char",
+    "varchar",
+    "text",
+    "date",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "interval",
+    "bytea",
+    "varbinary",
+    "uuid",
+    "ulid",
 ];
 
 /// The column type that a definition names.

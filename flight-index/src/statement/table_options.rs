@@ -42,14 +42,19 @@ impl TableOptions {
                 .with_hint(hint)
         };
         let before = match name {
-            "engine" => self.engine.replace(match text.to_lowercase().as_str() {
-                "row" => Engine::Row,
-                "column" => Engine::Column,
-                _ => return Err(bad("write engine = 'row' or engine = 'column'".to_owned())),
-            }).is_some(),
+            "engine" => self
+                .engine
+                .replace(match text.to_lowercase().as_str() {
+                    "row" => Engine::Row,
+                    "column" => Engine::Column,
+                    _ => return Err(bad("write engine = 'row' or engine = 'column'".to_owned())),
+                })
+                .is_some(),
             "shards" => {
                 let shards = text.parse::<u32>().ok().filter(|shards| (1..=MAX_SHARDS).contains(shards));
-                self.shards.replace(shards.ok_or_else(|| bad(format!("write a number from 1 to {MAX_SHARDS}")))?).is_some()
+                self.shards
+                    .replace(shards.ok_or_else(|| bad(format!("write a number from 1 to {MAX_SHARDS}")))?)
+                    .is_some()
             }
             "shard_key" | "cluster_key" => {
                 let columns = parse_name_list(text).ok_or_else(|| bad(format!("write {name} = 'column, column'")))?;
@@ -60,7 +65,9 @@ impl TableOptions {
                     Some(near) => format!("did you mean {near}?"),
                     None => all_names(),
                 };
-                return Err(WireError::new(ErrorCode::NotFound, format!("tables have no option {name}")).with_hint(hint));
+                return Err(
+                    WireError::new(ErrorCode::NotFound, format!("tables have no option {name}")).with_hint(hint)
+                );
             }
         };
         if before {
