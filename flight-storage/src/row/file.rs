@@ -68,13 +68,16 @@ CREATE TABLE dropped_tables (table_id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 ";
 
 /// Opens the file for its one writer, and makes it if it is not there.
-pub(super) fn open_writer(path: &Path) -> Result<Connection> {
+pub(super) fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection> {
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .context("opening its file")?;
     set_up(&connection).context("setting up its file")?;
+    if let Some(max_pages) = max_pages {
+        connection.execute_batch(&format!("PRAGMA max_page_count = {max_pages}")).context("setting up its file")?;
+    }
     let application_id: i64 =
         connection.query_row("PRAGMA application_id", [], |row| row.get(0)).context("reading its file's header")?;
     let layout: i64 =

@@ -33,6 +33,8 @@ mod primary_key;
 mod readers;
 mod scan;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
@@ -66,10 +68,15 @@ impl RowEngine {
     /// Errors: `unavailable` when another process has it open, `corrupt` when the file is damaged, `unsupported` when
     /// another version of drsdb wrote it.
     pub fn open(dir: &Path) -> Result<RowEngine> {
+        Self::open_with(dir, None)
+    }
+
+    /// The same, with a file of at most `max_pages` pages.
+    fn open_with(dir: &Path, max_pages: Option<u32>) -> Result<RowEngine> {
         std::fs::create_dir_all(dir).map_err(|error| Error::io(format!("creating {}", dir.display()), error))?;
         let lock = lock(&dir.join("lock"))?;
         let path = dir.join("rows.sqlite");
-        let connection = file::open_writer(&path)?;
+        let connection = file::open_writer(&path, max_pages)?;
         let undone = operations::left_undone(&connection)?;
         let last_piece = AtomicI64::new(operations::last_piece(&connection)?);
         Ok(RowEngine {

@@ -1,0 +1,267 @@
+//! What is special to the row engine: its file's damage, a full disk, its lock, and that operations share a transaction.
+//! What every engine must do is in `tests/contract.rs`.
+
+use std::{
+    io::{Seek, SeekFrom, Write},
+    path::Path,
+    sync::Arc,
+};
+
+use arrow::array::{Int64Array, RecordBatch, StringViewArray};
+use datafusion::{
+    common::Result as DataFusionResult,
+    logical_expr::Operator,
+    physical_expr::{
+        PhysicalExpr,
+        expressions::{BinaryExpr, Column as ColumnExpr, InListExpr, Literal, NotExpr},
+    },
+    physical_plan::metrics::ExecutionPlanMetricsSet,
+    scalar::ScalarValue,
+};
+use drsdb_core::{Column, Engine, ErrorCode, Result, SqlType, Table, TableName, Ulid, ids::new_ulid};
+use futures::TryStreamExt;
+use tempfile::TempDir;
+
+use super::{RowEngine, filter::conjunction};
+use crate::engine::{ScanRequest, StorageEngine};
+
+fn people() -> Arc<Table> {
+    let column = |name: &str, sql_type, not_null| Column { name: name.to_owned(), sql_type, not_null };
+    Arc::new(Table {
+        id: new_ulid(),
+        name: TableName::new("public", "people"),
+        columns: vec![column("id", SqlType::BigInt, true), column("name", SqlType::Text, false)],
+        primary_key: vec![0],
+        foreign_keys: vec![],
+        engine: Engine::Row,
+        shards: 1,
+        shard_key: vec![0],
+        shard_function: 1,
+        cluster_key: vec![0],
+    })
+}
+
+fn rows(table: &Table, ids: std::ops::Range<i64>, name_bytes: usize) -> RecordBatch {
+    let names: StringViewArray = ids.clone().map(|id| Some(format!("{id:0name_bytes$}"))).collect();
+    let ids = Int64Array::from_iter_values(ids);
+    RecordBatch::try_new(table.arrow_schema(), vec![Arc::new(ids), Arc::new(names)]).unwrap()
+}
+
+fn stage(engine: &RowEngine, table: &Arc<Table>, rows: &RecordBatch) -> Result<Ulid> {
+    let transaction = new_ulid();
+    let mut writer = engine.stage(transaction, table, 0)?;
+    writer.write(rows)?;
+    writer.finish()?;
+    Ok(transaction)
+}
+
+fn request(table: &Arc<Table>) -> ScanRequest {
+    ScanRequest {
+        table: Arc::clone(table),
+        shards: vec![0],
+        snapshot: u64::MAX,
+        projection: vec![0, 1],
+        filters: vec![],
+        limit: None,
+        batch_rows: 1000,
+        metrics: ExecutionPlanMetricsSet::new(),
+        partition: 0,
+    }
+}
+
+async fn count(engine: &RowEngine, request: ScanRequest) -> DataFusionResult<usize> {
+    let stream = engine.scan(request).map_err(drsdb_core::Error::into_datafusion)?;
+    let batches: Vec<RecordBatch> = stream.try_collect().await?;
+    Ok(batches.iter().map(RecordBatch::num_rows).sum())
+}
+
+fn compare(column: usize, operator: Operator, value: ScalarValue) -> Arc<dyn PhysicalExpr> {
+    Arc::new(BinaryExpr::new(Arc::new(ColumnExpr::new("c", column)), operator, Arc::new(Literal::new(value))))
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let error = RowEngine::open(directory.path()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unavailable);
+    drop(engine);
+    RowEngine::open(directory.path()).unwrap();
+}
+
+#[test]
+fn another_layout_is_refused() {
+    let directory = TempDir::new().unwrap();
+    drop(RowEngine::open(directory.path()).unwrap());
+    let connection = rusqlite::Connection::open(directory.path().join("rows.sqlite")).unwrap();
+    connection.execute_batch("PRAGMA user_version = 99").unwrap();
+    drop(connection);
+    let error = RowEngine::open(directory.path()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unsupported);
+}
+
+fn overwrite(path: &Path, from: u64, bytes: usize) {
+    let mut file = std::fs::File::options().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(from)).unwrap();
+    file.write_all(&vec![0xa5; bytes]).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn a_file_that_is_no_database_is_corrupt() {
+    let directory = TempDir::new().unwrap();
+    drop(RowEngine::open(directory.path()).unwrap());
+    overwrite(&directory.path().join("rows.sqlite"), 0, 100);
+    let error = RowEngine::open(directory.path()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_an_error_and_not_fewer_rows() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("rows.sqlite");
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let transaction = stage(&engine, &table, &rows(&table, 0..20_000, 100)).unwrap();
+    engine.commit(transaction, 1).unwrap();
+    // The last connection that closes copies the WAL into the file.
+    drop(engine);
+    let size = std::fs::metadata(&path).unwrap().len();
+    overwrite(&path, size / 2, 64 << 10);
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let error = drsdb_core::Error::from(count(&engine, request(&table)).await.unwrap_err());
+    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_that_leaves_the_rest_alone() {
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    // SQLite refuses to grow its file just as it does when the disk refuses: 500 pages are 2 MB.
+    let engine = RowEngine::open_with(directory.path(), Some(500)).unwrap();
+    let small = stage(&engine, &table, &rows(&table, 0..100, 10)).unwrap();
+    engine.commit(small, 1).unwrap();
+    let error = stage(&engine, &table, &rows(&table, 1000..50_000, 200)).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::DiskFull, "{error}");
+    assert!(!error.to_wire().hint.is_empty());
+    // Smaller ones still fit: what the failed one wrote is free again, sooner or later.
+    let mut from = 100;
+    let mut next = || {
+        from += 10;
+        stage(&engine, &table, &rows(&table, from - 10..from, 10))
+    };
+    let again = (0..100).find_map(|_| next().ok()).expect("no room comes back");
+    engine.commit(again, 2).unwrap();
+    assert_eq!(engine.staged_transactions().unwrap(), []);
+    assert_eq!(count(&engine, request(&table)).await.unwrap(), 110);
+    drop(engine);
+    let engine = RowEngine::open(directory.path()).unwrap();
+    assert_eq!(count(&engine, request(&table)).await.unwrap(), 110);
+}
+
+#[tokio::test]
+async fn one_that_fails_takes_no_other_of_its_group_with_it() {
+    const LOADS: i64 = 64;
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let first = stage(&engine, &table, &rows(&table, 0..1, 5)).unwrap();
+    engine.commit(first, 1).unwrap();
+    // All at once, so that they meet in groups; every fourth has a key that is taken.
+    let results: Vec<Result<Ulid>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..LOADS)
+            .map(|load| {
+                let (engine, table) = (&engine, &table);
+                let from = if load % 4 == 0 { 0 } else { load * 100 };
+                scope.spawn(move || stage(engine, table, &rows(table, from..from + 10, 5)))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (load, result) in results.into_iter().enumerate() {
+        match result {
+            Ok(transaction) => {
+                assert_ne!(load % 4, 0);
+                engine.commit(transaction, 2).unwrap();
+            }
+            Err(error) => {
+                assert_eq!((load % 4, error.code()), (0, ErrorCode::ConstraintViolation), "{error}");
+            }
+        }
+    }
+    assert_eq!(count(&engine, request(&table)).await.unwrap() as i64, 1 + LOADS / 4 * 3 * 10);
+}
+
+#[tokio::test]
+async fn a_scan_that_finds_nothing_stops_when_it_is_dropped() {
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let transaction = stage(&engine, &table, &rows(&table, 0..200_000, 20)).unwrap();
+    engine.commit(transaction, 1).unwrap();
+    let idle = Arc::strong_count(&table);
+    let nothing = compare(1, Operator::Eq, ScalarValue::Utf8View(Some("nobody".to_owned())));
+    // Many of them at once take long enough that they cannot all be at their ends already.
+    let streams: Vec<_> = (0..50)
+        .map(|_| engine.scan(ScanRequest { filters: vec![Arc::clone(&nothing)], ..request(&table) }).unwrap())
+        .collect();
+    drop(streams);
+    let start = std::time::Instant::now();
+    while Arc::strong_count(&table) > idle {
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "scans go on that nobody wants");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(count(&engine, request(&table)).await.unwrap(), 200_000);
+}
+
+#[tokio::test]
+async fn dropped_tables_give_their_room_back() {
+    let directory = TempDir::new().unwrap();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let mut sizes = vec![];
+    for version in 1..=6 {
+        let table = people();
+        let transaction = stage(&engine, &table, &rows(&table, 0..20_000, 100)).unwrap();
+        engine.commit(transaction, version).unwrap();
+        assert_eq!(count(&engine, request(&table)).await.unwrap(), 20_000);
+        engine.drop_table(table.id).unwrap();
+        let error = count(&engine, request(&table)).await.unwrap_err();
+        assert_eq!(drsdb_core::Error::from(error).code(), ErrorCode::NotFound);
+        let error = stage(&engine, &table, &rows(&table, 0..1, 1)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::NotFound);
+        sizes.push(std::fs::metadata(directory.path().join("rows.sqlite")).unwrap().len());
+    }
+    assert!(sizes[5] <= 2 * sizes[1].max(4 << 20), "the file grows with each table that is dropped: {sizes:?}");
+}
+
+#[test]
+fn filters_become_conditions() {
+    let table = people();
+    let id = |operator, value| compare(0, operator, ScalarValue::Int64(Some(value)));
+    let name = |value: &str| compare(1, Operator::Eq, ScalarValue::Utf8View(Some(value.to_owned())));
+    let and = |a, b| -> Arc<dyn PhysicalExpr> { Arc::new(BinaryExpr::new(a, Operator::And, b)) };
+    let or = |a, b| -> Arc<dyn PhysicalExpr> { Arc::new(BinaryExpr::new(a, Operator::Or, b)) };
+    let not = |a| -> Arc<dyn PhysicalExpr> { Arc::new(NotExpr::new(a)) };
+    // A comparison with a value of another type stands for what is not understood.
+    let unknown = || compare(0, Operator::Eq, ScalarValue::Int32(Some(1)));
+    let sql = |filter: Arc<dyn PhysicalExpr>| conjunction(&table, &[filter]).0.map(|condition| condition.sql);
+    let some = |text: &str| Some(text.to_owned());
+
+    assert_eq!(sql(id(Operator::Lt, 5)), some("c0 < ?"));
+    assert_eq!(sql(not(id(Operator::Lt, 5))), some("c0 >= ?"));
+    assert_eq!(sql(and(id(Operator::Gt, 1), name("x"))), some("(c0 > ? AND c1 = ?)"));
+    assert_eq!(sql(not(and(id(Operator::Gt, 1), name("x")))), some("(c0 <= ? OR c1 <> ?)"));
+    assert_eq!(sql(unknown()), None);
+    assert_eq!(sql(and(unknown(), name("x"))), some("c1 = ?"));
+    assert_eq!(sql(or(unknown(), name("x"))), None);
+    assert_eq!(sql(not(or(unknown(), name("x")))), some("c1 <> ?"));
+    assert_eq!(sql(not(and(unknown(), name("x")))), None);
+    let list = vec![Arc::new(Literal::new(ScalarValue::Int64(Some(1)))) as _; 3];
+    let list = InListExpr::try_new(Arc::new(ColumnExpr::new("id", 0)), list, false, &table.arrow_schema()).unwrap();
+    assert_eq!(sql(not(Arc::new(list))), some("c0 NOT IN (?, ?, ?)"));
+    // Too many for SQLite's parser: what fits is pushed, the rest is left to the caller.
+    let long = (0..5000).map(|value| id(Operator::NotEq, value)).reduce(and).unwrap();
+    assert!(conjunction(&table, &[long]).0.is_some());
+    let long = (0..5000).map(|value| id(Operator::Eq, value)).reduce(or).unwrap();
+    assert_eq!(sql(long), None);
+}
