@@ -23,7 +23,7 @@ use datafusion::{
     physical_optimizer::pruning::PruningPredicate,
     scalar::ScalarValue,
 };
-use drsdb_core::{Result, Table};
+use drsdb_core::Table;
 use parquet::{
     arrow::arrow_reader::statistics::StatisticsConverter,
     basic::Type as PhysicalType,
@@ -70,9 +70,18 @@ pub fn prune_segments(
     predicate: &PruningPredicate,
     schema: &SchemaRef,
     segments: Vec<Arc<Segment>>,
-) -> Result<Vec<Arc<Segment>>> {
-    let kept = predicate.prune(&SegmentBounds { schema, segments: &segments })?;
-    Ok(segments.into_iter().zip(kept).filter_map(|(segment, kept)| kept.then_some(segment)).collect())
+) -> Vec<Arc<Segment>> {
+    let kept = ask(predicate, &SegmentBounds { schema, segments: &segments });
+    segments.into_iter().zip(kept).filter_map(|(segment, kept)| kept.then_some(segment)).collect()
+}
+
+/// Which containers are kept. A predicate that cannot be evaluated over statistics says nothing: where it fails over rows,
+/// the caller's filter fails as well.
+fn ask(predicate: &PruningPredicate, statistics: &dyn PruningStatistics) -> Vec<bool> {
+    predicate.prune(statistics).unwrap_or_else(|error| {
+        tracing::debug!(%error, "statistics could not be asked");
+        vec![true; statistics.num_containers()]
+    })
 }
 
 /// The chunks of each row group that can hold rows that `predicate` accepts.
@@ -81,11 +90,11 @@ pub fn prune_chunks(
     schema: &SchemaRef,
     segment: &Segment,
     footer: &Footer,
-) -> Result<Vec<ChunkSet>> {
-    let kept = predicate.prune(&ChunkBounds::new(schema, segment, footer))?;
+) -> Vec<ChunkSet> {
+    let kept = ask(predicate, &ChunkBounds::new(schema, segment, footer));
     let mut kept = kept.into_iter();
     let groups = 0..footer.parquet().num_row_groups();
-    Ok(groups
+    groups
         .map(|row_group| {
             let count = chunks_of(footer.group_rows(row_group));
             let none = ChunkSet(0);
@@ -94,7 +103,7 @@ pub fn prune_chunks(
                 .enumerate()
                 .fold(none, |set, (chunk, kept)| if kept { set.with(chunk) } else { set })
         })
-        .collect())
+        .collect()
 }
 
 /// Every chunk of each row group.
@@ -132,7 +141,7 @@ pub fn prune_by_bloom_filters(
         }
     }
     let statistics = BloomFilters { filters, row_groups: kept.len() };
-    let answers = predicate.prune(&statistics).map_err(|error| ParquetError::External(Box::new(error)))?;
+    let answers = ask(predicate, &statistics);
     for (chunks, _) in kept.iter_mut().zip(answers).filter(|(_, answer)| !answer) {
         *chunks = ChunkSet(0);
     }

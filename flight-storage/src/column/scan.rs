@@ -201,7 +201,7 @@ pub fn scan(
     let found = segments.len();
     segments_total.add(found);
     let segments = match pruning.predicate(&table_schema) {
-        Some(predicate) if found > 0 => prune_segments(&predicate, &table_schema, segments)?,
+        Some(predicate) if found > 0 => prune_segments(&predicate, &table_schema, segments),
         _ => segments,
     };
     segments_pruned.add(found - segments.len());
@@ -268,7 +268,7 @@ impl Plan {
             _ => self.store.footers.load(segment, &self.file_schema)?,
         };
         let mut chunks = match &predicate {
-            Some(predicate) => prune_chunks(predicate, &self.table_schema, segment, &footer)?,
+            Some(predicate) => prune_chunks(predicate, &self.table_schema, segment, &footer),
             None => all_chunks(&footer),
         };
         if let Some(predicate) = bloom

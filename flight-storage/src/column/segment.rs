@@ -9,8 +9,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{ErrorKind, Read},
-    os::unix::fs::FileExt,
+    io::{ErrorKind, Read, Seek, SeekFrom},
     path::PathBuf,
     sync::{
         Arc,
@@ -175,13 +174,15 @@ impl Segment {
         Ok(file)
     }
 
-    /// Reads bytes of the file at `offset`.
-    pub fn read(&self, file: &File, offset: u64, length: usize) -> Result<Bytes> {
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => corrupt(format!("the file of {} ends too early", self.describe())),
-            _ => Error::io(format!("reading {}", self.describe()), error),
-        })?;
+    /// Reads bytes of the file at `offset`. Moves the file's position.
+    pub fn read(&self, mut file: &File, offset: u64, length: usize) -> Result<Bytes> {
+        let failed = |error| Error::io(format!("reading {}", self.describe()), error);
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        let mut bytes = Vec::with_capacity(length);
+        file.take(length as u64).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() < length {
+            return Err(corrupt(format!("the file of {} ends too early", self.describe())));
+        }
         Ok(bytes.into())
     }
 

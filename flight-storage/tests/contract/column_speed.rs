@@ -5,6 +5,7 @@
 //! `cargo test --release -p drsdb-storage --test contract -- --ignored --nocapture how_fast_scans_are`
 
 use std::{
+    fmt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -111,9 +112,40 @@ fn load(engine: &dyn StorageEngine, table: &Arc<Table>) -> Duration {
     elapsed
 }
 
+/// What a run cost: by the clock, and on all processors together.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+struct Cost {
+    wall_ms: f64,
+    cpu_ms: f64,
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ms ({:.0} ms CPU)", self.wall_ms, self.cpu_ms)
+    }
+}
+
+/// The processor time of this process so far, in milliseconds, as Linux counts it: in hundredths of a second.
+fn cpu_ms() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 10.0
+}
+
+/// The median of some runs.
+fn median(runs: usize, mut run: impl FnMut()) -> Cost {
+    let (mut walls, cpu) = (Vec::new(), cpu_ms());
+    for _ in 0..runs {
+        let clock = Instant::now();
+        run();
+        walls.push(clock.elapsed().as_secs_f64() * 1e3);
+    }
+    walls.sort_by(f64::total_cmp);
+    Cost { wall_ms: walls[runs / 2], cpu_ms: (cpu_ms() - cpu) / runs as f64 }
+}
+
 /// Reads every row of every batch's first column's length, two partitions side by side, and no more.
-fn scan(runtime: &Runtime, engine: &Arc<ColumnEngine>, table: &Arc<Table>, projection: &[usize]) -> Duration {
-    let clock = Instant::now();
+fn scan(runtime: &Runtime, engine: &Arc<ColumnEngine>, table: &Arc<Table>, projection: &[usize]) {
     let rows: usize = runtime.block_on(async {
         let partitions = (0..PARTITIONS).map(|partition| {
             let shards = (0..SHARDS as u32).filter(|shard| *shard as usize % PARTITIONS == partition).collect();
@@ -130,15 +162,13 @@ fn scan(runtime: &Runtime, engine: &Arc<ColumnEngine>, table: &Arc<Table>, proje
         futures::future::join_all(partitions).await.into_iter().map(Result::unwrap).sum()
     });
     assert_eq!(rows, ROWS as usize);
-    clock.elapsed()
 }
 
-fn scan_with_datafusion(runtime: &Runtime, folder: &Path, names: &[String]) -> Duration {
+fn scan_with_datafusion(runtime: &Runtime, folder: &Path, names: &[String]) {
     runtime.block_on(async {
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(PARTITIONS));
         let path = folder.join("segments");
         context.register_parquet("lines", path.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
-        let clock = Instant::now();
         let query = format!("SELECT {} FROM lines", names.join(", "));
         let plan = context.sql(&query).await.unwrap().create_physical_plan().await.unwrap();
         let partitions = plan.properties().output_partitioning().partition_count();
@@ -154,8 +184,7 @@ fn scan_with_datafusion(runtime: &Runtime, folder: &Path, names: &[String]) -> D
         });
         let rows: usize = futures::future::join_all(tasks).await.into_iter().map(Result::unwrap).sum();
         assert_eq!(rows, ROWS as usize);
-        clock.elapsed()
-    })
+    });
 }
 
 #[test]
@@ -176,21 +205,12 @@ fn how_fast_scans_are() {
         [("6 numbers", vec![4, 5, 6, 7, 10, 0]), ("comment", vec![15]), ("all 16 columns", (0..16).collect())];
     for (name, projection) in cases {
         let names: Vec<String> = projection.iter().map(|&at| table.columns[at].name.clone()).collect();
-        let median = |mut times: Vec<Duration>| {
-            times.sort();
-            times[times.len() / 2].as_secs_f64()
-        };
-        let cold = median((0..3).map(|_| scan(&runtime, &open(), &table, &projection)).collect());
+        let cold = median(3, || scan(&runtime, &open(), &table, &projection));
         let engine = open();
         scan(&runtime, &engine, &table, &projection);
-        let hot = median((0..7).map(|_| scan(&runtime, &engine, &table, &projection)).collect());
-        let datafusion = median((0..3).map(|_| scan_with_datafusion(&runtime, directory.path(), &names)).collect());
-        println!(
-            "{name}: cold {:.0} ms, hot {:.2} ms, DataFusion {:.0} ms, cached {} MB",
-            cold * 1e3,
-            hot * 1e3,
-            datafusion * 1e3,
-            engine.cached_bytes() >> 20
-        );
+        let hot = median(31, || scan(&runtime, &engine, &table, &projection));
+        let datafusion = median(3, || scan_with_datafusion(&runtime, directory.path(), &names));
+        let cached = engine.cached_bytes() >> 20;
+        println!("{name}: cold {cold}, hot {hot}, DataFusion {datafusion}; {cached} MB in memory");
     }
 }
