@@ -7,7 +7,8 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringViewArray},
+    array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringViewArray, UInt32Array},
+    compute::take,
     datatypes::{DataType, Int64Type},
 };
 use datafusion::{
@@ -27,7 +28,7 @@ use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::support::{Fixture, batch, filter, ids, people, people_rows, plain, request, table};
+use super::support::{Fixture, TYPES, VALUES, batch, filter, ids, people, people_rows, plain, request, table, values};
 
 /// Small units, so that a few thousand rows make many segments of several row groups.
 fn small() -> ColumnOptions {
@@ -461,4 +462,50 @@ fn a_full_disk_is_said_and_leaves_nothing() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => println!("not tested: there is no unshare"),
         other => panic!("{other:?}"),
     }
+}
+
+/// Nothing stays in memory: every scan is a cold one.
+fn open_forgetful(dir: &Path) -> Arc<dyn StorageEngine> {
+    Arc::new(ColumnEngine::open(dir, ColumnOptions { cache_bytes: 0, ..small() }).unwrap())
+}
+
+#[test]
+fn statistics_of_every_type_skip_nothing_that_matches() {
+    const CHUNK: usize = 8192;
+    const ROWS: usize = 2 * CHUNK + 100;
+    let operators = [Operator::Eq, Operator::NotEq, Operator::Lt, Operator::LtEq, Operator::Gt, Operator::GtEq];
+    let mut skipped = 0;
+    for &sql_type in TYPES {
+        let table = table(&[("id", SqlType::BigInt), ("x", sql_type)], &[0]);
+        // Each chunk has four of the values, and no two chunks the same.
+        let all = values(sql_type);
+        let picks: UInt32Array = (0..ROWS).map(|row| Some((row / CHUNK * 4 + row % 4) as u32)).collect();
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..ROWS as i64));
+        let rows = batch(&table, vec![ids, take(&all, &picks, None).unwrap()]);
+        for open in [open_small, open_forgetful] {
+            let fixture = Fixture::new(open);
+            fixture.load(&table, &rows, 1);
+            for operator in operators {
+                for value in 0..VALUES {
+                    let value = ScalarValue::try_from_array(&all, value).unwrap();
+                    let filters = vec![compare(&table, "x", operator, value)];
+                    let (found, counted) =
+                        measured(&fixture, ScanRequest { filters: filters.clone(), ..request(&table, 1) });
+                    let (found, expected) = (filter(&found, &filters), filter(&rows, &filters));
+                    assert_eq!(ids_of(&found), ids_of(&expected), "{sql_type}: {filters:?}");
+                    skipped += ROWS - counted("rows_read");
+                }
+            }
+        }
+    }
+    assert!(skipped > 1000 * CHUNK, "statistics skipped only {skipped} rows");
+}
+
+fn ids_of(rows: &RecordBatch) -> Vec<i64> {
+    rows.column(0).as_primitive::<Int64Type>().values().to_vec()
+}
+
+#[test]
+fn random_tables_in_small_units_and_without_memory() {
+    super::random::random_tables_and_filters_agree_with_memory(open_forgetful);
 }
