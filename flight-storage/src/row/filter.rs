@@ -27,6 +27,9 @@ const MAX_PARAMETERS: usize = 16_384;
 /// SQLite takes expressions 1,000 deep, and a chain of ANDs is as deep as it is long.
 const MAX_LEAVES: usize = 400;
 
+/// How deep an expression is looked into: one may be deeper than this thread's stack.
+const MAX_DEPTH: usize = 250;
+
 /// A condition and what its `?` stand for.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Condition {
@@ -61,7 +64,7 @@ pub(super) fn conjunction(table: &Table, filters: &[Arc<dyn PhysicalExpr>]) -> (
     let mut whole: Option<Condition> = None;
     let mut understood = 0;
     for filter in filters {
-        let Some(condition) = where_true(table, filter) else { continue };
+        let Some(condition) = translate(table, filter, true, MAX_DEPTH) else { continue };
         let joined = match whole.clone() {
             None => Some(condition),
             Some(sofar) => sofar.join("AND", condition),
@@ -74,19 +77,15 @@ pub(super) fn conjunction(table: &Table, filters: &[Arc<dyn PhysicalExpr>]) -> (
     (whole, understood)
 }
 
-/// A condition that holds wherever `expr` is TRUE.
-fn where_true(table: &Table, expr: &Arc<dyn PhysicalExpr>) -> Option<Condition> {
-    translate(table, expr, true)
-}
-
 /// A condition that holds wherever `expr` is `wanted`.
-fn translate(table: &Table, expr: &Arc<dyn PhysicalExpr>, wanted: bool) -> Option<Condition> {
+fn translate(table: &Table, expr: &Arc<dyn PhysicalExpr>, wanted: bool, depth: usize) -> Option<Condition> {
+    let deeper = depth.checked_sub(1)?;
     if let Some(not) = expr.downcast_ref::<NotExpr>() {
-        return translate(table, not.arg(), !wanted);
+        return translate(table, not.arg(), !wanted, deeper);
     }
     if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
         return match binary.op() {
-            Operator::And | Operator::Or => logical(table, binary, wanted),
+            Operator::And | Operator::Or => logical(table, binary, wanted, deeper),
             _ => comparison(table, binary, wanted),
         };
     }
@@ -111,9 +110,9 @@ fn translate(table: &Table, expr: &Arc<dyn PhysicalExpr>, wanted: bool) -> Optio
 }
 
 /// `a AND b` is FALSE where either is, and `a OR b` TRUE where either is: those need both sides. The other two need one.
-fn logical(table: &Table, binary: &BinaryExpr, wanted: bool) -> Option<Condition> {
-    let left = translate(table, binary.left(), wanted);
-    let right = translate(table, binary.right(), wanted);
+fn logical(table: &Table, binary: &BinaryExpr, wanted: bool, depth: usize) -> Option<Condition> {
+    let left = translate(table, binary.left(), wanted, depth);
+    let right = translate(table, binary.right(), wanted, depth);
     if (*binary.op() == Operator::And) != wanted {
         return left?.join("OR", right?);
     }

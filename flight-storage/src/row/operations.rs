@@ -216,7 +216,7 @@ fn insert(connection: &Connection, append: &Append, number: i64, batch: &RecordB
             if !is_duplicate(&error) {
                 return Err(from_sqlite(what, &error));
             }
-            resolve_duplicate(connection, table, number, append.transaction, batch, &values, row)?;
+            resolve_duplicate(connection, append, number, batch, &values, row)?;
         }
     }
     Ok(bytes as u64)

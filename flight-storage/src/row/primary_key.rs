@@ -4,27 +4,28 @@ use arrow::{
     array::RecordBatch,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
+use drsdb_core::{Error, ErrorCode, Result, Table, WireError};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     encoding::Values,
     error::Context,
     file::{LIVE, id_from_bytes, shard_table, state},
+    operations::Append,
 };
 
 /// Called when a row's key is there already. Clears away a row that is being removed anyway, so that the INSERT can be
 /// tried again; else answers the error.
 pub(super) fn resolve_duplicate(
     connection: &Connection,
-    table: &Table,
+    append: &Append,
     shard: i64,
-    transaction: Ulid,
     batch: &RecordBatch,
     values: &[Values<'_>],
     row: usize,
 ) -> Result<()> {
     let what = "checking a primary key";
+    let table = append.table.as_ref();
     let name = shard_table(shard);
     let conditions: Vec<String> =
         table.primary_key.iter().enumerate().map(|(at, column)| format!("c{column} = ?{} AND ", at + 1)).collect();
@@ -45,6 +46,9 @@ pub(super) fn resolve_duplicate(
     if v_from >= 0 {
         return Err(violation(table, batch, row, "is there already"));
     }
+    if v_from == -append.piece {
+        return Err(violation(table, batch, row, "comes twice in this load"));
+    }
     let owner: Option<(i64, [u8; 16])> = connection
         .prepare_cached("SELECT state, transaction_id FROM pieces WHERE piece = ?1")
         .and_then(|mut statement| statement.query_row([-v_from], |row| Ok((row.get(0)?, row.get(1)?))).optional())
@@ -58,7 +62,7 @@ pub(super) fn resolve_duplicate(
             Ok(())
         }
         Some((state::COMMITTED, _)) => Err(violation(table, batch, row, "is there already")),
-        Some((_, owner)) if id_from_bytes(owner) == transaction => {
+        Some((_, owner)) if id_from_bytes(owner) == append.transaction => {
             Err(violation(table, batch, row, "comes twice in this load"))
         }
         Some(_) => Err(conflict(table, batch, row)),

@@ -260,8 +260,8 @@ fn filters_become_conditions() {
     let list = InListExpr::try_new(Arc::new(ColumnExpr::new("id", 0)), list, false, &table.arrow_schema()).unwrap();
     assert_eq!(sql(not(Arc::new(list))), some("c0 NOT IN (?, ?, ?)"));
     // Too many for SQLite's parser: what fits is pushed, the rest is left to the caller.
-    let long = (0..5000).map(|value| id(Operator::NotEq, value)).reduce(and).unwrap();
+    let long = (0..2000).map(|value| id(Operator::NotEq, value)).reduce(and).unwrap();
     assert!(conjunction(&table, &[long]).0.is_some());
-    let long = (0..5000).map(|value| id(Operator::Eq, value)).reduce(or).unwrap();
+    let long = (0..2000).map(|value| id(Operator::Eq, value)).reduce(or).unwrap();
     assert_eq!(sql(long), None);
 }
