@@ -175,7 +175,7 @@ mod tests {
         writer.write(&batch).unwrap();
         assert!(!path.exists(), "the file has its name only once it is whole");
         let bytes = writer.finish().unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "b,u\n\\x00ff,00010203-0405-0607-0809-0a0b0c0d0e0f\n,\n");
         assert_eq!(text.len() as u64, bytes);
     }

@@ -15,11 +15,11 @@
 //! ```
 //!
 //! # Life of a query
-//! 1. [`Client`] asks the index server that [`Rotation`](rotation::Rotation) says is the current one, logged in with a
-//!    bearer token ([`Session`](session::Session)); where it does not answer, the next one is asked.
+//! 1. [`Client`] asks the index server that `rotation` says is the current one, logged in with a
+//!    bearer token (`session`); where it does not answer, the next one is asked.
 //! 2. The answer is a list of endpoints: tickets, each with the storage servers that accept it.
 //! 3. [`QueryStream`] pulls all endpoints at once, directly from the storage servers, into a buffer bounded in bytes;
-//!    [`Failover`](failover::Failover) says what happens when a server does not answer.
+//!    `failover` says what happens when a server does not answer.
 //! 4. Dropping the stream, or [`CancelHandle::cancel`], resets every pull; the servers stop working on it.
 //!
 //! A result is never silently short: a stream that ends without a gRPC status, a connection that breaks, or a pull that

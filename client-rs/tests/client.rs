@@ -385,7 +385,7 @@ async fn a_write_says_what_it_did() {
     assert_eq!(result, WriteResult { rows: 3, version: 9 });
     let stream = client.query("INSERT").await.unwrap();
     assert_eq!(stream.write_result(), result);
-    assert_eq!(values(stream).await.unwrap(), []);
+    assert!(values(stream).await.unwrap().is_empty());
 }
 
 #[tokio::test]

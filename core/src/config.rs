@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use url::Url;
 
 use self::environment::Environment;
+pub use self::values::machine_memory_bytes;
 use crate::{Error, Result, nearest_name, security::TlsFiles, shard};
 
 /// The port of an index server, unless said otherwise.
@@ -195,7 +196,7 @@ impl IndexConfig {
 impl StorageConfig {
     /// The defaults, and what has none.
     pub fn new(data_dir: PathBuf, listen: SocketAddr, public_url: Url, tls: TlsFiles, index_servers: Vec<Url>) -> Self {
-        let memory = values::machine_memory_bytes();
+        let memory = machine_memory_bytes();
         Self {
             data_dir,
             listen,
@@ -237,7 +238,7 @@ impl StorageConfig {
             return refuse("query_memory_bytes", format!("must be at least {least}, not {is}"));
         }
         let (together, memory) =
-            (self.query_memory_bytes.saturating_add(self.column_cache_bytes), values::machine_memory_bytes());
+            (self.query_memory_bytes.saturating_add(self.column_cache_bytes), machine_memory_bytes());
         if together > memory.max(MIN_QUERY_MEMORY_BYTES) {
             return refuse(
                 "query_memory_bytes",

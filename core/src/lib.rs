@@ -22,7 +22,7 @@ mod sql_type;
 mod table;
 pub mod telemetry;
 
-pub use drsdb_proto::{ErrorCode, WireError, ids, ids::Ulid, v1};
+pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, v1};
 pub use error::{Error, Result, nearest_name};
 pub use sql_type::SqlType;
 pub use table::{Column, Engine, ForeignKey, SQL_TYPE_KEY, Table, TableName, parse_ulid};

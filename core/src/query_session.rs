@@ -6,7 +6,7 @@
 
 use datafusion::{
     common::extensions_options,
-    config::{ConfigExtension, ConfigOptions},
+    config::{ConfigExtension, ConfigNonZeroUsize, ConfigOptions},
     prelude::SessionConfig,
 };
 use datafusion_distributed::DistributedExt;
@@ -21,8 +21,8 @@ extensions_options! {
         pub time_zone: String, default = "+00:00".to_string()
         /// Rows in a batch, at most.
         pub batch_rows: usize, default = 8192
-        /// Partitions of each task, which is the parallelism on one server.
-        pub target_partitions: usize, default = 2
+        /// Partitions of each task, which is the parallelism on one server; 0: as many as the storage servers have cores.
+        pub target_partitions: usize, default = 0
     }
 }
 
@@ -73,8 +73,10 @@ pub fn session_config(options: &QueryOptions) -> Result<SessionConfig> {
 
 /// Writes the options that DataFusion has a setting of its own for.
 pub fn apply_options(config: &mut ConfigOptions, options: &QueryOptions) {
-    config.execution.batch_size = options.batch_rows;
-    config.execution.target_partitions = options.target_partitions;
+    if let Ok(batch_rows) = ConfigNonZeroUsize::try_new(options.batch_rows) {
+        config.execution.batch_size = batch_rows;
+    }
+    config.execution.target_partitions = options.target_partitions.max(1);
     config.execution.time_zone = Some(options.time_zone.clone());
     config.execution.collect_statistics = false;
     // A sort that spills needs this much to merge; it must fit into a small query's share of the pool.

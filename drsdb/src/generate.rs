@@ -8,6 +8,7 @@ mod random;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use arrow::record_batch::RecordBatchReader;
 use clap::{Args, Subcommand};
 use drsdb_benchmarks::{
     output::{BatchWriter, Format},

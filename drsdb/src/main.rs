@@ -1,1 +1,67 @@
-fn main() {}
+//! The command line of drsdb.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use drsdb::{demo, generate, import, local, node, shell};
+
+/// A distributed SQL database: columnar analytics on Arrow Flight, with ACID row writes.
+#[derive(Debug, Parser)]
+#[command(name = "drsdb", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, to standard error: error, warn, info, debug, or a filter such as `warn,drsdb_index=debug`.
+    #[arg(long, global = true, env = "DRSDB_LOG", default_value = "warn")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A whole cluster on this machine: the embedded default.
+    Local(local::LocalArguments),
+    /// An interactive shell, or statements from the command line or a file.
+    Sql(shell::ShellArgs),
+    /// Loads a CSV, Parquet or Arrow file into a table.
+    Import(import::ImportArgs),
+    /// Makes data.
+    Generate(generate::GenerateArguments),
+    /// Starts a cluster of processes, loads TPC-H, runs its 22 queries and checks every result.
+    Demo(demo::DemoArguments),
+    /// One index server.
+    Index(node::NodeArguments),
+    /// One storage server.
+    Storage(node::NodeArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = drsdb_core::telemetry::init(&arguments.log) {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        match arguments.command {
+            Command::Local(arguments) => local::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Sql(arguments) => shell::run(arguments).await,
+            Command::Import(arguments) => import::run(arguments).await,
+            Command::Generate(arguments) => generate::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Demo(arguments) => demo::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Index(arguments) => node::run_index(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Storage(arguments) => node::run_storage(arguments).await.map(|()| ExitCode::SUCCESS),
+        }
+    });
+    // Threads that still block, on a prompt for example, must not keep the program from ending.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,20 +1,22 @@
 //! What storage servers ask of the index servers: the gRPC service `Cluster`.
 //!
 //! A storage server announces itself, then follows the commits: first those after the last one that it took in, then each
-//! new one as it is applied here. Who may call is decided before a call gets here.
+//! new one as it is applied here. Who may call is decided before a call gets here. [`forget_what_all_have`] asks the
+//! storage servers how far they are, so that commits need not be remembered for ever.
 //!
 //! Not here: what a storage server does with a commit, and everything that clients ask.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use drsdb_core::{
     Error, ErrorCode, Result, Ulid, parse_ulid,
     security::keys::SigningKey,
     v1::{
         Commit, FollowCommitsRequest, RegisterStorageRequest, RegisterStorageResponse, ResolveTransactionRequest,
-        TransactionOutcome,
+        StatusRequest, TransactionOutcome,
         cluster_server::{Cluster, ClusterServer},
         commit::Change,
+        storage_client::StorageClient,
     },
 };
 use futures::stream::{BoxStream, StreamExt};
@@ -25,7 +27,7 @@ use url::Url;
 
 use crate::{
     catalog::{Command, Event, Outcome, Response, StorageServer},
-    raft::Catalog,
+    raft::{Catalog, Dial},
 };
 
 /// The service. It ends its streams on `shutdown`.
@@ -124,6 +126,40 @@ impl Cluster for ClusterService {
     ) -> Result<Answer<TransactionOutcome>, Status> {
         Ok(Answer::new(self.resolve(request.into_inner()).await?))
     }
+}
+
+/// How often storage servers are asked how far they are.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+/// How many versions a storage server has to be further for it to be worth an entry in the log.
+const WORTH_NOTING: u64 = 1_000;
+
+/// Until `shutdown`, asks the storage servers how far they have durably taken in commits, and lets the catalog forget what
+/// all of them have. Run it on every index server: only the one that leads gets it noted.
+pub async fn forget_what_all_have(catalog: Arc<Catalog>, dial: Dial, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(ASK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        let servers: Vec<Arc<StorageServer>> = catalog.state().servers().cloned().collect();
+        for server in servers {
+            let noted = note_status(&catalog, &dial, &server);
+            if let Some(Err(error)) = shutdown.run_until_cancelled(noted).await {
+                // One that is down holds the others' commits in memory until it is back: it will need them.
+                tracing::debug!(server = %server.url, %error, "a storage server does not say how far it is");
+            }
+        }
+    }
+}
+
+async fn note_status(catalog: &Catalog, dial: &Dial, server: &StorageServer) -> Result<()> {
+    let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
+    let status = StorageClient::new(dial(&url)?).status(StatusRequest {}).await?.into_inner();
+    let known = catalog.state().applied_by(server.id).unwrap_or(0);
+    // The answer may come from another server that has the URL now.
+    if status.server_id == server.id.to_string() && status.applied_version >= known + WORTH_NOTING {
+        let noted = Command::StorageApplied { server: server.id, version: status.applied_version };
+        catalog.propose(noted).await?;
+    }
+    Ok(())
 }
 
 /// One storage server's place in the sequence of commits.

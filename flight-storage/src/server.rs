@@ -17,7 +17,12 @@ use drsdb_core::{
     config::StorageConfig,
     ids,
     net::{self, ChannelPool},
-    security::{AuthLayer, Identity, TlsIdentity, TokenVerifier, VerifyingKey, tls, token},
+    security::{
+        Identity, TlsIdentity,
+        auth_layer::{AuthLayer, TokenVerifier},
+        keys::VerifyingKey,
+        tls, token,
+    },
     v1::{self, cluster_client::ClusterClient, storage_server::StorageServer},
 };
 use serde::{Deserialize, Serialize};

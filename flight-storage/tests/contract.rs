@@ -13,6 +13,7 @@ mod contract {
     pub mod keys;
     pub mod outcomes;
     pub mod random;
+    pub mod row_speed;
     pub mod scans;
     pub mod support;
     pub mod values;

@@ -9,10 +9,11 @@
 pub mod ids;
 mod wire_error;
 
+pub use ids::Ulid;
 pub use wire_error::{ErrorCode, WireError};
 
 /// Generated from `proto/drsdb/v1/*.proto`, whose comments are the documentation.
-#[allow(clippy::all, missing_docs, rustdoc::all)]
+#[allow(clippy::all, missing_docs, rustdoc::all, unused_qualifications)]
 pub mod v1 {
     tonic::include_proto!("drsdb.v1");
 }

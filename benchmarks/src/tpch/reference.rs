@@ -67,9 +67,15 @@ impl Reference {
         self.run(&sql).await.with_context(|| format!("query {} of the reference", query.number))
     }
 
-    /// The result of any query.
+    /// The result of any query. There is always a batch, so that a result without rows has columns too.
     pub async fn run(&self, sql: &str) -> Result<Vec<RecordBatch>> {
-        Ok(self.context.sql(sql).await?.collect().await?)
+        let query = self.context.sql(sql).await?;
+        let schema = Arc::clone(query.schema().inner());
+        let mut batches = query.collect().await?;
+        if batches.is_empty() {
+            batches.push(RecordBatch::new_empty(schema));
+        }
+        Ok(batches)
     }
 }
 
@@ -83,7 +89,8 @@ mod tests {
         tpch::{QUERIES, Rule, verify, write_files},
     };
 
-    const SCALE: f64 = 0.001;
+    /// The smallest scale at which most queries find rows.
+    const SCALE: f64 = 0.01;
 
     async fn reference(directory: &Path, threads: usize) -> Reference {
         let options = ReferenceOptions { threads, ..ReferenceOptions::default() };
@@ -107,8 +114,8 @@ mod tests {
                 assert!(key < expected[0].num_columns(), "query {} orders by a column that it has", query.number);
             }
         }
-        // The data is too small for some of them to find anything; if most found nothing, the data would be wrong.
-        assert!(with_rows >= 15, "only {with_rows} queries had rows");
+        // The data is too small for some of them to find anything; if many found nothing, the data would be wrong.
+        assert!(with_rows >= 18, "only {with_rows} queries had rows");
     }
 
     /// The declared order is the one in the text: sorted rows with two keys exchanged must be refused.
@@ -117,7 +124,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         write_files(directory.path(), SCALE, Format::Parquet, 2, &Progress::hidden()).unwrap();
         let reference = reference(directory.path(), 1).await;
-        for number in [1, 5, 9, 10, 13, 16] {
+        for number in [1, 3, 9, 10, 13, 16] {
             let query = Query::find(number).unwrap();
             let expected = reference.expected(&query).await.unwrap();
             let answer = reference.answer(&query).await.unwrap();

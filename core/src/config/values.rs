@@ -11,7 +11,7 @@ pub(super) fn drop_nulls(value: &mut Value) {
 }
 
 /// Bytes of memory that this process may use at most: the machine's, or its control group's if that is less.
-pub(super) fn machine_memory_bytes() -> usize {
+pub fn machine_memory_bytes() -> usize {
     /// Where neither is told.
     const ASSUMED: usize = 4 << 30;
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory_total(&text));

@@ -151,7 +151,38 @@ fn is_running(pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::HashMap, sync::Arc};
+
+    use arrow::array::RecordBatchReader;
+    use drsdb_core::{Table, TableName, Ulid, edge::edge_schema};
+    use drsdb_index::statement::{self, Statement};
+
     use super::*;
+
+    /// What the definitions say is what the generator makes: names, types, NOT NULL, and keys that exist.
+    #[test]
+    fn the_definitions_fit_the_generated_rows() {
+        let mut defined: HashMap<TableName, Arc<Table>> = HashMap::new();
+        for (table, number) in tpch::TABLES.into_iter().zip(1..) {
+            let Statement::CreateTable(definition) = statement::parse(table.definition()).unwrap() else {
+                panic!("{table} is not defined by CREATE TABLE")
+            };
+            let parents = |name: &TableName| Ok(Arc::clone(&defined[name]));
+            let resolved = definition.resolve(Ulid(number), 12, &parents).unwrap();
+            let generated = tpch::batches(table, 0.001, 1, 1, 10).schema();
+            let fields = |schema: &arrow::datatypes::Schema| {
+                let fields = schema.fields().iter();
+                fields
+                    .map(|field| (field.name().clone(), field.data_type().clone(), field.is_nullable()))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(fields(&edge_schema(&resolved.arrow_schema())), fields(&generated), "{table}");
+            assert!(!resolved.primary_key.is_empty(), "{table}");
+            let small = matches!(table, tpch::Table::Region | tpch::Table::Nation);
+            assert_eq!(resolved.shards, if small { 1 } else { 12 }, "{table}");
+            defined.insert(resolved.name.clone(), Arc::new(resolved));
+        }
+    }
 
     #[test]
     fn a_process_is_running_until_it_has_ended() {

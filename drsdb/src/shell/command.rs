@@ -14,7 +14,7 @@ pub enum Command {
     /// `\o [FILE]`
     Output(Option<PathBuf>),
     /// `\copy TABLE from 'FILE' ...`
-    Copy(Box<Copy>),
+    Copy(Box<CopyFrom>),
     /// `\i FILE`
     Include(PathBuf),
     /// `\?`
@@ -25,7 +25,7 @@ pub enum Command {
 
 /// A load.
 #[derive(Debug, Clone)]
-pub struct Copy {
+pub struct CopyFrom {
     pub table: String,
     pub file: PathBuf,
     pub options: FileOptions,
@@ -117,7 +117,7 @@ fn words(text: &str) -> Result<Vec<Word>, String> {
 }
 
 /// `TABLE [(a, b)] from 'FILE' [with (...)]`
-fn parse_copy(words: &[Word]) -> Result<Copy, String> {
+fn parse_copy(words: &[Word]) -> Result<CopyFrom, String> {
     const USAGE: &str = "write \\copy TABLE [(COLUMN, ...)] from 'FILE' [with (OPTION VALUE, ...)]";
     let usage = || USAGE.to_owned();
     let keyword =
@@ -149,7 +149,7 @@ fn parse_copy(words: &[Word]) -> Result<Copy, String> {
             copy_option(option, &mut options)?;
         }
     }
-    Ok(Copy { table: name(table), file, options })
+    Ok(CopyFrom { table: name(table), file, options })
 }
 
 fn copy_option(words: &[Word], options: &mut FileOptions) -> Result<(), String> {

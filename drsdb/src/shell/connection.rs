@@ -18,7 +18,7 @@ pub struct ConnectArgs {
     #[arg(long, env = "DRSDB_USER")]
     pub user: Option<String>,
     /// The password. Other users of this machine can see it; DRSDB_PASSWORD and --password-file are safer.
-    #[arg(long, env = "DRSDB_PASSWORD", hide_env_values = true, conflicts_with = "password_file")]
+    #[arg(long, env = "DRSDB_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
     /// A file whose first line is the password.
     #[arg(long, value_name = "FILE")]

@@ -3,6 +3,10 @@
 use std::{
     io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +14,7 @@ use anyhow::Context;
 use drsdb_client::{Client, Error, ErrorCode, Executed, IngestMode, QueryStatistics};
 
 use super::{
-    command::{self, Command, Copy},
+    command::{self, Command, CopyFrom},
     describe,
     output::{self, PrintError, Style},
     report,
@@ -44,6 +48,8 @@ pub struct Interpreter {
     output: Option<PathBuf>,
     last_failed: bool,
     includes: usize,
+    /// Whether a statement runs, for whoever handles Ctrl-C otherwise.
+    busy: Arc<AtomicBool>,
 }
 
 /// Why a statement or command did not succeed.
@@ -70,7 +76,7 @@ impl From<PrintError> for Failed {
 }
 
 impl Interpreter {
-    pub fn new(client: Client, style: Style, interactive: bool, stop_on_error: bool) -> Self {
+    pub fn new(client: Client, style: Style, interactive: bool, stop_on_error: bool, busy: Arc<AtomicBool>) -> Self {
         Interpreter {
             client,
             style,
@@ -80,6 +86,7 @@ impl Interpreter {
             output: None,
             last_failed: false,
             includes: 0,
+            busy,
         }
     }
 
@@ -134,7 +141,7 @@ impl Interpreter {
     }
 
     async fn run_statement(&mut self, sql: &str) -> anyhow::Result<Flow> {
-        let done = interruptible(self.execute(sql)).await;
+        let done = interruptible(self.busy.clone(), self.execute(sql)).await;
         self.done(done, Some(sql))
     }
 
@@ -163,7 +170,7 @@ impl Interpreter {
             }
             _ => {}
         }
-        let done = interruptible(self.command(command)).await;
+        let done = interruptible(self.busy.clone(), self.command(command)).await;
         self.done(done, None)
     }
 
@@ -243,7 +250,7 @@ impl Interpreter {
         printed.map_err(Failed::Terminal)
     }
 
-    async fn copy(&mut self, copy: Copy) -> Result<(), Failed> {
+    async fn copy(&mut self, copy: CopyFrom) -> Result<(), Failed> {
         let started = Instant::now();
         let files = [copy.file];
         let result = import::load(&self.client, &copy.table, &files, &copy.options, IngestMode::Append).await?;
@@ -277,10 +284,13 @@ impl Interpreter {
 }
 
 /// Runs to the end, or to Ctrl-C: then everything under way is dropped, which cancels it on the servers.
-async fn interruptible<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
-    tokio::select! {
+async fn interruptible<T>(busy: Arc<AtomicBool>, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    busy.store(true, Ordering::SeqCst);
+    let done = tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Err(Failed::Interrupted),
         done = work => done,
-    }
+    };
+    busy.store(false, Ordering::SeqCst);
+    done
 }

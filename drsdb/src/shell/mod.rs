@@ -2,9 +2,9 @@
 //!
 //! - [`connection`]: where to connect, by flags, environment or the file that `drsdb local` writes.
 //! - [`splitter`]: where a statement ends. [`command`]: lines that begin with a backslash.
-//! - [`interpreter`]: runs both, one after the other. [`editor`]: the terminal.
-//! - [`output`]: tables, CSV and JSON to the terminal, results to files. [`text`]: values as text.
-//! - [`describe`]: `\d`.
+//! - `interpreter`: runs both, one after the other. `editor`: the terminal.
+//! - `output`: tables, CSV and JSON to the terminal, results to files. [`text`]: values as text.
+//! - `describe`: `\d`.
 
 pub mod command;
 pub mod connection;
@@ -19,9 +19,13 @@ use std::{
     io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use drsdb_client::{Client, Error, ErrorCode};
+use drsdb_client::{Client, Error};
 
 use connection::ConnectArgs;
 use interpreter::{Flow, Interpreter};
@@ -66,9 +70,11 @@ pub async fn run(args: ShellArgs) -> anyhow::Result<ExitCode> {
         (_, true) => Style::Json,
         _ => Style::Table,
     };
+    let busy = Arc::new(AtomicBool::new(false));
+    tokio::spawn(end_when_idle(busy.clone()));
     let given = !args.commands.is_empty() || !args.files.is_empty();
     let interactive = !given && std::io::stdin().is_terminal();
-    let mut interpreter = Interpreter::new(client, style, interactive, args.stop_on_error);
+    let mut interpreter = Interpreter::new(client, style, interactive, args.stop_on_error, busy);
     let ran = if interactive { editor::run(&mut interpreter).await } else { run_all(&mut interpreter, &args).await };
     match ran {
         Ok(Flow::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
@@ -77,6 +83,16 @@ pub async fn run(args: ShellArgs) -> anyhow::Result<ExitCode> {
         // Whoever read the output, `head` for example, has seen enough.
         Err(error) if error.downcast_ref().is_some_and(is_broken_pipe) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error),
+    }
+}
+
+/// A statement that runs is cancelled by Ctrl-C. Where none does, on a pipe that is waited for, it ends the shell, as it
+/// would have without the handler that cancelling needs.
+async fn end_when_idle(busy: Arc<AtomicBool>) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if !busy.load(Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED.into());
+        }
     }
 }
 
@@ -105,10 +121,7 @@ async fn run_all(interpreter: &mut Interpreter, args: &ShellArgs) -> anyhow::Res
 
 /// Prints an error to standard error; for an error with a place in `sql`, that line and a mark under it.
 pub fn report(error: &Error, sql: Option<&str>) {
-    let mut text = format!("error: {}", error.message());
-    if error.code() != ErrorCode::Internal || error.hint().is_empty() {
-        text.push_str(&format!(" ({})", error.code()));
-    }
+    let mut text = format!("error: {} ({})", error.message(), error.code());
     if let Some(marked) = sql.and_then(|sql| marked_line(sql, error)) {
         text.push_str(&marked);
     }
@@ -136,7 +149,7 @@ fn marked_line(sql: &str, error: &Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use drsdb_client::WireError;
+    use drsdb_client::{ErrorCode, WireError};
 
     use super::*;
 

@@ -33,6 +33,7 @@ use datafusion_proto::{
 };
 use drsdb_core::{
     Error, ErrorCode, Result, WireError, ids,
+    query_session::options_of,
     scan::ShardScanExec,
     security::{keys::SigningKey, ticket},
     v1::{self, ticket::Fragment},
@@ -161,7 +162,7 @@ impl Cutter<'_> {
             expires_unix_ms: ids::unix_ms() + self.lifetime.as_millis() as u64,
             snapshot: self.state.version(),
             workers: self.session.workers.get().iter().map(|(_, url)| url.to_string()).collect(),
-            options: Some(self.context.options.to_proto()),
+            options: Some(options_of(self.session.state.config()).to_proto()),
             analyze,
             schema: message.0,
             fragment: Some(fragment),

@@ -33,7 +33,7 @@ pub fn unwrap(statement: Statement) -> Result<(Statement, Option<Explain>)> {
     match statement {
         Statement::Explain(explain) => {
             let kind =
-                if explain.analyze { Explain::Analyze } else { Explain::Plan { verbose: explain.verbose } };
+                if explain.options.analyze { Explain::Analyze } else { Explain::Plan { verbose: explain.options.verbose } };
             Ok((*explain.statement, Some(kind)))
         }
         Statement::Statement(inner) => match *inner {

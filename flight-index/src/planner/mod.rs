@@ -230,7 +230,11 @@ impl Planner {
     fn session(&self, state: &Arc<CatalogState>, options: &QueryOptions) -> Result<PlanSession> {
         let catalog = Arc::new(catalog_view::CatalogView::new(Arc::clone(state)));
         let workers = stamp_servers::Workers::default();
-        let config = session_config(options)?
+        let mut options = options.clone();
+        if options.target_partitions == 0 {
+            options.target_partitions = state.servers().map(|server| server.cores as usize).min().unwrap_or(1).max(1);
+        }
+        let config = session_config(&options)?
             .with_distributed_worker_resolver(workers.clone())
             .with_distributed_desired_task_count_handler(distribute::desired_task_count)
             .with_distributed_scale_up_leaf_node_handler(distribute::scale_up_leaf);

@@ -11,14 +11,14 @@ use datafusion::{
     physical_plan::ExecutionPlan,
 };
 use drsdb_core::{
-    Error, Result, Ulid,
+    Column, Error, Result, Ulid,
     query_session::options_of,
     scan::{ScanServer, ShardScanExec},
 };
 use url::Url;
 
 use super::prune_shards::shards_to_read;
-use crate::catalog::{CatalogState, TableState};
+use crate::catalog::{CatalogState, ColumnSummary, TableState};
 
 /// A table at one catalog state.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl ShardedTable {
         statistics.total_byte_size = Precision::Inexact(self.table.bytes() as usize);
         if self.table.columns.len() == self.schema.fields().len() {
             statistics.column_statistics =
-                self.table.columns.iter().map(|column| column_statistics(column)).collect();
+                self.table.columns.iter().zip(&self.table.table.columns).map(column_statistics).collect();
         }
         statistics
     }
@@ -72,15 +72,15 @@ impl ShardedTable {
     }
 }
 
-fn column_statistics(summary: &crate::catalog::ColumnSummary) -> ColumnStatistics {
+fn column_statistics((summary, column): (&ColumnSummary, &Column)) -> ColumnStatistics {
     let precision = |value: Option<datafusion::scalar::ScalarValue>| match value {
         Some(value) if !value.is_null() => Precision::Inexact(value),
         _ => Precision::Absent,
     };
     ColumnStatistics {
         null_count: Precision::Exact(summary.null_count as usize),
-        min_value: precision(summary.min_scalar()),
-        max_value: precision(summary.max_scalar()),
+        min_value: precision(summary.min_scalar(column.sql_type)),
+        max_value: precision(summary.max_scalar(column.sql_type)),
         sum_value: Precision::Absent,
         distinct_count: match summary.distinct_estimate {
             0 => Precision::Absent,

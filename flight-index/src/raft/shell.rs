@@ -142,6 +142,11 @@ impl Catalog {
         })
     }
 
+    /// Makes a snapshot now, and forgets the log that it covers. It happens by itself every few thousand entries.
+    pub async fn snapshot(&self) -> Result<()> {
+        self.raft.trigger().snapshot().await.map_err(|fatal| fatal_error(&self.database, &fatal))
+    }
+
     /// The gRPC service that other voters call.
     pub fn raft_service(&self) -> RaftServer<RaftService> {
         RaftService::server(self.raft.clone())

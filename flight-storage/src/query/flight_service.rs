@@ -9,7 +9,7 @@ use arrow_flight::{
 };
 use drsdb_core::{
     Error, ErrorCode, WireError,
-    security::{Identity, VerifyingKey, ticket},
+    security::{Identity, keys::VerifyingKey, ticket},
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status, Streaming};

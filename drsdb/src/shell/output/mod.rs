@@ -5,6 +5,7 @@ mod table;
 
 use std::io::{self, Write};
 
+use arrow::error::ArrowError;
 use drsdb_client::{Error, QueryStream};
 use futures::TryStreamExt;
 
@@ -33,8 +34,14 @@ pub enum PrintError {
     Terminal(io::Error),
 }
 
-impl<E: Into<Error>> From<E> for PrintError {
-    fn from(error: E) -> Self {
+impl From<Error> for PrintError {
+    fn from(error: Error) -> Self {
+        PrintError::Query(error)
+    }
+}
+
+impl From<ArrowError> for PrintError {
+    fn from(error: ArrowError) -> Self {
         PrintError::Query(error.into())
     }
 }

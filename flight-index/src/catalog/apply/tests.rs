@@ -1,1 +1,411 @@
+//! What each command does, and what holds for all sequences of commands.
 
+use std::collections::BTreeMap;
+
+use drsdb_core::{Column, Engine, ErrorCode, ForeignKey, SqlType, Table, TableName, Ulid, WireError};
+use proptest::prelude::*;
+
+use super::{super::*, apply, transactions::MAX_ABORTED};
+
+fn table(id: u128, name: &str) -> Table {
+    Table {
+        id: Ulid(id),
+        name: TableName::new("public", name),
+        columns: vec![
+            Column { name: "id".to_owned(), sql_type: SqlType::BigInt, not_null: true },
+            Column { name: "parent".to_owned(), sql_type: SqlType::BigInt, not_null: false },
+        ],
+        primary_key: vec![0],
+        foreign_keys: vec![],
+        engine: Engine::Column,
+        shards: 4,
+        shard_key: vec![0],
+        shard_function: 1,
+        cluster_key: vec![0],
+    }
+}
+
+fn child(id: u128, name: &str, parent: u128) -> Table {
+    let key =
+        ForeignKey { name: format!("{name}_fk"), columns: vec![1], parent: Ulid(parent), parent_columns: vec![0] };
+    Table { foreign_keys: vec![key], ..table(id, name) }
+}
+
+fn server(id: u128) -> StorageServer {
+    StorageServer { id: Ulid(id), url: format!("https://storage-{id}:1"), cores: 2, labels: BTreeMap::new() }
+}
+
+fn bootstrap() -> Command {
+    Command::Bootstrap {
+        cluster_id: Ulid(1),
+        signing_key_pkcs8: vec![1, 2, 3].into(),
+        admin_user: "admin".to_owned(),
+        admin_password_hash: "hash".to_owned(),
+    }
+}
+
+fn piece(shard: u32, rows: u64) -> PieceInfo {
+    PieceInfo { shard, rows, bytes: rows * 10, columns: vec![] }
+}
+
+fn commit(transaction: u128, table: u128, pieces: Vec<PieceInfo>) -> Command {
+    let tables = vec![TableChange { table: Ulid(table), pieces }];
+    Command::CommitTransaction { transaction: Ulid(transaction), tables }
+}
+
+fn create(table: Table) -> Command {
+    Command::CreateTable { table, if_not_exists: false }
+}
+
+fn drop_table(name: &str, cascade: bool) -> Command {
+    Command::DropTable { name: TableName::new("public", name), if_exists: false, cascade }
+}
+
+/// A state with storage servers 1 to 3.
+fn cluster() -> CatalogState {
+    let mut state = CatalogState::default();
+    done(&mut state, bootstrap());
+    for id in 1..=3 {
+        done(&mut state, Command::RegisterStorage { server: server(id) });
+    }
+    state
+}
+
+fn run(state: &mut CatalogState, command: Command) -> Result<Response, WireError> {
+    let version = state.version() + 1;
+    match apply(state, version, &command) {
+        Response::Error(refusal) => Err(refusal.into_wire()),
+        response => Ok(response),
+    }
+}
+
+#[track_caller]
+fn done(state: &mut CatalogState, command: Command) {
+    assert_eq!(run(state, command), Ok(Response::Done { changed: true }));
+}
+
+#[track_caller]
+fn refused(state: &mut CatalogState, command: Command) -> WireError {
+    let before = state.clone();
+    let error = run(state, command).expect_err("it is refused");
+    let after = CatalogState { version: before.version, ..state.clone() };
+    assert_eq!(after, before, "a refused command leaves no trace");
+    error
+}
+
+fn events(state: &CatalogState, after: u64) -> Vec<(u64, Vec<Event>)> {
+    state.events_after(after).map(|(version, events)| (version, events.to_vec())).collect()
+}
+
+#[test]
+fn a_cluster_is_made_once() {
+    let mut state = CatalogState::default();
+    let early = refused(&mut state, Command::RegisterStorage { server: server(1) });
+    assert_eq!(early.code, ErrorCode::Unavailable);
+    done(&mut state, bootstrap());
+    assert_eq!(refused(&mut state, bootstrap()).code, ErrorCode::AlreadyExists);
+    assert_eq!(state.cluster_id(), Some(Ulid(1)));
+    assert_eq!(state.signing_key_pkcs8(), Some(&[1, 2, 3][..]));
+    assert!(state.user("admin").is_some_and(|user| user.admin));
+}
+
+#[test]
+fn a_table_is_placed_on_the_servers_that_are_there() {
+    let mut state = CatalogState::default();
+    done(&mut state, bootstrap());
+    assert_eq!(refused(&mut state, create(table(10, "t"))).code, ErrorCode::Unavailable);
+    done(&mut state, Command::RegisterStorage { server: server(1) });
+    done(&mut state, create(table(10, "t")));
+    let created = state.find_table(&TableName::new("public", "t")).unwrap();
+    assert_eq!(*created.placement, vec![vec![Ulid(1)]; 4]);
+    assert_eq!(created.created_version, state.version());
+    assert_eq!((created.shards.len(), created.rows()), (4, 0));
+    // A server that joins later does not move the table.
+    done(&mut state, Command::RegisterStorage { server: server(2) });
+    assert_eq!(*state.table(Ulid(10)).unwrap().placement, vec![vec![Ulid(1)]; 4]);
+}
+
+#[test]
+fn names_are_taken_once_and_errors_name_the_nearest() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "lineitem")));
+    assert_eq!(refused(&mut state, create(table(11, "lineitem"))).code, ErrorCode::AlreadyExists);
+    let again = Command::CreateTable { table: table(11, "lineitem"), if_not_exists: true };
+    assert_eq!(run(&mut state, again), Ok(Response::Done { changed: false }));
+    assert_eq!(state.table_by_name(&TableName::new("public", "lineitem")).unwrap().table.id, Ulid(10));
+
+    let missing = refused(&mut state, drop_table("lineitm", false));
+    assert_eq!((missing.code, missing.hint.as_str()), (ErrorCode::NotFound, "did you mean public.lineitem?"));
+    let elsewhere = Table { name: TableName::new("publik", "t"), ..table(12, "t") };
+    let missing = refused(&mut state, create(elsewhere));
+    assert_eq!((missing.code, missing.hint.as_str()), (ErrorCode::NotFound, "did you mean public?"));
+    assert_eq!(refused(&mut state, create(table(12, ""))).code, ErrorCode::InvalidArgument);
+    assert_eq!(refused(&mut state, create(Table { shards: 0, ..table(12, "t") })).code, ErrorCode::InvalidArgument);
+}
+
+#[test]
+fn foreign_keys_refer_to_primary_keys_of_the_same_types() {
+    let mut state = cluster();
+    assert_eq!(refused(&mut state, create(child(11, "child", 10))).code, ErrorCode::NotFound);
+    done(&mut state, create(table(10, "parent")));
+
+    let mut wrong_type = child(11, "child", 10);
+    wrong_type.columns[1].sql_type = SqlType::Text;
+    assert_eq!(refused(&mut state, create(wrong_type)).code, ErrorCode::TypeMismatch);
+    let mut no_key = child(11, "child", 10);
+    no_key.foreign_keys[0].parent_columns = vec![1];
+    assert_eq!(refused(&mut state, create(no_key)).code, ErrorCode::InvalidArgument);
+    let mut uneven = child(11, "child", 10);
+    uneven.foreign_keys[0].columns = vec![0, 1];
+    assert_eq!(refused(&mut state, create(uneven)).code, ErrorCode::InvalidArgument);
+
+    done(&mut state, create(child(11, "child", 10)));
+    done(&mut state, create(child(12, "tree", 12)));
+    let children: Vec<Ulid> = state.children(Ulid(10)).map(|child| child.table.id).collect();
+    assert_eq!(children, [Ulid(11)]);
+}
+
+#[test]
+fn a_parent_stays_unless_its_children_let_go() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "parent")));
+    done(&mut state, create(child(11, "child", 10)));
+    done(&mut state, create(child(12, "tree", 12)));
+    let error = refused(&mut state, drop_table("parent", false));
+    assert_eq!(error.code, ErrorCode::ConstraintViolation);
+    assert_eq!(error.fields["constraint"], "child_fk");
+
+    let before = state.version();
+    done(&mut state, drop_table("parent", true));
+    assert!(state.table(Ulid(11)).unwrap().table.foreign_keys.is_empty());
+    assert!(state.table(Ulid(10)).is_none());
+    // Its own key does not hold a table.
+    done(&mut state, drop_table("tree", false));
+    let dropped =
+        [(before + 1, vec![Event::TableDropped(Ulid(10))]), (before + 2, vec![Event::TableDropped(Ulid(12))])];
+    assert_eq!(events(&state, before), dropped);
+}
+
+#[test]
+fn a_schema_goes_with_its_tables_only_if_told() {
+    let mut state = cluster();
+    let create_schema = |if_not_exists| Command::CreateSchema { name: "s".to_owned(), if_not_exists };
+    let drop_schema = |name: &str, cascade| Command::DropSchema { name: name.to_owned(), if_exists: false, cascade };
+    done(&mut state, create_schema(false));
+    assert_eq!(refused(&mut state, create_schema(false)).code, ErrorCode::AlreadyExists);
+    assert_eq!(run(&mut state, create_schema(true)), Ok(Response::Done { changed: false }));
+    for (id, name) in [(20, "a"), (21, "b")] {
+        done(&mut state, create(Table { name: TableName::new("s", name), ..table(id, name) }));
+    }
+    assert_eq!(refused(&mut state, drop_schema("s", false)).code, ErrorCode::ConstraintViolation);
+    assert_eq!(refused(&mut state, drop_schema("public", true)).code, ErrorCode::InvalidArgument);
+    done(&mut state, drop_schema("s", true));
+    assert_eq!(state.tables().count(), 0);
+    let dropped = vec![Event::TableDropped(Ulid(20)), Event::TableDropped(Ulid(21))];
+    assert_eq!(events(&state, state.version() - 1), [(state.version(), dropped)]);
+    assert_eq!(refused(&mut state, drop_schema("s", false)).code, ErrorCode::NotFound);
+    let reserved = Command::CreateSchema { name: "information_schema".to_owned(), if_not_exists: true };
+    assert_eq!(refused(&mut state, reserved).code, ErrorCode::InvalidArgument);
+}
+
+#[test]
+fn a_commit_adds_rows_and_a_repetition_gets_the_first_outcome() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "t")));
+    let load = commit(100, 10, vec![piece(0, 5), piece(3, 7), piece(0, 1)]);
+    let first = run(&mut state, load.clone());
+    let committed = state.version();
+    assert_eq!(first, Ok(Response::Transaction(Outcome::Committed { version: committed })));
+    assert_eq!(run(&mut state, load), first);
+    let loaded = state.table(Ulid(10)).unwrap();
+    let rows: Vec<u64> = loaded.shards.iter().map(|shard| shard.rows).collect();
+    assert_eq!((rows, loaded.bytes(), loaded.changed_version), (vec![6, 0, 0, 7], 130, committed));
+    // Asked about it, the outcome stands.
+    let resolved = run(&mut state, Command::AbortTransaction { transaction: Ulid(100) });
+    assert_eq!(resolved, first);
+    assert_eq!(events(&state, committed - 1), [(committed, vec![Event::Committed(Ulid(100))])]);
+}
+
+#[test]
+fn an_aborted_transaction_never_commits() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "t")));
+    let aborted = run(&mut state, Command::AbortTransaction { transaction: Ulid(100) });
+    assert_eq!(aborted, Ok(Response::Transaction(Outcome::Aborted)));
+    assert_eq!(refused(&mut state, commit(100, 10, vec![piece(0, 5)])).code, ErrorCode::Conflict);
+    assert_eq!(state.table(Ulid(10)).unwrap().rows(), 0);
+}
+
+#[test]
+fn a_commit_that_cannot_be_aborts_and_changes_no_table() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "t")));
+    done(&mut state, create(table(11, "gone")));
+    done(&mut state, drop_table("gone", false));
+    let both = Command::CommitTransaction {
+        transaction: Ulid(100),
+        tables: vec![
+            TableChange { table: Ulid(10), pieces: vec![piece(0, 5)] },
+            TableChange { table: Ulid(11), pieces: vec![piece(0, 5)] },
+        ],
+    };
+    assert_eq!(run(&mut state, both).unwrap_err().code, ErrorCode::Conflict);
+    assert_eq!(state.table(Ulid(10)).unwrap().rows(), 0);
+    assert_eq!(state.outcome(Ulid(100)), Some(Outcome::Aborted));
+    assert_eq!(events(&state, state.version() - 1), [(state.version(), vec![Event::Aborted(Ulid(100))])]);
+
+    assert!(run(&mut state, commit(101, 10, vec![piece(4, 1)])).is_err(), "there is no shard 4");
+    assert_eq!(state.outcome(Ulid(101)), Some(Outcome::Aborted));
+}
+
+#[test]
+fn what_every_server_has_is_forgotten() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "t")));
+    let mut versions = Vec::new();
+    for transaction in 100..103 {
+        run(&mut state, commit(transaction, 10, vec![piece(0, 1)])).unwrap();
+        versions.push(state.version());
+    }
+    let applied = |server, version| Command::StorageApplied { server: Ulid(server), version };
+    done(&mut state, applied(1, versions[2]));
+    done(&mut state, applied(2, versions[1]));
+    assert_eq!(events(&state, 0).len(), 3, "server 3 has nothing yet");
+    done(&mut state, applied(3, versions[2]));
+    assert_eq!(state.forgotten_version(), versions[1]);
+    assert_eq!(events(&state, 0), [(versions[2], vec![Event::Committed(Ulid(102))])]);
+    assert_eq!(state.outcome(Ulid(101)), None);
+    assert_eq!(state.outcome(Ulid(102)), Some(Outcome::Committed { version: versions[2] }));
+    // It goes forward only, and not beyond what there is.
+    assert_eq!(run(&mut state, applied(3, 1)), Ok(Response::Done { changed: false }));
+    assert_eq!(refused(&mut state, applied(3, 1000)).code, ErrorCode::Corrupt);
+    assert_eq!(refused(&mut state, applied(9, 1)).code, ErrorCode::NotFound);
+    // A new server does not wait for the past.
+    done(&mut state, Command::RegisterStorage { server: server(4) });
+    assert_eq!(state.applied_by(Ulid(4)), Some(state.version()));
+}
+
+#[test]
+fn aborted_transactions_are_bounded_and_old_ones_stay_aborted() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "t")));
+    let count = 2 * MAX_ABORTED as u128 + 1;
+    for transaction in 1..=count {
+        run(&mut state, Command::AbortTransaction { transaction: Ulid(transaction) }).unwrap();
+    }
+    assert!(state.transactions.size() <= 2 * MAX_ABORTED);
+    assert_eq!(state.outcome(Ulid(1)), None);
+    let late = refused(&mut state, commit(1, 10, vec![piece(0, 1)]));
+    assert_eq!(late.code, ErrorCode::Conflict);
+    assert!(run(&mut state, commit(count + 1, 10, vec![piece(0, 1)])).is_ok());
+}
+
+#[test]
+fn the_last_administrator_stays() {
+    let mut state = cluster();
+    let user = |name: &str| (name.to_owned(), "hash".to_owned());
+    let (name, password_hash) = user("ada");
+    done(&mut state, Command::CreateUser { name: name.clone(), password_hash: password_hash.clone() });
+    assert_eq!(
+        refused(&mut state, Command::CreateUser { name: name.clone(), password_hash }).code,
+        ErrorCode::AlreadyExists
+    );
+    done(&mut state, Command::AlterUser { name: name.clone(), password_hash: "new".to_owned() });
+    assert_eq!(state.user("ada").unwrap().password_hash, "new");
+    assert_eq!(refused(&mut state, Command::DropUser { name: "admin".to_owned() }).code, ErrorCode::InvalidArgument);
+    done(&mut state, Command::DropUser { name });
+    assert_eq!(refused(&mut state, Command::DropUser { name: "admim".to_owned() }).hint, "did you mean admin?");
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let mut state = cluster();
+    let secret = "$argon2id$secret".to_owned();
+    let command = Command::CreateUser { name: "ada".to_owned(), password_hash: secret.clone() };
+    assert!(!format!("{command:?}").contains(&secret));
+    done(&mut state, command);
+    let printed = format!("{state:?}");
+    assert!(!printed.contains(&secret) && printed.contains("Blob(3 bytes)"), "{printed}");
+}
+
+/// Commands over few names and ids, so that they meet.
+fn any_command() -> impl Strategy<Value = Command> {
+    let id = 10u128..14;
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    let pieces = prop::collection::vec((0u32..5, 0u64..1000).prop_map(|(shard, rows)| piece(shard, rows)), 0..4);
+    prop_oneof![
+        1 => Just(bootstrap()),
+        2 => (1u128..4).prop_map(|id| Command::RegisterStorage { server: server(id) }),
+        1 => (1u128..4, 0u64..40).prop_map(|(id, version)| Command::StorageApplied { server: Ulid(id), version }),
+        4 => (id.clone(), name.clone(), any::<bool>())
+            .prop_map(|(id, name, if_not_exists)| Command::CreateTable { table: table(id, name), if_not_exists }),
+        2 => (id.clone(), name.clone(), id.clone()).prop_map(|(id, name, parent)| create(child(id, name, parent))),
+        2 => (name.clone(), any::<bool>()).prop_map(|(name, cascade)| drop_table(name, cascade)),
+        6 => (100u128..110, id, pieces).prop_map(|(transaction, table, pieces)| commit(transaction, table, pieces)),
+        2 => (100u128..110).prop_map(|id| Command::AbortTransaction { transaction: Ulid(id) }),
+        1 => name.clone().prop_map(|name| Command::CreateSchema { name: name.to_owned(), if_not_exists: true }),
+        1 => (name.clone(), any::<bool>())
+            .prop_map(|(name, cascade)| Command::DropSchema { name: name.to_owned(), if_exists: false, cascade }),
+        1 => name.clone()
+            .prop_map(|name| Command::CreateUser { name: name.to_owned(), password_hash: String::new() }),
+        1 => name.prop_map(|name| Command::DropUser { name: name.to_owned() }),
+    ]
+}
+
+fn reread<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+    rmp_serde::from_slice(&rmp_serde::to_vec_named(value).unwrap()).unwrap()
+}
+
+proptest! {
+    /// A node that restarts at any point, from a snapshot and with commands read from the log, has the same state and gives
+    /// the same responses as one that never stopped.
+    #[test]
+    fn a_state_does_not_depend_on_how_it_was_reached(
+        commands in prop::collection::vec(any_command(), 1..60),
+        restart in any::<prop::sample::Index>(),
+    ) {
+        let restart = restart.index(commands.len());
+        let (mut steady, mut restarted) = (CatalogState::default(), CatalogState::default());
+        for (at, command) in commands.iter().enumerate() {
+            if at == restart {
+                restarted = reread(&restarted);
+            }
+            let version = at as u64 + 1;
+            let responses = [apply(&mut steady, version, command), apply(&mut restarted, version, &reread(command))];
+            prop_assert_eq!(&responses[0], &responses[1]);
+            prop_assert_eq!(&reread(&responses[0]), &responses[0]);
+        }
+        prop_assert_eq!(&steady, &restarted);
+    }
+
+    #[test]
+    fn states_keep_their_rules(commands in prop::collection::vec(any_command(), 1..80)) {
+        let mut state = CatalogState::default();
+        let mut committed: BTreeMap<Ulid, u64> = BTreeMap::new();
+        for (at, command) in commands.iter().enumerate() {
+            let (before, kept) = (state.clone(), reread(&state));
+            let response = apply(&mut state, at as u64 + 1, command);
+            prop_assert_eq!(&before, &kept, "a clone does not change with the original");
+            if let Response::Transaction(Outcome::Committed { version }) = response {
+                let transaction = match command {
+                    Command::CommitTransaction { transaction, .. } | Command::AbortTransaction { transaction } => transaction,
+                    other => panic!("{other:?} commits nothing"),
+                };
+                // Unless it was forgotten in between, a transaction has one version for ever.
+                let first = *committed.entry(*transaction).or_insert(version);
+                prop_assert!(first == version || state.forgotten_version() >= first);
+            }
+            prop_assert_eq!(state.names.size(), state.tables.size());
+            for table in state.tables() {
+                prop_assert!(state.has_schema(&table.table.name.schema));
+                prop_assert_eq!(table.placement.len(), table.table.shards as usize);
+                prop_assert_eq!(table.shards.len(), table.table.shards as usize);
+                prop_assert!(table.placement.iter().flatten().all(|server| state.server(*server).is_some()));
+                for key in &table.table.foreign_keys {
+                    prop_assert!(state.table(key.parent).is_some(), "no foreign key dangles");
+                }
+            }
+            prop_assert!(state.events_after(0).all(|(version, _)| version > state.forgotten_version()));
+        }
+    }
+}

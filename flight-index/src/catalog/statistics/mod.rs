@@ -7,6 +7,7 @@
 mod bound;
 
 use arrow::{array::ArrayRef, ipc::reader::StreamReader};
+use datafusion::scalar::ScalarValue;
 use drsdb_core::{Error, Result, SqlType, Table, v1};
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,16 @@ impl ColumnSummary {
     /// The upper bound as an array of length 1 of the stored type; `None` when unknown.
     pub fn max_value(&self, sql_type: SqlType) -> Option<ArrayRef> {
         self.max.as_ref().and_then(|bytes| bound::decode(sql_type, bytes))
+    }
+
+    /// [`ColumnSummary::min_value`] as planners take it.
+    pub fn min_scalar(&self, sql_type: SqlType) -> Option<ScalarValue> {
+        self.min_value(sql_type).and_then(|value| ScalarValue::try_from_array(&value, 0).ok())
+    }
+
+    /// [`ColumnSummary::max_value`] as planners take it.
+    pub fn max_scalar(&self, sql_type: SqlType) -> Option<ScalarValue> {
+        self.max_value(sql_type).and_then(|value| ScalarValue::try_from_array(&value, 0).ok())
     }
 
     /// Adds another set of rows; `rows` and `other_rows` count the sets.

@@ -1,0 +1,175 @@
+//! One server of a local cluster: a task of this process, or a process of its own.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, bail};
+use drsdb_core::{
+    config::{IndexConfig, StorageConfig},
+    security::Role,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use url::Url;
+
+use super::LocalOptions;
+use crate::node::{self, PATIENCE, Ready};
+
+/// A running server.
+pub struct Server {
+    url: Url,
+    kind: Kind,
+}
+
+enum Kind {
+    Task { running: JoinHandle<drsdb_core::Result<()>>, stop: DropGuard },
+    /// Its standard input is a pipe from here: when this process ends, however it does, the input ends, and so does it.
+    Process { child: Box<Child>, pid: u32 },
+}
+
+impl Server {
+    /// Starts a server with a configuration file, and waits until it takes requests.
+    pub async fn start(role: Role, file: PathBuf, options: &LocalOptions) -> Result<Self> {
+        Self::start_at(role, &file, options, None).await
+    }
+
+    /// Starts a server again where it was.
+    pub async fn start_again(role: Role, file: PathBuf, options: &LocalOptions, url: &Url) -> Result<Self> {
+        Self::start_at(role, &file, options, Some(url)).await
+    }
+
+    async fn start_at(role: Role, file: &Path, options: &LocalOptions, url: Option<&Url>) -> Result<Self> {
+        if options.processes { start_process(role, file, options, url).await } else { start_task(role, file).await }
+    }
+
+    /// Where it is reached.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The process it runs in.
+    pub fn pid(&self) -> u32 {
+        match &self.kind {
+            Kind::Task { .. } => std::process::id(),
+            Kind::Process { pid, .. } => *pid,
+        }
+    }
+
+    /// Ends it with SIGKILL.
+    pub async fn kill(&mut self) -> Result<()> {
+        match &mut self.kind {
+            Kind::Task { .. } => bail!("this server is a part of this process, and cannot be killed"),
+            Kind::Process { child, .. } => child.kill().await.context("cannot kill the server"),
+        }
+    }
+
+    /// Stops it in order and waits for it.
+    pub async fn stop(self) -> Result<()> {
+        match self.kind {
+            Kind::Task { running, stop } => {
+                drop(stop);
+                let ended = timeout(PATIENCE, running).await.context("the server does not stop")?;
+                Ok(ended.context("the server panicked")??)
+            }
+            Kind::Process { mut child, pid } => {
+                drop(child.stdin.take());
+                match timeout(PATIENCE, child.wait()).await {
+                    Ok(status) => {
+                        let status = status.context("cannot wait for the server")?;
+                        // A server that was killed before has no exit code.
+                        if status.success() || status.code().is_none() {
+                            return Ok(());
+                        }
+                        bail!("the server in process {pid} ended with {status}")
+                    }
+                    Err(_) => {
+                        child.kill().await.context("cannot kill the server")?;
+                        bail!("the server in process {pid} did not stop within {PATIENCE:?}, and was killed")
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn start_task(role: Role, file: &Path) -> Result<Server> {
+    let shutdown = CancellationToken::new();
+    let (ready, became_ready) = oneshot::channel();
+    let (url, mut running) = match role {
+        Role::Index => {
+            let mut config = IndexConfig::load(Some(file), ())?;
+            let (listener, url) = node::bind(config.listen, &config.public_url)?;
+            config.public_url = url.clone();
+            (url, tokio::spawn(drsdb_index::server::serve(listener, config, shutdown.clone(), ready)))
+        }
+        Role::Storage => {
+            let mut config = StorageConfig::load(Some(file), ())?;
+            let (listener, url) = node::bind(config.listen, &config.public_url)?;
+            config.public_url = url.clone();
+            (url, tokio::spawn(drsdb_storage::server::serve(listener, config, shutdown.clone(), ready)))
+        }
+    };
+    let stop = shutdown.drop_guard();
+    tokio::select! {
+        became_ready = timeout(PATIENCE, became_ready) => {
+            match became_ready {
+                Ok(Ok(())) => Ok(Server { url, kind: Kind::Task { running, stop } }),
+                // It ended before it was ready: its error says why.
+                Ok(Err(_)) => match running.await {
+                    Ok(Err(error)) => Err(error.into()),
+                    _ => bail!("it ended before it was ready"),
+                },
+                Err(_) => bail!("it was not ready within {PATIENCE:?}"),
+            }
+        }
+        ended = &mut running => match ended {
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(())) => bail!("it ended before it was ready"),
+            Err(error) => Err(error).context("it panicked"),
+        },
+    }
+}
+
+async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Option<&Url>) -> Result<Server> {
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().context("cannot find this program")?,
+    };
+    let mut command = Command::new(program);
+    command.arg(role.as_str()).arg("--config").arg(file).arg("--exit-with-stdin");
+    if let Some(port) = url.and_then(Url::port) {
+        // The public URL is derived from the address.
+        command.arg("--listen").arg(SocketAddr::from(([127, 0, 0, 1], port)).to_string());
+        command.env("DRSDB_PUBLIC_URL", format!("https://127.0.0.1:{port}"));
+    }
+    let log = file.with_extension("log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log).context("cannot open the server's log")?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+    // A Ctrl-C at the terminal is for the program that started the servers: it stops them in order.
+    command.process_group(0);
+    let mut child = command.spawn().context("cannot start the server")?;
+    let output = child.stdout.take().context("the server has no output")?;
+    let mut lines = BufReader::new(output).lines();
+    let line = timeout(PATIENCE, lines.next_line()).await;
+    let line = match line {
+        Ok(Ok(Some(line))) => line,
+        Ok(_) => {
+            let text = std::fs::read_to_string(file.with_extension("log")).unwrap_or_default();
+            let last: Vec<&str> = text.lines().rev().take(5).collect();
+            bail!("it ended before it was ready; its log ends with: {}", last.into_iter().rev().collect::<Vec<_>>().join(" | "));
+        }
+        Err(_) => bail!("it was not ready within {PATIENCE:?}; see {}", file.with_extension("log").display()),
+    };
+    let ready: Ready = serde_json::from_str(&line).with_context(|| format!("the server said {line:?}"))?;
+    let url = Url::parse(&ready.url).with_context(|| format!("the server said {line:?}"))?;
+    Ok(Server { url, kind: Kind::Process { child: Box::new(child), pid: ready.pid } })
+}

@@ -1,0 +1,71 @@
+//! Bad input: a typed error that says what to change, and a cluster that goes on.
+
+use drsdb_client::{Client, ErrorCode};
+
+use crate::support::TestCluster;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mistake_has_its_error() {
+    let cluster = TestCluster::start(2).await;
+    cluster.run(&["CREATE TABLE city (id BIGINT PRIMARY KEY, name VARCHAR(5) NOT NULL, small SMALLINT, at TIMESTAMP)"]).await;
+    cluster.run(&["INSERT INTO city VALUES (1, 'a', 1, NULL), (2, 'b', 0, NULL), (3, 'c', 32767, NULL)"]).await;
+    let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    let huge = format!("SELECT '{}'", "x".repeat(50 << 20));
+    let cases: &[(&str, ErrorCode, &str)] = &[
+        ("SELEC 1", ErrorCode::Syntax, ""),
+        ("SELECT\n  FROM WHERE", ErrorCode::Syntax, ""),
+        ("SELECT * FROM citty", ErrorCode::NotFound, "city"),
+        ("SELECT nme FROM city", ErrorCode::NotFound, "name"),
+        ("SELECT 1 / 0", ErrorCode::InvalidValue, ""),
+        ("SELECT id / (small - small) FROM city", ErrorCode::InvalidValue, ""),
+        ("SELECT 9223372036854775807 + id FROM city", ErrorCode::InvalidValue, ""),
+        ("SELECT CAST('abc' AS INTEGER)", ErrorCode::InvalidValue, ""),
+        ("SELECT name + at FROM city", ErrorCode::TypeMismatch, ""),
+        ("INSERT INTO city VALUES (1, 'dup', 1, NULL)", ErrorCode::ConstraintViolation, ""),
+        ("INSERT INTO city VALUES (9, NULL, 1, NULL)", ErrorCode::ConstraintViolation, "name"),
+        ("INSERT INTO city VALUES (9, 'too long', 1, NULL)", ErrorCode::InvalidValue, "name"),
+        ("INSERT INTO city VALUES (9, 'x', 40000, NULL)", ErrorCode::InvalidValue, "small"),
+        ("CREATE TABLE city (id INTEGER)", ErrorCode::AlreadyExists, "city"),
+        ("CREATE TABLE t (a INTEGER UNIQUE)", ErrorCode::Unsupported, ""),
+        ("DROP TABLE nope", ErrorCode::NotFound, "nope"),
+        ("UPDATE city SET small = 1", ErrorCode::Unsupported, ""),
+        ("BEGIN", ErrorCode::Unsupported, ""),
+        (&deep, ErrorCode::InvalidArgument, ""),
+        (&huge, ErrorCode::ResourceExhausted, ""),
+    ];
+    let mut wrong = Vec::new();
+    for (sql, code, mention) in cases {
+        let shown = &sql[..sql.len().min(60)];
+        let error = cluster.error(sql).await;
+        let text = error.to_string();
+        if error.code() != *code || !text.contains(mention) {
+            wrong.push(format!("{shown}: expected {code} with {mention:?}, found {} {text}", error.code()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(cluster.value("SELECT count(*) FROM city").await, "3");
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_syntax_error_names_line_and_column() {
+    let cluster = TestCluster::start(1).await;
+    let error = cluster.error("SELECT 1,\n  FROM FROM x").await;
+    assert_eq!(error.code(), ErrorCode::Syntax);
+    assert_eq!(error.wire().fields.get("line").map(String::as_str), Some("2"), "{error:?}");
+    assert!(error.wire().fields.contains_key("column"), "{error:?}");
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_in_without_the_right_login() {
+    let cluster = TestCluster::start(1).await;
+    let mut options = cluster.cluster.client_options();
+    options.password = Some("wrong".into());
+    let refused = Client::connect(options.clone()).await.err().expect("a wrong password is refused");
+    assert_eq!(refused.code(), ErrorCode::Unauthenticated);
+    options.user = Some("nobody".to_owned());
+    let refused = Client::connect(options).await.err().expect("an unknown user is refused");
+    assert_eq!(refused.code(), ErrorCode::Unauthenticated);
+    cluster.cluster.shutdown().await.unwrap();
+}

@@ -1,0 +1,81 @@
+//! A cluster of processes for one test, and what tests ask of it.
+
+use std::{path::PathBuf, time::Duration};
+
+use arrow::util::pretty::pretty_format_batches;
+use drsdb::local::{LocalCluster, LocalOptions};
+use drsdb_client::{Client, Error};
+use tempfile::TempDir;
+
+/// A running cluster in a folder that goes away with it.
+pub struct TestCluster {
+    pub cluster: LocalCluster,
+    pub client: Client,
+    _folder: TempDir,
+}
+
+/// Options for servers that are processes of the binary under test.
+pub fn options(folder: &TempDir, storage: usize) -> LocalOptions {
+    LocalOptions {
+        storage,
+        processes: true,
+        data: folder.path().join("data"),
+        program: Some(PathBuf::from(env!("CARGO_BIN_EXE_drsdb"))),
+        ..LocalOptions::default()
+    }
+}
+
+impl TestCluster {
+    pub async fn start(storage: usize) -> Self {
+        Self::start_with(storage, |_| {}).await
+    }
+
+    pub async fn start_with(storage: usize, change: impl FnOnce(&mut LocalOptions)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options(&folder, storage);
+        change(&mut options);
+        let cluster = LocalCluster::start(options).await.unwrap();
+        let client = Client::connect(cluster.client_options()).await.unwrap();
+        Self { cluster, client, _folder: folder }
+    }
+
+    /// Runs statements that must succeed.
+    pub async fn run(&self, statements: &[&str]) {
+        for statement in statements {
+            self.client.execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+    }
+
+    /// A query's rows as a table of text.
+    pub async fn table(&self, sql: &str) -> String {
+        let result = self.client.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        pretty_format_batches(&result.batches).unwrap().to_string()
+    }
+
+    /// The single value of a query, as text.
+    pub async fn value(&self, sql: &str) -> String {
+        let result = self.client.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let batch = result.batches.iter().find(|batch| batch.num_rows() > 0).expect("the query gives a row");
+        arrow::util::display::array_value_to_string(batch.column(0), 0).unwrap()
+    }
+
+    /// The error of a statement that must fail.
+    pub async fn error(&self, sql: &str) -> Error {
+        match self.client.collect(sql).await {
+            Ok(result) => panic!("{} bytes of SQL succeeded with {} rows", sql.len(), result.rows()),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Waits until `condition` holds; panics when it does not within a generous time.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !condition().await {
+            // A condition of another process: there is nothing to be woken by.
+            #[allow(clippy::disallowed_methods)]
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("did not happen: {what}"));
+}

@@ -1,0 +1,180 @@
+//! The replicated catalog on real disks: openraft's own suite for stores, crashes, several voters, and how fast it is.
+//!
+//! - here: openraft's suite, and what survives an orderly restart;
+//! - `crash`: `kill -9` of a process that proposes, and a disk that takes no more;
+//! - `voters`: three index servers over TLS;
+//! - `measure`: proposals a second and bytes an entry, run by hand (`--ignored`).
+
+#[path = "raft_store/crash.rs"]
+mod crash;
+#[path = "raft_store/measure.rs"]
+mod measure;
+#[path = "raft_store/voters.rs"]
+mod voters;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use drsdb_core::{ErrorCode, Ulid};
+use drsdb_index::{
+    catalog::{Command, Response},
+    raft::{
+        Catalog, CatalogOptions,
+        store::{Database, LogStore, NodeId, StateMachine, TypeConfig},
+    },
+};
+use openraft::{
+    StorageError, StorageIOError,
+    storage::RaftLogStorage,
+    testing::{StoreBuilder, Suite},
+};
+use tempfile::TempDir;
+
+struct InTempDir;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for InTempDir {
+    async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<NodeId>> {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            let database = Database::open(dir.path())?;
+            Ok((LogStore::open(database.clone())?, StateMachine::open(database)?))
+        };
+        let (log, state_machine) =
+            open().map_err(|error: drsdb_core::Error| StorageIOError::read(openraft::AnyError::new(&error)))?;
+        Ok((dir, log, state_machine))
+    }
+}
+
+#[test]
+fn the_store_passes_openrafts_suite() {
+    Suite::test_all(InTempDir).unwrap();
+}
+
+/// A catalog with one voter.
+async fn open(dir: &Path) -> Arc<Catalog> {
+    Catalog::open(alone(dir, 1)).await.unwrap()
+}
+
+fn alone(dir: &Path, node_id: NodeId) -> CatalogOptions {
+    CatalogOptions {
+        dir: dir.to_owned(),
+        node_id,
+        voters: BTreeMap::from([(node_id, "https://127.0.0.1:1".to_owned())]),
+        dial: Arc::new(|url| panic!("a single voter calls nobody, and not {url}")),
+    }
+}
+
+fn create_user(name: &str) -> Command {
+    Command::CreateUser { name: name.to_owned(), password_hash: "hash".to_owned() }
+}
+
+#[tokio::test]
+async fn a_restart_finds_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path()).await;
+    let mut versions = catalog.watch();
+    let (first, response) = catalog.propose(create_user("ada")).await.unwrap();
+    assert_eq!(response, Response::Done { changed: true });
+    assert!(*versions.wait_for(|version| *version >= first).await.unwrap() >= first);
+    let refused = catalog.propose(create_user("ada")).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::AlreadyExists);
+    // A snapshot in between, and entries after it.
+    catalog.snapshot().await.unwrap();
+    for name in ["grace", "edsger"] {
+        catalog.propose(create_user(name)).await.unwrap();
+    }
+    let before = catalog.state();
+    assert_eq!(before.version(), 4);
+    catalog.shutdown().await;
+    assert_eq!(catalog.propose(create_user("late")).await.unwrap_err().code(), ErrorCode::Unavailable);
+    drop(catalog);
+
+    let catalog = open(dir.path()).await;
+    assert_eq!(catalog.state(), before);
+    // The next version continues.
+    let (next, _) = catalog.propose(create_user("barbara")).await.unwrap();
+    assert_eq!(next, before.version() + 1);
+    catalog.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_directory_belongs_to_one_process_and_one_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path()).await;
+    let second = Catalog::open(alone(dir.path(), 1)).await.unwrap_err();
+    assert_eq!(second.code(), ErrorCode::InvalidArgument, "{second}");
+    catalog.shutdown().await;
+    drop(catalog);
+    let other = Catalog::open(alone(dir.path(), 2)).await.unwrap_err();
+    assert_eq!(other.code(), ErrorCode::InvalidArgument, "{other}");
+    open(dir.path()).await.shutdown().await;
+}
+
+#[tokio::test]
+async fn damaged_files_are_refused_and_not_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("catalog.sqlite"), vec![0x5A; 8192]).unwrap();
+    let error = Catalog::open(alone(dir.path(), 1)).await.unwrap_err();
+    assert!(error.to_string().contains("catalog.sqlite"), "{error}");
+    assert_eq!(std::fs::read(dir.path().join("catalog.sqlite")).unwrap(), vec![0x5A; 8192]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_proposals_share_entries_and_have_versions_of_their_own() {
+    const PROPOSALS: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path()).await;
+    let proposals = (0..PROPOSALS).map(|user| {
+        let catalog = catalog.clone();
+        tokio::spawn(async move {
+            let name = format!("user {user}");
+            let (version, _) = catalog.propose(create_user(&name)).await.unwrap();
+            // Acknowledged is readable.
+            assert!(catalog.state().user(&name).is_some() && catalog.state().version() >= version);
+            version
+        })
+    });
+    let proposals: Vec<_> = proposals.collect();
+    let mut versions = Vec::new();
+    for proposal in proposals {
+        versions.push(proposal.await.unwrap());
+    }
+    versions.sort_unstable();
+    assert_eq!(versions, (1..=PROPOSALS as u64).collect::<Vec<_>>());
+    catalog.shutdown().await;
+    drop(catalog);
+
+    let entries = last_index(dir.path()).await;
+    assert!(entries < PROPOSALS as u64 / 4, "{entries} entries, so about as many fsyncs, for {PROPOSALS} proposals");
+}
+
+#[tokio::test]
+async fn a_command_that_is_too_large_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path()).await;
+    let huge = Command::CreateUser { name: "ada".to_owned(), password_hash: "x".repeat(9 << 20) };
+    assert_eq!(catalog.propose(huge).await.unwrap_err().code(), ErrorCode::ResourceExhausted);
+    // Large ones that are not too large fit, several at once too, and leave memory for disk.
+    let large = |user: u32| Command::CreateUser { name: format!("user {user}"), password_hash: "x".repeat(3 << 20) };
+    let proposals = (0..6).map(|user| catalog.propose(large(user)));
+    for proposed in futures::future::join_all(proposals).await {
+        proposed.unwrap();
+    }
+    let before = catalog.state();
+    catalog.shutdown().await;
+    drop(catalog);
+    let catalog = open(dir.path()).await;
+    assert_eq!(catalog.state(), before);
+    catalog.shutdown().await;
+}
+
+/// The index of the log's last entry, of a catalog that is closed.
+async fn last_index(dir: &Path) -> u64 {
+    let database = Database::open(dir).unwrap();
+    let state = LogStore::open(database).unwrap().get_log_state().await.unwrap();
+    state.last_log_id.map_or(0, |last| last.index)
+}
+
+/// A new id, for transactions and tables.
+fn id() -> Ulid {
+    drsdb_core::ids::new_ulid()
+}
