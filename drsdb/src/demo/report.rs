@@ -79,7 +79,7 @@ pub fn print(lines: &[Line], loaded: &[Loaded], pids: &[u32], elapsed: Duration)
 
 fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["query", "rows", "ms", "endpoints", "bytes", "ok"]);
     for line in lines {
         table.add_row(line.cells());
