@@ -24,6 +24,9 @@ const CHILD_FOLDER: &str = "DRSDB_CONTRACT_CHILD_FOLDER";
 /// The first version the child is to commit.
 const CHILD_VERSION: &str = "DRSDB_CONTRACT_CHILD_VERSION";
 
+/// The ids of a load that the child never finishes.
+const UNFINISHED: std::ops::Range<i64> = -30_000..0;
+
 /// The same table in both processes.
 fn shared_table() -> Arc<Table> {
     let mut table = Table::clone(&people());
@@ -43,6 +46,10 @@ pub fn loads_until_killed(factory: Factory) {
     let Ok(folder) = std::env::var(CHILD_FOLDER) else { return };
     let first: u64 = std::env::var(CHILD_VERSION).unwrap().parse().unwrap();
     let engine = factory(Path::new(&folder));
+    let table = shared_table();
+    // A load of many chunks that never ends: whenever the process dies, this one is half written.
+    let mut unfinished = engine.stage(new_ulid(), &table, 0).unwrap();
+    unfinished.write(&people_rows(&table, UNFINISHED)).unwrap();
     let next = AtomicU64::new(first);
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -126,6 +133,8 @@ pub fn a_killed_process_loses_nothing_it_acknowledged(factory: Factory) {
         }
         assert_eq!(engine.staged_transactions().unwrap(), []);
         check(&fixture, &table, &committed);
+        let again = fixture.stage_in(new_ulid(), &table, 0, &people_rows(&table, UNFINISHED));
+        assert_eq!(again.unwrap().rows, 30_000, "the keys of a load that was never finished are taken");
         // Keys of loads that did not make it are free, those of the others are not.
         let highest = committed.last().copied().unwrap_or(0).max(next_load) + 50;
         for load in next_load..highest {
