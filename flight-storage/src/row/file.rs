@@ -110,6 +110,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
          PRAGMA foreign_keys = OFF;
          PRAGMA trusted_schema = OFF;
          PRAGMA cell_size_check = ON;
+         -- 64 MiB of pages for the writer; each reader has 8.
          PRAGMA cache_size = -65536;
          -- 32 MiB between checkpoints; a WAL that a long scan made larger is cut back after it.
          PRAGMA wal_autocheckpoint = 8192;

@@ -12,7 +12,9 @@ use datafusion::{
     logical_expr::Operator,
     physical_expr::{
         PhysicalExpr,
-        expressions::{BinaryExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, Literal, NotExpr},
+        expressions::{
+            BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, IsNullExpr, Literal, NotExpr,
+        },
     },
     scalar::ScalarValue,
 };
@@ -97,6 +99,11 @@ fn translate(table: &Table, expr: &Arc<dyn PhysicalExpr>, wanted: bool, depth: u
     }
     if let Some(list) = expr.downcast_ref::<InListExpr>() {
         return in_list(table, list, wanted);
+    }
+    if let Some(learned) = expr.downcast_ref::<DynamicFilterPhysicalExpr>() {
+        // What a join or a TOP has learned when the scan begins: usually all, since a join builds before it probes. It
+        // only ever grows stricter, so its TRUE is safe to ask for and its FALSE is not.
+        return if wanted { translate(table, &learned.current().ok()?, true, deeper) } else { None };
     }
     if let Some(literal) = expr.downcast_ref::<Literal>() {
         return match literal.value() {

@@ -13,7 +13,7 @@ use datafusion::{
     logical_expr::Operator,
     physical_expr::{
         PhysicalExpr,
-        expressions::{BinaryExpr, Column as ColumnExpr, InListExpr, Literal, NotExpr},
+        expressions::{BinaryExpr, Column as ColumnExpr, DynamicFilterPhysicalExpr, InListExpr, Literal, NotExpr, lit},
     },
     physical_plan::metrics::ExecutionPlanMetricsSet,
     scalar::ScalarValue,
@@ -259,6 +259,13 @@ fn filters_become_conditions() {
     let list = vec![Arc::new(Literal::new(ScalarValue::Int64(Some(1)))) as _; 3];
     let list = InListExpr::try_new(Arc::new(ColumnExpr::new("id", 0)), list, false, &table.arrow_schema()).unwrap();
     assert_eq!(sql(not(Arc::new(list))), some("c0 NOT IN (?, ?, ?)"));
+    // What a join learns before the scan begins is pushed as far as it is known then.
+    let learned = DynamicFilterPhysicalExpr::new(vec![Arc::new(ColumnExpr::new("id", 0))], lit(true));
+    let learned: Arc<DynamicFilterPhysicalExpr> = Arc::new(learned);
+    assert_eq!(sql(Arc::clone(&learned) as _), some("1"));
+    learned.update(id(Operator::GtEq, 7)).unwrap();
+    assert_eq!(sql(Arc::clone(&learned) as _), some("c0 >= ?"));
+    assert_eq!(sql(not(learned)), None);
     // Too many for SQLite's parser: what fits is pushed, the rest is left to the caller.
     let long = (0..2000).map(|value| id(Operator::NotEq, value)).reduce(and).unwrap();
     assert!(conjunction(&table, &[long]).0.is_some());
