@@ -9,7 +9,7 @@ use datafusion::{
     config::{ConfigExtension, ConfigNonZeroUsize, ConfigOptions},
     prelude::SessionConfig,
 };
-use datafusion_distributed::DistributedExt;
+use datafusion_distributed::{DistributedConfig, DistributedExt};
 use drsdb_proto::v1;
 
 use crate::{Result, scan::ShardScanCodec};
@@ -60,6 +60,7 @@ pub fn session_config(options: &QueryOptions) -> Result<SessionConfig> {
         .with_information_schema(true);
     apply_options(config.options_mut(), options);
     let config = config
+        .with_distributed_option_extension(DistributedConfig::default())
         .with_distributed_option_extension(options.clone())
         .with_distributed_user_codec(ShardScanCodec)
         // Loopback and data-centre networks carry more than a core can compress.

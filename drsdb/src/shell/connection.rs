@@ -33,7 +33,7 @@ pub struct ConnectArgs {
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     pub client_key: Option<PathBuf>,
     /// A file with all of this; without it and without --index, ./drsdb-data/client.toml.
-    #[arg(long, value_name = "FILE", env = "DRSDB_CONNECT_FILE")]
+    #[arg(long = "config", value_name = "FILE", env = "DRSDB_CLIENT_CONFIG")]
     pub connect_file: Option<PathBuf>,
 }
 

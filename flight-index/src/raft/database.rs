@@ -147,9 +147,9 @@ impl Database {
     }
 
     /// The entries with indices in `range`, in order, as long as they have `max_bytes` together; at least one if there
-    /// is one. Blocks.
-    pub(super) fn entries(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Vec<u8>>> {
-        let read = || -> rusqlite::Result<Vec<Vec<u8>>> {
+    /// is one. And whether these are all. Blocks.
+    pub(super) fn entries(&self, range: Range<u64>, max_bytes: usize) -> Result<(Vec<Vec<u8>>, bool)> {
+        let read = || -> rusqlite::Result<(Vec<Vec<u8>>, bool)> {
             let connection = self.reader.lock();
             let mut statement =
                 connection.prepare_cached("SELECT entry FROM log WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
@@ -159,11 +159,11 @@ impl Database {
                 let entry: Vec<u8> = row.get(0)?;
                 bytes += entry.len();
                 if bytes > max_bytes && !entries.is_empty() {
-                    break;
+                    return Ok((entries, false));
                 }
                 entries.push(entry);
             }
-            Ok(entries)
+            Ok((entries, true))
         };
         read().map_err(|error| failure("cannot read the catalog's log", error))
     }

@@ -175,14 +175,14 @@ impl Catalog {
         }
     }
 
-    /// A node that votes alone elects itself and applies its whole log before it serves anybody.
+    /// A node that votes alone leads from its start on, and applies its whole log before it serves anybody. (It is not to be
+    /// told to elect itself: a second election would turn away the first proposals.)
     async fn catch_up_alone(&self, node_id: NodeId) -> Result<()> {
-        let metrics = self.raft.metrics().borrow().clone();
-        if metrics.membership_config.voter_ids().ne([node_id]) {
+        // Not from the metrics: they may not have heard yet.
+        let alone =
+            self.raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([node_id]));
+        if !alone.await.map_err(|fatal| fatal_error(&self.database, &fatal))? {
             return Ok(());
-        }
-        if metrics.current_leader != Some(node_id) {
-            self.raft.trigger().elect().await.map_err(|fatal| fatal_error(&self.database, &fatal))?;
         }
         let leads = self.raft.wait(Some(START_TIME)).current_leader(node_id, "the only voter leads").await;
         leads.map_err(|error| match self.database.fault() {
