@@ -52,8 +52,8 @@ async fn a_plaintext_grpc_client_gets_an_error_at_once() {
     let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", fixture.server.address)).unwrap();
     let mut client = v1::storage_client::StorageClient::new(plain.connect_lazy());
     let status = timeout(PATIENCE, client.status(v1::StatusRequest {})).await.expect("it hangs").unwrap_err();
-    // The HTTP/2 stack below gRPC understood why.
-    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
+    // The refusal's own code, or that of a closed connection when the request was not on its way yet.
+    assert!(matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Cancelled), "{status:?}");
     fixture.assert_alive().await;
 }
 
