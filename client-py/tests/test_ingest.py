@@ -28,7 +28,11 @@ class Sink:
 
     def __call__(self, command: bytes, reader: Any) -> bytes:
         self.commands.append(command)
-        self.batches = [chunk.data for chunk in reader]
+        self.batches = []
+        for chunk in reader:
+            if chunk.data is None:
+                raise flight.FlightServerError("the stream of rows is broken")
+            self.batches.append(chunk.data)
         rows = sum(part.num_rows for part in self.batches)
         return _proto._number(1, rows) + _proto._number(2, 42)
 
@@ -132,8 +136,14 @@ def test_the_sources_own_error_passes_through(fake: Start, connect_fake: Connect
         raise ZeroDivisionError("while making rows")
 
     db = connect_fake(fake(sink.behavior()))
-    with pytest.raises(ZeroDivisionError, match="while making rows"):
+    with pytest.raises(ZeroDivisionError, match="while making rows") as caught:
         db.ingest("t", broken())
+    # A server that does not refuse a broken stream is told on.
+    assert not hasattr(caught.value, "__notes__")
+    db = connect_fake(fake(Behavior(put=lambda _, reader: b"" * len(list(reader)), action=lambda _name, _body: [])))
+    with pytest.raises(ZeroDivisionError, match="while making rows") as caught:
+        db.ingest("t", broken())
+    assert "took the rows" in caught.value.__notes__[0]
 
 
 def test_a_load_goes_to_a_server_that_answers(fake: Start, connect_fake: Connect) -> None:

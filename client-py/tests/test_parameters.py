@@ -34,6 +34,11 @@ ID = uuid.UUID(int=7)
         (ID, pa.binary(16), pa.scalar(ID.bytes, pa.binary(16))),
         (ID, pa.uuid(), pa.scalar(ID.bytes, pa.binary(16))),
         (ID, pa.string(), pa.scalar(str(ID))),
+        (str(ID), pa.uuid(), pa.scalar(ID.bytes, pa.binary(16))),
+        (str(ID), pa.binary(16), pa.scalar(ID.bytes, pa.binary(16))),
+        ("7" + "Z" * 25, pa.binary(16), pa.scalar(b"\xff" * 16, pa.binary(16))),
+        ("01ARZ3NDEKTSV4RRFFQ69G5FAV", pa.string(), pa.scalar("01ARZ3NDEKTSV4RRFFQ69G5FAV")),
+        ("0" * 25 + "z", pa.binary(16), pa.scalar(bytes(15) + b"\x1f", pa.binary(16))),
         (datetime.timedelta(days=-1, microseconds=5), INTERVAL, pa.scalar(interval(0, -1, 5000), INTERVAL)),
         (pa.scalar(5), pa.int32(), pa.scalar(5, pa.int32())),
         (None, pa.int32(), pa.scalar(None, pa.int32())),
@@ -79,6 +84,9 @@ def test_expected_types_without_numbers_are_matched_by_place() -> None:
         (1, pa.string()),
         (Decimal("1.234"), pa.decimal128(4, 2)),
         (b"x", pa.binary(16)),
+        ("8" + "0" * 25, pa.binary(16)),
+        ("U" * 26, pa.binary(16)),
+        ("no", pa.uuid()),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(value: Any, expected: pa.DataType) -> None:

@@ -6,6 +6,7 @@ Here live the source's forms and the upload. Rows are split by shard on the serv
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
@@ -13,12 +14,14 @@ import pyarrow.flight as flight
 
 from drsdb import _proto
 from drsdb._cluster import Answer
-from drsdb._errors import CallErrors, ErrorCode, InterfaceError, error_of
+from drsdb._errors import CallErrors, Error, ErrorCode, InterfaceError, error_of
 
 Mode = Literal["append", "create", "create_append", "replace"]
 
 # Far below the 16 MiB that no message of the cluster exceeds.
 _MESSAGE_BYTES: Final = 2 << 20
+
+_ABANDONED: Final = b"the client gives this load up"
 
 _TABLE_OPTIONS: Final[dict[str, tuple[int, int]]] = {
     "append": (_proto.TABLE_NOT_EXIST_FAIL, _proto.TABLE_EXISTS_APPEND),
@@ -124,13 +127,22 @@ def upload(answer: Answer, command: bytes, source: Source) -> WriteResult:
 
 
 def _abandon(writer: flight.FlightStreamWriter, errors: CallErrors, failure: BaseException) -> None:
-    """Closes the call and raises why it failed; when the server refused it, only the close says how."""
+    """Ends a load so that no row of it is committed, and raises why it failed.
+
+    pyarrow can only finish an upload, not cancel it, and what is finished is committed. So a message that is no Arrow
+    data goes first: it breaks the stream, and a server takes all rows of a stream or none.
+    """
+    with suppress(Exception):
+        writer.write_metadata(pa.py_buffer(_ABANDONED))
     try:
         with errors.translated():
             writer.close()
-    except Exception as verdict:
-        if getattr(verdict, "_answered", False) and not getattr(failure, "_answered", False):
+    except Error as verdict:
+        # Of a load that the server refused, the steps before hint at it and the close says why.
+        if isinstance(failure, Error) and verdict._answered and not failure._answered:
             raise verdict from failure
+    else:
+        failure.add_note("The server took the rows that were sent before this error into the table.")
     raise failure
 
 

@@ -17,6 +17,8 @@ import pyarrow as pa
 from drsdb._errors import ErrorCode, error_of
 
 _NUMBERED: Final = re.compile(r"\$([1-9]\d*)")
+_ID: Final = pa.binary(16)
+_ULID_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _INTERVAL: Final = pa.month_day_nano_interval()
 
 
@@ -61,8 +63,7 @@ def _column(values: list[Any], expected: pa.DataType | None, number: int) -> pa.
 def _array(values: list[Any], expected: pa.DataType | None) -> pa.Array[Any]:
     if expected is not None:
         # pyarrow converts Python values to an extension's storage only.
-        storage = expected.storage_type if isinstance(expected, pa.BaseExtensionType) else expected
-        array: pa.Array[Any] = pa.array(values, storage)
+        array: pa.Array[Any] = pa.array(values, _storage(expected))
         return array
     first = next((value for value in values if value is not None), None)
     if isinstance(first, pa.MonthDayNano):
@@ -79,6 +80,8 @@ def _plain(value: Any, expected: pa.DataType | None) -> Any:
     if isinstance(value, datetime.timedelta) and (expected is None or expected == _INTERVAL):
         nanoseconds = (value.seconds * 1_000_000 + value.microseconds) * 1_000
         return pa.MonthDayNano((0, value.days, nanoseconds))  # type: ignore[call-arg, arg-type]
+    if isinstance(value, str) and expected is not None and _storage(expected) == _ID:
+        return _id_bytes(value)
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     if expected is not None and pa.types.is_decimal(expected) and isinstance(value, (int, float)):
@@ -86,3 +89,17 @@ def _plain(value: Any, expected: pa.DataType | None) -> Any:
     if isinstance(value, pa.Scalar):
         return value.as_py()
     return value
+
+
+def _storage(expected: pa.DataType) -> pa.DataType:
+    return expected.storage_type if isinstance(expected, pa.BaseExtensionType) else expected
+
+
+def _id_bytes(text: str) -> bytes:
+    """The bytes of a ULID (26 characters, the first at most 7) or of a UUID (any form that Python reads)."""
+    if len(text) != 26:
+        return uuid.UUID(text).bytes
+    number = 0
+    for character in text.upper():
+        number = number << 5 | _ULID_DIGITS.index(character)
+    return number.to_bytes(16)
