@@ -43,7 +43,9 @@ impl Reference {
             .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes)))
             .build_arc()
             .context("cannot set up DataFusion")?;
-        let config = SessionConfig::new().with_target_partitions(options.threads);
+        let mut config = SessionConfig::new().with_target_partitions(options.threads);
+        // As in drsdb and in SQL's standard: 0.2 is a decimal, 2e-1 is a float.
+        config.options_mut().sql_parser.parse_float_as_decimal = true;
         let context = SessionContext::new_with_config_rt(config, runtime);
         for table in TABLES {
             let path = directory.join(file_name(table, Format::Parquet));

@@ -53,11 +53,12 @@ impl QueryEngine {
         workers: Vec<Url>,
         task: DistributedTaskContext,
     ) -> Result<SessionState> {
+        let head = self.self_url.clone();
         let mut config = session_config(options)?
             .with_distributed_channel_resolver(Channels(self.channels.clone()))
             .with_distributed_worker_resolver(QueryWorkers(workers))
             .with_distributed_local_worker_context(self.worker.to_local_worker_context(self.self_url.clone()))
-            .with_distributed_route_tasks_handler(route_tasks);
+            .with_distributed_route_tasks_handler(move |event: RouteTasksEvent<'_>| Some(route_tasks(&event, &head)));
         config.set_extension(Arc::new(self.scanner.clone()));
         config.set_extension(Arc::new(task));
         Ok(SessionStateBuilder::new()
@@ -79,44 +80,33 @@ impl WorkerResolver for QueryWorkers {
 
 /// Stages that read shards go to the servers that hold them; the others are spread in order, and a single task stays on
 /// the head, so that its result needs no further hop.
-fn route_tasks(event: RouteTasksEvent) -> Option<DfResult<RouteTasksEventResponse>> {
-    let mut leaf_urls = None;
-    let found = event.plan.apply(|node: &Arc<dyn ExecutionPlan>| {
+fn route_tasks(event: &RouteTasksEvent<'_>, head: &Url) -> DfResult<RouteTasksEventResponse> {
+    let mut holders: Option<Vec<Url>> = None;
+    event.plan.apply(|node: &Arc<dyn ExecutionPlan>| {
         if node.is_network_boundary() {
             return Ok(TreeNodeRecursion::Jump);
         }
         if let Some(scan) = node.downcast_ref::<ShardScanExec>() {
-            leaf_urls = Some(scan.servers().iter().map(|server| server.url.clone()).collect::<Vec<_>>());
+            holders = Some(scan.servers().iter().map(|server| server.url.clone()).collect());
             return Ok(TreeNodeRecursion::Stop);
         }
         Ok(TreeNodeRecursion::Continue)
-    });
-    if let Err(error) = found {
-        return Some(Err(error));
-    }
-    let urls = match leaf_urls {
+    })?;
+    let urls = match holders {
         Some(urls) if urls.len() == event.task_count => urls,
         Some(urls) => {
-            return Some(Err(Error::internal(format!(
-                "a stage of {} tasks reads shards of {} servers",
-                event.task_count,
-                urls.len()
-            ))
-            .into_datafusion()));
+            let (tasks, servers) = (event.task_count, urls.len());
+            return Err(Error::internal(format!("a stage of {tasks} tasks reads shards of {servers} servers"))
+                .into_datafusion());
         }
-        None if event.task_count == 1 => return None,
+        None if event.task_count == 1 => vec![head.clone()],
         None => {
-            let workers = match datafusion_distributed::get_distributed_worker_resolver(event.task_ctx.session_config())
-                .and_then(|resolver| resolver.get_urls())
-            {
-                Ok(workers) if !workers.is_empty() => workers,
-                Ok(_) => return Some(Err(Error::internal("a ticket without servers").into_datafusion())),
-                Err(error) => return Some(Err(error)),
-            };
-            (0..event.task_count).map(|task| workers[task % workers.len()].clone()).collect()
+            let config = event.task_ctx.session_config();
+            let workers = datafusion_distributed::get_distributed_worker_resolver(config)?.get_urls()?;
+            workers.iter().cycle().take(event.task_count).cloned().collect()
         }
     };
-    Some(Ok(RouteTasksEventResponse::new(urls)))
+    Ok(RouteTasksEventResponse::new(urls))
 }
 
 /// Connections to other storage servers.
