@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import drsdb
+from drsdb._config import location
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
@@ -33,17 +35,17 @@ class LocalCluster:
         self.data = folder / "data"
         self.config = self.data / "client.toml"
         self._log = folder / "cluster.log"
-        ready = folder / "ready"
+        self._ready = folder / "ready"
         command: list[str | Path] = [binary(), "local", "--processes", "--storage", str(storage_servers), "--port", "0"]
         # The pipe ends with this process, however it ends, and the cluster with the pipe.
-        command += ["--data", self.data, "--ready-file", ready, "--exit-with-stdin"]
+        command += ["--data", self.data, "--ready-file", self._ready, "--exit-with-stdin"]
         with self._log.open("wb") as log:
             # A session of its own, so that a server that outlives its parent can still be found and ended.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
-            self._wait_until_ready(ready)
+            self._wait_until_ready()
         except BaseException:
             self._kill_all()
             raise
@@ -54,7 +56,13 @@ class LocalCluster:
 
     def log(self) -> str:
         """What all servers have said."""
-        return self._log.read_text(errors="replace")
+        files = [self._log, *sorted(self.data.glob("*/*.log"))]
+        return "\n".join(f"{file.name}:\n{file.read_text(errors='replace')}" for file in files)
+
+    def storage_pids(self) -> dict[str, int]:
+        """The storage servers' processes by Flight location."""
+        servers = json.loads(self._ready.read_text())["storage"]
+        return {location(server["url"]): server["pid"] for server in servers}
 
     def stop(self) -> None:
         """Stops all servers in order; an error if that takes too long or fails."""
@@ -70,13 +78,19 @@ class LocalCluster:
         assert code == 0, f"the cluster ended with code {code}:\n{self.log()[-8_000:]}"
         assert not left, f"a server outlived the cluster:\n{self.log()[-8_000:]}"
 
-    def _wait_until_ready(self, ready: Path) -> None:
+    def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not ready.exists():
+        while not self._ready.exists():
             code = self._process.poll()
             assert code is None, f"the cluster ended with code {code} while it started:\n{self.log()[-8_000:]}"
             assert time.monotonic() < deadline, f"the cluster does not become ready:\n{self.log()[-8_000:]}"
             time.sleep(0.05)
+
+    def abandon(self) -> None:
+        """Kills all servers: of a cluster that has lost one, nothing more is expected."""
+        self._kill_all()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def _kill_all(self) -> bool:
         """Kills what is left of the session; true if there was anything."""

@@ -165,3 +165,13 @@ def test_a_type_can_be_inserted_by_parameters(db: drsdb.Connection, table: str, 
     for number, case in enumerate(cases):
         expected: pa.Array[Any] = pa.array([case.parameter, None, case.parameter], case.arrow)
         assert exact(rows[f"c{number}"]).equals(exact(pa.chunked_array([expected]))), case.sql
+
+
+@pytest.mark.parametrize("engine", ["row", "column"])
+def test_ids_are_compared_with_text(db: drsdb.Connection, table: str, engine: str) -> None:
+    db.execute(f"CREATE TABLE {table} (id BIGINT PRIMARY KEY, u ULID, w UUID) WITH (engine = '{engine}')")
+    ulid, uuid = "01ARZ3NDEKTSV4RRFFQ69G5FAV", "00000000-0000-0000-0000-000000000001"
+    db.execute(f"INSERT INTO {table} VALUES (1, '{ulid}', '{uuid}'), (2, NULL, NULL)")
+    assert list(db.query(f"SELECT id FROM {table} WHERE u = '{ulid}'").rows()) == [(1,)]
+    assert list(db.query(f"SELECT id FROM {table} WHERE w = '{uuid}'").rows()) == [(1,)]
+    assert list(db.query(f"SELECT id FROM {table} WHERE w = ?", [uuid]).rows()) == [(1,)]

@@ -1,0 +1,79 @@
+"""Storage servers of a real cluster that die or stop while they are needed: an error that names the server, never a
+short result and never a hang.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import drsdb
+from local_cluster import LocalCluster
+
+pytestmark = pytest.mark.cluster
+
+ROWS = 2_000_000
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    """A cluster that the test may break, with the table `big`."""
+    cluster = LocalCluster(tmp_path)
+    try:
+        with cluster.connect() as db:
+            numbers = pa.array(range(ROWS), pa.int64())
+            db.ingest("big", pa.table({"n": numbers, "text": numbers.cast(pa.string())}), mode="create")
+        yield cluster
+    finally:
+        cluster.abandon()
+
+
+@pytest.mark.parametrize("how", ["table", "stream"])
+def test_a_server_that_died_before_it_was_asked(own_cluster: LocalCluster, how: str) -> None:
+    with own_cluster.connect() as db:
+        result = db.query("SELECT * FROM big")
+        victim, pid = own_cluster.storage_pids().popitem()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(drsdb.OperationalError) as caught:
+            result.arrow() if how == "table" else list(result.batches())
+        assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+        assert victim in str(caught.value)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_goes_away_while_it_sends(own_cluster: LocalCluster, how: signal.Signals) -> None:
+    with own_cluster.connect() as db:
+        batches = db.query("SELECT * FROM big").batches(buffer_bytes=1)
+        rows = [next(batches).num_rows]
+        victim, pid = own_cluster.storage_pids().popitem()
+        os.kill(pid, how)
+        started = time.monotonic()
+        try:
+            with pytest.raises(drsdb.OperationalError) as caught:
+                rows.extend(batch.num_rows for batch in batches)
+        finally:
+            if how is signal.SIGSTOP:
+                os.kill(pid, signal.SIGCONT)
+        assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+        assert caught.value.fields["server"] == victim
+        assert sum(rows) < ROWS
+        assert time.monotonic() - started < 30
+
+
+def test_an_aggregate_over_a_server_that_died(own_cluster: LocalCluster) -> None:
+    with own_cluster.connect() as db:
+        result = db.query("SELECT text, count(*) FROM big GROUP BY text ORDER BY text")
+        _, pid = own_cluster.storage_pids().popitem()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(drsdb.OperationalError) as caught:
+            result.arrow()
+        assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+        assert "server" in caught.value.fields
+        # The index server needs no storage server for what it knows itself.
+        assert db.query("SELECT 1 AS x").arrow()["x"].to_pylist() == [1]
