@@ -181,7 +181,8 @@ fn merge_distinct(first: (u64, u64), second: (u64, u64), disjoint: bool) -> u64 
         repeated => u128::from(values) * u128::from(distinct) / repeated,
     };
     let domain = domain(first).max(domain(second)).min(u128::from(u64::MAX));
-    let together = domain * values / (domain + values);
+    let both = domain + values;
+    let together = (domain.saturating_mul(values) + both / 2) / both;
     u64::try_from(together).unwrap_or(u64::MAX).clamp(first.1.max(second.1), sum)
 }
 
