@@ -158,6 +158,7 @@ def test_an_error(adbc: Any) -> None:
 
 
 def test_a_wrong_password(cluster: LocalCluster) -> None:
-    with pytest.raises(adbc_driver_manager.Error) as caught, connect(cluster, password="wrong") as connection:
+    refused = pytest.raises(adbc_driver_manager.Error, match="wrong user name or password")
+    with refused as caught, connect(cluster, password="wrong") as connection:
         connection.cursor().execute("SELECT 1")
     assert caught.value.status_code == adbc_driver_manager.AdbcStatusCode.UNAUTHENTICATED
