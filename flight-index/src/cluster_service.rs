@@ -224,3 +224,6 @@ fn outcome_message(transaction: Ulid, outcome: Outcome) -> TransactionOutcome {
     };
     TransactionOutcome { transaction_id: transaction.to_string(), committed, version }
 }
+
+#[cfg(test)]
+mod tests;
