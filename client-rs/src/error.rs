@@ -155,6 +155,10 @@ fn root_cause(status: &Status) -> String {
     let mut cause = status.message().to_owned();
     let mut source = status.source();
     while let Some(current) = source {
+        let io = current.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof) {
+            return "it was closed without a farewell, as by a server that died".to_owned();
+        }
         cause = current.to_string();
         source = current.source();
     }

@@ -3,10 +3,7 @@
 use std::{
     io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,6 +13,7 @@ use drsdb_client::{Client, Error, ErrorCode, Executed, IngestMode, QueryStatisti
 use super::{
     command::{self, Command, CopyFrom},
     describe,
+    interrupts::Interrupts,
     output::{self, PrintError, Style},
     report,
     splitter::Splitter,
@@ -48,8 +46,7 @@ pub struct Interpreter {
     output: Option<PathBuf>,
     last_failed: bool,
     includes: usize,
-    /// Whether a statement runs, for whoever handles Ctrl-C otherwise.
-    busy: Arc<AtomicBool>,
+    interrupts: Arc<Interrupts>,
 }
 
 /// Why a statement or command did not succeed.
@@ -76,7 +73,13 @@ impl From<PrintError> for Failed {
 }
 
 impl Interpreter {
-    pub fn new(client: Client, style: Style, interactive: bool, stop_on_error: bool, busy: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        client: Client,
+        style: Style,
+        interactive: bool,
+        stop_on_error: bool,
+        interrupts: Arc<Interrupts>,
+    ) -> Self {
         Interpreter {
             client,
             style,
@@ -86,7 +89,7 @@ impl Interpreter {
             output: None,
             last_failed: false,
             includes: 0,
-            busy,
+            interrupts,
         }
     }
 
@@ -141,7 +144,7 @@ impl Interpreter {
     }
 
     async fn run_statement(&mut self, sql: &str) -> anyhow::Result<Flow> {
-        let done = interruptible(self.busy.clone(), self.execute(sql)).await;
+        let done = self.interrupts.clone().run(self.execute(sql)).await.unwrap_or(Err(Failed::Interrupted));
         self.done(done, Some(sql))
     }
 
@@ -170,7 +173,7 @@ impl Interpreter {
             }
             _ => {}
         }
-        let done = interruptible(self.busy.clone(), self.command(command)).await;
+        let done = self.interrupts.clone().run(self.command(command)).await.unwrap_or(Err(Failed::Interrupted));
         self.done(done, None)
     }
 
@@ -281,16 +284,4 @@ impl Interpreter {
         };
         self.note(&format!("time: {:.1} ms{detail}", ms(total)))
     }
-}
-
-/// Runs to the end, or to Ctrl-C: then everything under way is dropped, which cancels it on the servers.
-async fn interruptible<T>(busy: Arc<AtomicBool>, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
-    busy.store(true, Ordering::SeqCst);
-    let done = tokio::select! {
-        biased;
-        _ = tokio::signal::ctrl_c() => Err(Failed::Interrupted),
-        done = work => done,
-    };
-    busy.store(false, Ordering::SeqCst);
-    done
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`connection`]: where to connect, by flags, environment or the file that `drsdb local` writes.
 //! - [`splitter`]: where a statement ends. [`command`]: lines that begin with a backslash.
-//! - `interpreter`: runs both, one after the other. `editor`: the terminal.
+//! - `interpreter`: runs both, one after the other. `interrupts`: Ctrl-C. `editor`: the terminal.
 //! - `output`: tables, CSV and JSON to the terminal, results to files. [`text`]: values as text.
 //! - `describe`: `\d`.
 
@@ -11,6 +11,7 @@ pub mod connection;
 mod describe;
 mod editor;
 mod interpreter;
+mod interrupts;
 mod output;
 pub mod splitter;
 pub mod text;
@@ -19,16 +20,13 @@ use std::{
     io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use drsdb_client::{Client, Error};
 
 use connection::ConnectArgs;
 use interpreter::{Flow, Interpreter};
+use interrupts::{INTERRUPTED, Interrupts};
 use output::Style;
 
 /// The SQL shell.
@@ -53,9 +51,6 @@ pub struct ShellArgs {
     pub connect: ConnectArgs,
 }
 
-/// Exit code after Ctrl-C, as shells know it.
-const INTERRUPTED: u8 = 130;
-
 /// Runs `drsdb sql`.
 pub async fn run(args: ShellArgs) -> anyhow::Result<ExitCode> {
     let client = match Client::connect(args.connect.options()?).await {
@@ -70,11 +65,10 @@ pub async fn run(args: ShellArgs) -> anyhow::Result<ExitCode> {
         (_, true) => Style::Json,
         _ => Style::Table,
     };
-    let busy = Arc::new(AtomicBool::new(false));
-    tokio::spawn(end_when_idle(busy.clone()));
     let given = !args.commands.is_empty() || !args.files.is_empty();
     let interactive = !given && std::io::stdin().is_terminal();
-    let mut interpreter = Interpreter::new(client, style, interactive, args.stop_on_error, busy);
+    let interrupts = Interrupts::listen(interactive)?;
+    let mut interpreter = Interpreter::new(client, style, interactive, args.stop_on_error, interrupts);
     let ran = if interactive { editor::run(&mut interpreter).await } else { run_all(&mut interpreter, &args).await };
     match ran {
         Ok(Flow::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
@@ -83,16 +77,6 @@ pub async fn run(args: ShellArgs) -> anyhow::Result<ExitCode> {
         // Whoever read the output, `head` for example, has seen enough.
         Err(error) if error.downcast_ref().is_some_and(is_broken_pipe) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error),
-    }
-}
-
-/// A statement that runs is cancelled by Ctrl-C. Where none does, on a pipe that is waited for, it ends the shell, as it
-/// would have without the handler that cancelling needs.
-async fn end_when_idle(busy: Arc<AtomicBool>) {
-    while tokio::signal::ctrl_c().await.is_ok() {
-        if !busy.load(Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED.into());
-        }
     }
 }
 

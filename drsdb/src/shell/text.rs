@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use arrow::{
-    array::{Array, AsArray, RecordBatch},
+    array::{Array, AsArray, RecordBatch, StringArray},
     datatypes::{DataType, Field},
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
@@ -18,7 +18,13 @@ const OPTIONS: FormatOptions<'static> = FormatOptions::new()
 pub struct TextBatch<'a>(Vec<TextColumn<'a>>);
 
 enum TextColumn<'a> {
-    Plain { array: &'a dyn Array, formatter: ArrayFormatter<'a> },
+    /// The type of a bare NULL.
+    Null,
+    Text(&'a StringArray),
+    Plain {
+        array: &'a dyn Array,
+        formatter: ArrayFormatter<'a>,
+    },
     Uuid(&'a dyn Array),
     Bytes(&'a dyn Array),
 }
@@ -29,6 +35,8 @@ impl<'a> TextBatch<'a> {
         let schema = batch.schema_ref();
         let columns = schema.fields().iter().zip(batch.columns()).map(|(field, array)| {
             Ok(match array.data_type() {
+                DataType::Null => TextColumn::Null,
+                DataType::Utf8 => TextColumn::Text(array.as_string()),
                 DataType::FixedSizeBinary(16) if is_uuid(field) => TextColumn::Uuid(array),
                 DataType::Binary | DataType::FixedSizeBinary(_) => TextColumn::Bytes(array),
                 _ => TextColumn::Plain { array, formatter: ArrayFormatter::try_new(array, &OPTIONS)? },
@@ -40,12 +48,12 @@ impl<'a> TextBatch<'a> {
     /// Appends a value's text; `false` for NULL, which has none.
     pub fn write(&self, row: usize, column: usize, text: &mut String) -> Result<bool, ArrowError> {
         let broken = |_| ArrowError::CastError("a value that cannot be shown".to_owned());
+        if self.is_null(row, column) {
+            return Ok(false);
+        }
         match &self.0[column] {
-            TextColumn::Plain { array, .. } | TextColumn::Uuid(array) | TextColumn::Bytes(array)
-                if array.is_null(row) =>
-            {
-                return Ok(false);
-            }
+            TextColumn::Null => {}
+            TextColumn::Text(array) => text.push_str(array.value(row)),
             TextColumn::Plain { formatter, .. } => formatter.value(row).write(text)?,
             TextColumn::Uuid(array) => {
                 for (at, byte) in array.as_fixed_size_binary().value(row).iter().enumerate() {
@@ -67,17 +75,33 @@ impl<'a> TextBatch<'a> {
         Ok(true)
     }
 
+    fn is_null(&self, row: usize, column: usize) -> bool {
+        match &self.0[column] {
+            TextColumn::Null => true,
+            TextColumn::Text(array) => array.is_null(row),
+            TextColumn::Plain { array, .. } | TextColumn::Uuid(array) | TextColumn::Bytes(array) => array.is_null(row),
+        }
+    }
+
     /// Appends a batch's rows as CSV: NULL is nothing, and an empty text is quoted, so that the two can be told apart.
     pub fn write_csv(&self, rows: usize, csv: &mut String) -> Result<(), ArrowError> {
         let mut value = String::new();
         for row in 0..rows {
-            for column in 0..self.0.len() {
-                if column > 0 {
+            for (at, column) in self.0.iter().enumerate() {
+                if at > 0 {
                     csv.push(',');
                 }
-                value.clear();
-                if self.write(row, column, &mut value)? {
-                    push_csv(&value, csv);
+                match column {
+                    TextColumn::Text(array) if array.is_valid(row) => push_csv(array.value(row), csv),
+                    TextColumn::Plain { array, .. } if may_need_quotes(array.data_type()) => {
+                        value.clear();
+                        if self.write(row, at, &mut value)? {
+                            push_csv(&value, csv);
+                        }
+                    }
+                    _ => {
+                        self.write(row, at, csv)?;
+                    }
                 }
             }
             csv.push('\n');
@@ -88,7 +112,7 @@ impl<'a> TextBatch<'a> {
 
 /// Appends one CSV field that is not NULL.
 pub fn push_csv(value: &str, csv: &mut String) {
-    if value.is_empty() || value.contains([',', '"', '\n', '\r']) {
+    if value.is_empty() || value.bytes().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
         csv.push('"');
         for (at, part) in value.split('"').enumerate() {
             csv.push_str(if at > 0 { "\"\"" } else { "" });
@@ -98,6 +122,11 @@ pub fn push_csv(value: &str, csv: &mut String) {
     } else {
         csv.push_str(value);
     }
+}
+
+/// Numbers, booleans, dates and times never need any.
+fn may_need_quotes(data_type: &DataType) -> bool {
+    !(data_type.is_numeric() || data_type.is_temporal() || data_type == &DataType::Boolean)
 }
 
 /// Whether values stand to the right: numbers.
@@ -115,7 +144,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::{
-        array::{ArrayRef, BinaryArray, FixedSizeBinaryArray, StringArray, TimestampMicrosecondArray},
+        array::{ArrayRef, BinaryArray, FixedSizeBinaryArray, NullArray, TimestampMicrosecondArray},
         datatypes::Schema,
     };
 
@@ -137,6 +166,7 @@ mod tests {
             (Field::new("b", DataType::Binary, true), Arc::new(BinaryArray::from(vec![Some(&b"\x00\xff"[..]), None]))),
             (Field::new("t", timestamps.data_type().clone(), true), Arc::new(timestamps)),
             (Field::new("s", DataType::Utf8, true), Arc::new(StringArray::from(vec!["a \"b\", c", ""]))),
+            (Field::new("n", DataType::Null, true), Arc::new(NullArray::new(2))),
         ];
         let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
@@ -144,7 +174,7 @@ mod tests {
         TextBatch::new(&batch).unwrap().write_csv(2, &mut csv).unwrap();
         assert_eq!(
             csv,
-            "00112233-4455-6677-8899-aabbccddeeff,\\x00ff,2023-11-14 22:13:20.000001,\"a \"\"b\"\", c\"\n,,,\"\"\n"
+            "00112233-4455-6677-8899-aabbccddeeff,\\x00ff,2023-11-14 22:13:20.000001,\"a \"\"b\"\", c\",\n,,,\"\",\n"
         );
     }
 }
