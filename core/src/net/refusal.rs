@@ -35,17 +35,18 @@ pub(super) async fn look(stream: &TcpStream) -> io::Result<Opening> {
     })
 }
 
-/// Answers a plaintext client: HTTP/2 clients get a GOAWAY, HTTP/1 clients a 400, others nothing; then closes.
+/// Answers a plaintext client and closes: with an HTTP/1 error when it speaks HTTP, else with nothing.
+///
+/// HTTP/2 clients get it too. A GOAWAY would be their own protocol's way to say it, but needs a SETTINGS frame first, and
+/// with that gRPC clients take the connection for a success that ended: they connect again at once, and for ever. An
+/// answer in another protocol is a failure to connect, which they report.
 pub(super) async fn refuse_plaintext(mut stream: TcpStream) {
-    let mut first = [0; 3];
+    let mut first = [0; 1];
     let length = stream.peek(&mut first).await.unwrap_or(0);
-    let answer = match &first[..length] {
-        b"PRI" => goaway(),
-        [b'A'..=b'Z', ..] => bad_request(),
-        _ => Vec::new(),
-    };
-    // A client that is gone needs no answer.
-    let _ = stream.write_all(&answer).await;
+    if length == 1 && first[0].is_ascii_uppercase() {
+        // A client that is gone needs no answer.
+        let _ = stream.write_all(&bad_request()).await;
+    }
     close_gently(stream).await;
 }
 
@@ -67,21 +68,6 @@ pub(super) async fn close_gently(mut stream: TcpStream) {
         io::Result::Ok(())
     };
     let _ = timeout(PATIENCE, drain).await;
-}
-
-/// An empty SETTINGS frame, which HTTP/2 wants first, and a GOAWAY with INADEQUATE_SECURITY (RFC 9113, 6.8 and 7).
-fn goaway() -> Vec<u8> {
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const GOAWAY: u8 = 7;
-    const INADEQUATE_SECURITY: u32 = 0xc;
-    let length = 8 + REASON.len() as u32;
-    let mut frames = SETTINGS.to_vec();
-    frames.extend(&length.to_be_bytes()[1..]);
-    frames.extend([GOAWAY, 0, 0, 0, 0, 0]);
-    frames.extend(0u32.to_be_bytes());
-    frames.extend(INADEQUATE_SECURITY.to_be_bytes());
-    frames.extend(REASON.as_bytes());
-    frames
 }
 
 fn bad_request() -> Vec<u8> {

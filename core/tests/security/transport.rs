@@ -38,8 +38,8 @@ async fn plaintext_clients_are_refused_with_a_reason() {
 
     // HTTP/2 with prior knowledge, which is what a plaintext gRPC client speaks.
     let answer = exchange(&fixture, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await;
-    assert_eq!(&answer[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0], "SETTINGS come first");
-    assert_eq!(answer[9 + 3], 7, "then GOAWAY");
+    // Not one frame of HTTP/2: with SETTINGS, gRPC clients would think they had connected, and try again for ever.
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{answer:?}");
     assert!(String::from_utf8_lossy(&answer).contains("TLS 1.3"));
 
     assert!(exchange(&fixture, &[0; 1000]).await.is_empty());
@@ -52,8 +52,7 @@ async fn a_plaintext_grpc_client_gets_an_error_at_once() {
     let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", fixture.server.address)).unwrap();
     let mut client = v1::storage_client::StorageClient::new(plain.connect_lazy());
     let status = timeout(PATIENCE, client.status(v1::StatusRequest {})).await.expect("it hangs").unwrap_err();
-    // The refusal's own code, or that of a closed connection when the request was not on its way yet.
-    assert!(matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Cancelled), "{status:?}");
+    assert_ne!(status.code(), tonic::Code::Ok);
     fixture.assert_alive().await;
 }
 
