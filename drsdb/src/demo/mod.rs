@@ -6,7 +6,7 @@
 //! 4. Runs the 22 queries with the Rust client, and on one process of DataFusion over the same files; compares row by row.
 //! 5. Prints a table and stops the cluster.
 //!
-//! Whatever ends it (a failure, Ctrl-C), the processes are stopped first. A failure or a difference is an error.
+//! Whatever ends it (a failure, Ctrl-C, SIGTERM), the processes are stopped first. A failure or a difference is an error.
 
 mod report;
 
@@ -23,7 +23,10 @@ use drsdb_benchmarks::{
 use drsdb_client::Client;
 use report::{Line, Outcome};
 
-use crate::local::{LocalCluster, LocalOptions};
+use crate::{
+    local::{LocalCluster, LocalOptions},
+    node,
+};
 
 /// Tables that are loaded beside each other: enough that the largest never waits for a small one.
 const TABLES_AT_ONCE: usize = 2;
@@ -92,14 +95,11 @@ pub async fn run(arguments: DemoArguments) -> Result<()> {
     Ok(())
 }
 
-/// Ends the work early when the user presses Ctrl-C. What it started is dropped with it.
+/// Ends the work early on Ctrl-C or SIGTERM. What it started is dropped with it.
 async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         result = work => result,
-        pressed = tokio::signal::ctrl_c() => {
-            pressed.context("cannot wait for Ctrl-C")?;
-            bail!("interrupted")
-        }
+        () = node::stop_requested(false) => bail!("interrupted"),
     }
 }
 
