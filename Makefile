@@ -64,7 +64,7 @@ check: $(VENV_READY) ## formatting, lints, docs, types, crate edges; only reads
 	cd client-py && "$(BIN)/ruff" check $(PYTHON_SOURCES)
 	cd client-py && "$(BIN)/mypy"
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --document-private-items
 
 .PHONY: fix
 fix: $(VENV_READY) ## formats, and mends what the linters can mend

@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
@@ -18,10 +19,10 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use drsdb_proto::{ErrorCode, WireError};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tonic::{Status, metadata::MetadataMap};
 use url::Url;
 
@@ -109,33 +110,40 @@ impl Client {
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
         let (server, answer) = self
             .call(repeatable, |mut flight, request| {
-                let (report, failed) = oneshot::channel();
                 let upload = attempt().map(|batches| {
                     let batches = batches.map_err(|error| FlightError::ExternalError(Box::new(error)));
                     let encoder = FlightDataEncoderBuilder::new()
                         .with_schema(schema.clone())
                         .with_flight_descriptor(Some(descriptor.clone()))
                         .build(batches);
-                    Upload { data: Box::pin(encoder), report: Some(report) }
+                    Upload::new(encoder)
                 });
                 async move {
-                    let upload = match upload {
+                    let (upload, control) = match upload {
                         Ok(upload) => upload,
                         Err(error) => return Ok((MetadataMap::new(), Err(error))),
                     };
-                    let exchange = async {
-                        let (metadata, mut answers) = answer_of(flight.do_put(request.map(|()| upload)).await?);
-                        let mut last = None;
-                        while let Some(answer) = answers.message().await? {
-                            last = Some(answer.app_metadata);
+                    // A task of its own: when the caller goes away, it still has to tell the server.
+                    let given_up = control.given_up.clone();
+                    let exchange = tokio::spawn(async move {
+                        let exchange = async {
+                            let (metadata, mut answers) = answer_of(flight.do_put(request.map(|()| upload)).await?);
+                            let mut last = None;
+                            while let Some(answer) = answers.message().await? {
+                                last = Some(answer.app_metadata);
+                            }
+                            Ok::<_, Status>((metadata, last))
+                        };
+                        tokio::select! {
+                            answer = exchange => answer,
+                            () = overdue(&given_up) => Err(Status::cancelled("the upload was given up")),
                         }
-                        Ok::<_, Status>((metadata, Ok(last)))
-                    };
-                    tokio::select! {
-                        biased;
-                        Ok(error) = failed => Ok((MetadataMap::new(), Err(error))),
-                        answer = exchange => answer,
+                    });
+                    let answer = exchange.await.unwrap_or_else(|panic| Err(Status::internal(panic.to_string())));
+                    if let Some(error) = control.error.lock().take() {
+                        return Ok((MetadataMap::new(), Err(error)));
                     }
+                    answer.map(|(metadata, last)| (metadata, Ok(last)))
                 }
             })
             .await?;
@@ -176,32 +184,90 @@ impl Stream for Attempt {
     }
 }
 
-/// The request body. Where the data has an error it never ends: an end would tell the server to commit what it has.
-/// The call is dropped instead, which resets the stream.
+/// How long a server may take to answer an upload that was given up.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What no server can take for data: its header is not Arrow's.
+const GIVE_UP_HEADER: &[u8] = b"\xff\xff\xff\xff the sender gave up";
+
+/// The request body.
+///
+/// An upload must never look finished when it is not, or the server would commit what it has. Ending the stream says
+/// "finished", and so, to a server of the same libraries, does resetting it: HTTP/2's CANCEL arrives there as a plain
+/// end. So an upload that fails, or whose caller goes away, sends a message that cannot be read, and waits for the
+/// error that it causes.
 struct Upload {
     data: Pin<Box<dyn Stream<Item = Result<FlightData, FlightError>> + Send>>,
-    report: Option<oneshot::Sender<Error>>,
+    error: Arc<Mutex<Option<Error>>>,
+    given_up: Arc<Notify>,
+    /// Resolves when the caller is gone.
+    caller: oneshot::Receiver<()>,
+    state: UploadState,
+}
+
+#[derive(PartialEq, Eq)]
+enum UploadState {
+    Sending,
+    Finished,
+    GivenUp,
+}
+
+/// The caller's side of an upload; dropping it gives an unfinished one up.
+struct UploadControl {
+    /// Why the data ended early.
+    error: Arc<Mutex<Option<Error>>>,
+    given_up: Arc<Notify>,
+    _alive: oneshot::Sender<()>,
+}
+
+impl Upload {
+    fn new(data: impl Stream<Item = Result<FlightData, FlightError>> + Send + 'static) -> (Upload, UploadControl) {
+        let (alive, caller) = oneshot::channel();
+        let (error, given_up) = (Arc::new(Mutex::new(None)), Arc::new(Notify::new()));
+        let control = UploadControl { error: error.clone(), given_up: given_up.clone(), _alive: alive };
+        (Upload { data: Box::pin(data), error, given_up, caller, state: UploadState::Sending }, control)
+    }
+
+    fn give_up(&mut self) -> FlightData {
+        self.state = UploadState::GivenUp;
+        self.given_up.notify_one();
+        FlightData::new().with_data_header(GIVE_UP_HEADER)
+    }
 }
 
 impl Stream for Upload {
     type Item = FlightData;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<FlightData>> {
-        if self.report.is_none() {
-            return Poll::Pending;
+        match self.state {
+            UploadState::Sending => {}
+            UploadState::Finished => return Poll::Ready(None),
+            // Open until the server has answered.
+            UploadState::GivenUp => return Poll::Pending,
+        }
+        if self.caller.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Some(self.give_up()));
         }
         match self.data.poll_next_unpin(cx) {
             Poll::Ready(Some(Err(error))) => {
-                if let Some(report) = self.report.take() {
-                    let _ = report.send(input_error(error));
-                }
-                Poll::Pending
+                *self.error.lock() = Some(input_error(error));
+                Poll::Ready(Some(self.give_up()))
             }
             Poll::Ready(Some(Ok(data))) => Poll::Ready(Some(data)),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.state = UploadState::Finished;
+                Poll::Ready(None)
+            }
             Poll::Pending => Poll::Pending,
         }
     }
+}
+
+/// Returns when an upload was given up and its server has had its time.
+async fn overdue(given_up: &Notify) {
+    given_up.notified().await;
+    let never = std::future::pending::<()>();
+    let _ = tokio::time::timeout(GIVE_UP_TIMEOUT, never).await;
 }
 
 fn input_error(error: FlightError) -> Error {

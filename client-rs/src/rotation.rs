@@ -71,6 +71,7 @@ impl Rotation {
             if self.servers.is_empty() {
                 // Nobody is left: begin again from what the user said.
                 self.servers = distinct(&self.seeds).map(|url| Server { url, failures: 0 }).collect();
+                self.current = self.servers.iter().position(|server| server.url != *url).unwrap_or(0);
             }
             self.current %= self.servers.len();
         } else if position == self.current {
@@ -94,7 +95,9 @@ impl Rotation {
         self.servers.retain(|server| server.url == *from || list.contains(&server.url));
         for url in list {
             if self.position(&url).is_none() {
-                self.servers.push(Server { url, failures: DROP_AFTER - 1 });
+                // The one that sent the list is certain to live.
+                let failures = if url == *from { 0 } else { DROP_AFTER - 1 };
+                self.servers.push(Server { url, failures });
             }
         }
         if self.servers.is_empty() {

@@ -64,9 +64,10 @@ impl EdgeConverter {
                 edge.fields().len()
             )));
         }
-        let ulids = planned.fields().iter().zip(edge.fields()).map(|(from, to)| {
-            from.data_type() == &DataType::FixedSizeBinary(16) && to.data_type() == &DataType::Utf8
-        });
+        let ulids =
+            planned.fields().iter().zip(edge.fields()).map(|(from, to)| {
+                from.data_type() == &DataType::FixedSizeBinary(16) && to.data_type() == &DataType::Utf8
+            });
         Ok(Self { ulids: ulids.collect(), schema: edge })
     }
 

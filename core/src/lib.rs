@@ -6,10 +6,12 @@
 //! - [`security`]: TLS, the development CA, signed tickets and tokens, and who may call what.
 //! - [`net`]: listeners and channels; every connection of drsdb is made here.
 //! - [`Error`]: the error type of the servers, with its code.
+//! - [`checked_arithmetic`]: integer arithmetic that fails on overflow.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //!
 //! Invariant: nothing here opens a data file, and nothing here knows Raft.
 
+pub mod checked_arithmetic;
 pub mod config;
 pub mod edge;
 mod error;

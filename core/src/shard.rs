@@ -48,8 +48,10 @@ mod tests {
             Arc::new(StringViewArray::from(vec!["", "a", "a string longer than twelve bytes", "ä", "z"])),
             Arc::new(Decimal128Array::from(vec![0, 1, -1, i128::MAX / 2, 10]).with_precision_and_scale(38, 2).unwrap()),
             Arc::new(
-                FixedSizeBinaryArray::try_from_iter((0u8..5).map(|byte| vec![byte; 16]).collect::<Vec<_>>().into_iter())
-                    .unwrap(),
+                FixedSizeBinaryArray::try_from_iter(
+                    (0u8..5).map(|byte| vec![byte; 16]).collect::<Vec<_>>().into_iter(),
+                )
+                .unwrap(),
             ),
         ]
     }
@@ -60,7 +62,6 @@ mod tests {
         let found: Vec<Vec<u32>> = columns().iter().map(|column| shards_of(&[column.clone()], 997).unwrap()).collect();
         assert_eq!(format!("{found:?}"), include_str!("shard_golden.txt").trim());
     }
-
 
     #[test]
     fn the_function_is_datafusions_repartition() {

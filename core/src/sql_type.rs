@@ -33,11 +33,18 @@ pub enum SqlType {
     BigInt,
     Real,
     Double,
-    Decimal { precision: u8, scale: i8 },
+    Decimal {
+        precision: u8,
+        scale: i8,
+    },
     /// `length` is in characters. Values are not padded.
-    Char { length: u32 },
+    Char {
+        length: u32,
+    },
     /// `length` is in characters; `None` is unlimited.
-    Varchar { length: Option<u32> },
+    Varchar {
+        length: Option<u32>,
+    },
     Text,
     Date,
     Time,

@@ -62,7 +62,8 @@ pub async fn serve(
     let config = Arc::new(config);
     let planner = Arc::new(Planner::new(config.ticket_lifetime()));
     let loader = Arc::new(Loader::new(Arc::clone(&catalog), Arc::new(GrpcTransport::new(Arc::clone(&channels)))));
-    let flight = FlightSqlServer::new(Arc::clone(&catalog), Arc::clone(&planner), loader, channels, Arc::clone(&config));
+    let flight =
+        FlightSqlServer::new(Arc::clone(&catalog), Arc::clone(&planner), loader, channels, Arc::clone(&config));
     let mut routes = Routes::builder();
     routes
         .add_service(flight.into_service())
@@ -86,9 +87,12 @@ pub async fn serve(
 /// Makes a new cluster.
 async fn bootstrap(catalog: &Catalog, first: Option<&Bootstrap>) -> Result<()> {
     let Some(first) = first else {
-        return Err(WireError::new(ErrorCode::InvalidArgument, "this index server has no data yet, and no bootstrap settings")
-            .with_hint("set bootstrap.admin_user and bootstrap.admin_password for its first start")
-            .into());
+        return Err(WireError::new(
+            ErrorCode::InvalidArgument,
+            "this index server has no data yet, and no bootstrap settings",
+        )
+        .with_hint("set bootstrap.admin_user and bootstrap.admin_password for its first start")
+        .into());
     };
     let (_, pkcs8) = SigningKey::generate()?;
     let secret = first.admin_password.clone();

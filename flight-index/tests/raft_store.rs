@@ -5,6 +5,9 @@
 //! - `voters`: three index servers over TLS;
 //! - `measure`: proposals a second and bytes an entry, run by hand (`--ignored`).
 
+// Clippy allows these in test functions, and helpers of tests are none.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 #[path = "raft_store/crash.rs"]
 mod crash;
 #[path = "raft_store/measure.rs"]

@@ -369,8 +369,11 @@ impl FlightService for Service {
                 None => break true,
             }
         };
-        self.script.loads.lock().push((rows, clean));
-        self.script.load_ended.notify_one();
+        // As a real server does: a call that was reset looks ended, and is dropped when it next waits.
+        let mut ended = LoadEnded { script: Arc::clone(&self.script), rows, clean: false };
+        tokio::task::yield_now().await;
+        ended.clean = clean;
+        drop(ended);
         let app_metadata = match command {
             Command::CommandPreparedStatementQuery(_) => {
                 let handle = Some(format!("bound to {sum}").into_bytes().into());
@@ -470,4 +473,18 @@ pub async fn values(stream: impl Stream<Item = drsdb_client::Result<RecordBatch>
         .iter()
         .flat_map(|batch| batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec());
     Ok(values.collect())
+}
+
+/// Notes how a load ended, also when its call is dropped.
+struct LoadEnded {
+    script: Arc<Script>,
+    rows: usize,
+    clean: bool,
+}
+
+impl Drop for LoadEnded {
+    fn drop(&mut self) {
+        self.script.loads.lock().push((self.rows, self.clean));
+        self.script.load_ended.notify_one();
+    }
 }

@@ -4,10 +4,7 @@
 //! so the memory of logins that run at once is bounded here, and a login of a user who is not there takes as long as
 //! one of a user who is.
 
-use argon2::{
-    Argon2, PasswordHash, PasswordHasher, PasswordVerifier,
-    password_hash::SaltString,
-};
+use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::SaltString};
 use drsdb_proto::{ErrorCode, WireError};
 use parking_lot::{Condvar, Mutex};
 use ring::rand::{SecureRandom, SystemRandom};

@@ -11,8 +11,12 @@ use std::{
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A record that is longer is taken for a quote that was never closed.
 const MAX_RECORD_BYTES: usize = 64 << 20;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads records.
 pub struct Records<R> {
@@ -23,6 +27,7 @@ pub struct Records<R> {
     start: usize,
     end: usize,
     at_end_of_input: bool,
+    begun: bool,
     /// Of the next record, from 1.
     line: u64,
     /// Bytes handed out.
@@ -109,6 +114,7 @@ impl<R: Read> Records<R> {
             start: 0,
             end: 0,
             at_end_of_input: false,
+            begun: false,
             line: 1,
             consumed: 0,
             fields: Vec::new(),
@@ -128,6 +134,9 @@ impl<R: Read> Records<R> {
 
     /// The next record; `None` at the end.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, RecordError> {
+        if !self.begun {
+            self.skip_byte_order_mark()?;
+        }
         let (length, line_ends) = loop {
             if self.start == self.end && self.at_end_of_input {
                 return Ok(None);
@@ -166,19 +175,23 @@ impl<R: Read> Records<R> {
             }
             self.buffer.resize(self.end * 2, 0);
         }
-        let read = loop {
-            match self.input.read(&mut self.buffer[self.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read.map_err(RecordError::Io)?,
-            }
-        };
         let first = self.consumed == 0 && self.end == 0;
-        self.end += read;
-        self.at_end_of_input = read == 0;
+        loop {
+            let read = match self.input.read(&mut self.buffer[self.end..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(RecordError::Io)?,
+            };
+            self.end += read;
+            self.at_end_of_input = read == 0;
+            // The first bytes come together, however few are read at once: they may be a mark.
+            if !first || read == 0 || self.end >= BYTE_ORDER_MARK.len() {
+                break;
+            }
+        }
         // Some programs begin UTF-8 with a byte order mark.
-        if first && self.buffer[..self.end].starts_with(b"\xef\xbb\xbf") {
-            self.start = 3;
-            self.consumed = 3;
+        if first && self.buffer[..self.end].starts_with(BYTE_ORDER_MARK) {
+            self.start = BYTE_ORDER_MARK.len();
+            self.consumed = BYTE_ORDER_MARK.len() as u64;
         }
         Ok(())
     }

@@ -99,8 +99,7 @@ impl Layout {
         let mut settings = self.common(Role::Storage, number, 0)?;
         settings.insert("index_servers".into(), toml::Value::Array(vec![index.to_string().into()]));
         let memory = drsdb_core::config::machine_memory_bytes() as f64 / options.storage as f64;
-        let query_memory =
-            ((memory * QUERY_MEMORY_SHARE) as usize).max(drsdb_core::config::MIN_QUERY_MEMORY_BYTES);
+        let query_memory = ((memory * QUERY_MEMORY_SHARE) as usize).max(drsdb_core::config::MIN_QUERY_MEMORY_BYTES);
         settings.insert("query_memory_bytes".into(), (query_memory as i64).into());
         settings.insert("column_cache_bytes".into(), ((memory * CACHE_SHARE) as i64).into());
         settings.extend(options.storage_settings.clone());
@@ -150,7 +149,8 @@ fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
     let temporary = path.with_extension("new");
     let _ = fs::remove_file(&temporary);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).with_context(context)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).with_context(context)?;
     file.write_all(bytes).with_context(context)?;
     fs::rename(&temporary, path).with_context(context)
 }

@@ -137,7 +137,8 @@ impl LocalCluster {
         ensure!(options.storage > 0, "a cluster has at least one storage server: use --storage 1 or more");
         let (layout, first_start) = Layout::open(&options.data)?;
         let index_file = layout.write_index(&options)?;
-        let index = Server::start(Role::Index, index_file, &options).await.context("the index server does not start")?;
+        let index =
+            Server::start(Role::Index, index_file, &options).await.context("the index server does not start")?;
         let mut storage = Vec::with_capacity(options.storage);
         for number in 1..=options.storage {
             let file = layout.write_storage(number, index.url(), &options)?;
@@ -198,7 +199,8 @@ impl LocalCluster {
     /// Starts storage server `number` again, at the port it had.
     pub async fn restart_storage(&mut self, number: usize) -> Result<()> {
         let file = self.layout.server_file(Role::Storage, number + 1);
-        self.storage[number] = Server::start_again(Role::Storage, file, &self.options, self.storage[number].url()).await?;
+        self.storage[number] =
+            Server::start_again(Role::Storage, file, &self.options, self.storage[number].url()).await?;
         Ok(())
     }
 

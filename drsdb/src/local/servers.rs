@@ -31,9 +31,15 @@ pub struct Server {
 }
 
 enum Kind {
-    Task { running: JoinHandle<drsdb_core::Result<()>>, stop: DropGuard },
+    Task {
+        running: JoinHandle<drsdb_core::Result<()>>,
+        stop: DropGuard,
+    },
     /// Its standard input is a pipe from here: when this process ends, however it does, the input ends, and so does it.
-    Process { child: Box<Child>, pid: u32 },
+    Process {
+        child: Box<Child>,
+        pid: u32,
+    },
 }
 
 impl Server {
@@ -152,7 +158,8 @@ async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Opt
         command.env("DRSDB_PUBLIC_URL", format!("https://127.0.0.1:{port}"));
     }
     let log = file.with_extension("log");
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log).context("cannot open the server's log")?;
+    let log =
+        std::fs::OpenOptions::new().create(true).append(true).open(&log).context("cannot open the server's log")?;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
     // A Ctrl-C at the terminal is for the program that started the servers: it stops them in order.
     command.process_group(0);
@@ -165,7 +172,10 @@ async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Opt
         Ok(_) => {
             let text = std::fs::read_to_string(file.with_extension("log")).unwrap_or_default();
             let last: Vec<&str> = text.lines().rev().take(5).collect();
-            bail!("it ended before it was ready; its log ends with: {}", last.into_iter().rev().collect::<Vec<_>>().join(" | "));
+            bail!(
+                "it ended before it was ready; its log ends with: {}",
+                last.into_iter().rev().collect::<Vec<_>>().join(" | ")
+            );
         }
         Err(_) => bail!("it was not ready within {PATIENCE:?}; see {}", file.with_extension("log").display()),
     };

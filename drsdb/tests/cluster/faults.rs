@@ -131,7 +131,8 @@ async fn a_query_beyond_its_memory_spills_or_is_refused() {
         Ok(result) => assert_eq!(result.rows(), 1),
         Err(error) => assert_eq!(error.code(), ErrorCode::ResourceExhausted, "{error}"),
     }
-    let sql = "SELECT count(*) FROM generate_series(1, 3000000) a(v) JOIN generate_series(1, 3000000) b(v) ON a.v = b.v";
+    let sql =
+        "SELECT count(*) FROM generate_series(1, 3000000) a(v) JOIN generate_series(1, 3000000) b(v) ON a.v = b.v";
     match cluster.client.collect(sql).await {
         Ok(result) => assert_eq!(result.rows(), 1),
         Err(error) => assert_eq!(error.code(), ErrorCode::ResourceExhausted, "{error}"),

@@ -88,7 +88,8 @@ async fn three_servers_answer_as_one_does() {
                     lines.sort();
                     lines
                 };
-                let same = if sql.contains("ORDER BY") { expected == found } else { sorted(&expected) == sorted(&found) };
+                let same =
+                    if sql.contains("ORDER BY") { expected == found } else { sorted(&expected) == sorted(&found) };
                 if !same {
                     different.push(format!("{sql}\none server:\n{expected}\nthree servers:\n{found}"));
                 }

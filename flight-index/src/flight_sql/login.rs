@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use arrow_flight::{BasicAuth, HandshakeRequest, HandshakeResponse};
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use drsdb_core::{
     Error, ErrorCode, Result, WireError,
     security::{password, token},
@@ -15,6 +18,12 @@ use prost::Message;
 use tonic::{Request, Response, Streaming, metadata::MetadataMap};
 
 use super::{FlightSqlServer, service::Answers};
+
+/// Drivers differ in whether they pad what they send.
+const BASIC: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// How long a client may take to send its login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,7 +85,7 @@ fn basic_header(metadata: &MetadataMap) -> Result<Option<(String, String)>> {
         .ok()
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
-        .and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok())
+        .and_then(|(_, encoded)| BASIC.decode(encoded.trim()).ok())
         .and_then(|login| String::from_utf8(login).ok());
     let login = login.ok_or_else(no_login)?;
     let (name, secret) = login.split_once(':').ok_or_else(no_login)?;
@@ -96,9 +105,9 @@ mod tests {
     #[test]
     fn the_basic_header_is_name_and_password() {
         let expected = Some(("ada".to_owned(), "pass:word".to_owned()));
-        assert_eq!(header(&format!("Basic {}", STANDARD.encode("ada:pass:word"))).unwrap(), expected);
+        assert_eq!(header(&format!("Basic {}", BASIC.encode("ada:pass:word"))).unwrap(), expected);
         assert_eq!(basic_header(&MetadataMap::new()).unwrap(), None);
-        for broken in ["Basic", "Basic !!", "Bearer abc", &format!("Basic {}", STANDARD.encode("ada"))] {
+        for broken in ["Basic", "Basic !!", "Bearer abc", &format!("Basic {}", BASIC.encode("ada"))] {
             assert_eq!(header(broken).unwrap_err().code(), ErrorCode::Unauthenticated, "{broken}");
         }
     }

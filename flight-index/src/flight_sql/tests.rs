@@ -365,7 +365,8 @@ async fn bulk_loads_create_append_and_fail() {
     let replace = load(&mut client, ingest("t", Missing::Create, Exists::Replace), good()).await.unwrap_err();
     assert_eq!(replace.code, ErrorCode::Unsupported);
     let value = load(&mut client, ingest("t", Missing::Fail, Exists::Append), bad()).await.unwrap_err();
-    assert_eq!((value.code, value.fields["row"].as_str()), (ErrorCode::InvalidValue, "1"));
+    assert_eq!(value.code, ErrorCode::InvalidValue, "{value:?}");
+    assert_eq!(value.fields.get("row").map(String::as_str), Some("1"), "{value:?}");
     assert_eq!(front.catalog.state().find_table(&table).unwrap().rows(), 4000);
     let mut temporary = ingest("u", Missing::Create, Exists::Append);
     temporary.temporary = true;

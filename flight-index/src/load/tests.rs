@@ -42,7 +42,13 @@ impl Bench {
             dial: Arc::new(|_| Err(Error::internal("there is no other voter"))),
         });
         let catalog = catalog.await.unwrap();
-        for command in registrations() {
+        let bootstrap = Command::Bootstrap {
+            cluster_id: new_ulid(),
+            signing_key_pkcs8: Vec::new().into(),
+            admin_user: "admin".to_owned(),
+            admin_password_hash: String::new(),
+        };
+        for command in std::iter::once(bootstrap).chain(registrations()) {
             catalog.propose(command).await.unwrap();
         }
         let servers = Arc::new(servers);

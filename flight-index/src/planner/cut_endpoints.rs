@@ -21,10 +21,10 @@ use datafusion::{
         Result as DfResult,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
+    datasource::{memory::MemorySourceConfig, source::DataSourceExec},
     physical_plan::{
-        ExecutionPlan, coalesce_partitions::CoalescePartitionsExec, empty::EmptyExec,
-        placeholder_row::PlaceholderRowExec,
-        StatisticsArgs, StatisticsContext,
+        ExecutionPlan, StatisticsArgs, StatisticsContext, coalesce_partitions::CoalescePartitionsExec,
+        empty::EmptyExec, memory::LazyMemoryExec, placeholder_row::PlaceholderRowExec,
     },
 };
 use datafusion_distributed::{DistributedCodec, DistributedExec, NetworkBoundaryExt, NetworkCoalesceExec, Stage};
@@ -126,8 +126,12 @@ impl Cutter<'_> {
         let mut near: Vec<String> = self.session.workers.get().iter().map(|(_, url)| url.to_string()).collect();
         let turn = (ids::new_ulid().0 % near.len().max(1) as u128) as usize;
         near.rotate_left(turn);
-        let mut far: Vec<String> =
-            self.state.servers().map(|server| server.url.clone()).filter(|url| !near.contains(&with_slash(url))).collect();
+        let mut far: Vec<String> = self
+            .state
+            .servers()
+            .map(|server| server.url.clone())
+            .filter(|url| !near.contains(&with_slash(url)))
+            .collect();
         if near.is_empty() && !far.is_empty() {
             let turn = (ids::new_ulid().0 % far.len() as u128) as usize;
             far.rotate_left(turn);
@@ -200,35 +204,34 @@ pub fn reads_tables(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     Ok(plan.exists(|node| Ok(node.is::<ShardScanExec>()))?)
 }
 
-/// Whether a plan's rows come from the catalog: its leaves live in this process, as those of `information_schema` do.
+/// Whether an index server computes a plan's rows: they come from the catalog, or from nothing but the statement's text.
 pub fn is_catalog_only(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    let mut tables = false;
-    let mut catalog = false;
+    let (mut tables, mut catalog, mut generators) = (false, false, false);
     plan.apply(|node| -> DfResult<TreeNodeRecursion> {
         if node.is::<ShardScanExec>() {
             tables = true;
-        } else if node.children().is_empty() && !travels(node) {
+        } else if node.is::<LazyMemoryExec>() {
+            generators = true;
+        } else if node.children().is_empty() && !is_constant(node) {
             catalog = true;
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
     if tables && catalog {
-        return Err(WireError::new(ErrorCode::Unsupported, "a query on information_schema and on tables at once")
-            .with_hint("run the two queries one after the other")
-            .into());
+        return Err(WireError::new(
+            ErrorCode::Unsupported,
+            "a query that reads tables cannot use information_schema or WITH RECURSIVE as well",
+        )
+        .with_hint("run two queries, one after the other")
+        .into());
     }
-    Ok(catalog)
+    Ok(catalog || !(tables || generators))
 }
 
-/// Whether a leaf without rows of tables can be sent to a storage server.
-fn travels(leaf: &Arc<dyn ExecutionPlan>) -> bool {
-    use datafusion::{
-        datasource::{memory::MemorySourceConfig, source::DataSourceExec},
-        physical_plan::memory::LazyMemoryExec,
-    };
+/// Whether a leaf is part of the statement's text.
+fn is_constant(leaf: &Arc<dyn ExecutionPlan>) -> bool {
     leaf.is::<EmptyExec>()
         || leaf.is::<PlaceholderRowExec>()
-        || leaf.is::<LazyMemoryExec>()
         || leaf.is_network_boundary()
         || leaf
             .downcast_ref::<DataSourceExec>()

@@ -32,8 +32,11 @@ pub enum Explain {
 pub fn unwrap(statement: Statement) -> Result<(Statement, Option<Explain>)> {
     match statement {
         Statement::Explain(explain) => {
-            let kind =
-                if explain.options.analyze { Explain::Analyze } else { Explain::Plan { verbose: explain.options.verbose } };
+            let kind = if explain.options.analyze {
+                Explain::Analyze
+            } else {
+                Explain::Plan { verbose: explain.options.verbose }
+            };
             Ok((*explain.statement, Some(kind)))
         }
         Statement::Statement(inner) => match *inner {
@@ -76,8 +79,11 @@ pub fn report(
         Source::Endpoints(endpoints) => {
             let mut text = format!("{} endpoint{}", endpoints.len(), if endpoints.len() == 1 { "" } else { "s" });
             for (number, endpoint) in endpoints.iter().enumerate() {
-                let locations =
-                    if verbose { endpoint.locations.join(", ") } else { format!("{} locations", endpoint.locations.len()) };
+                let locations = if verbose {
+                    endpoint.locations.join(", ")
+                } else {
+                    format!("{} locations", endpoint.locations.len())
+                };
                 text += &format!("\n{}: ticket of {} bytes, {locations}", number + 1, endpoint.ticket.len());
             }
             text

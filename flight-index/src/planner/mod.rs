@@ -24,8 +24,9 @@ mod prune_shards;
 mod query_planner;
 mod sharded_table;
 mod stamp_servers;
+mod table_functions;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use arrow::{
     array::RecordBatch,
@@ -33,8 +34,12 @@ use arrow::{
 };
 use bytes::Bytes;
 use datafusion::{
+    catalog::TableFunction,
     common::{ParamValues, ScalarValue},
-    execution::{SessionState, SessionStateBuilder},
+    execution::{
+        FunctionRegistry, SessionState, SessionStateBuilder,
+        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+    },
     logical_expr::LogicalPlan,
     physical_plan::collect,
     sql::parser::Statement,
@@ -42,6 +47,7 @@ use datafusion::{
 use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
 use drsdb_core::{
     Error, Result,
+    checked_arithmetic::{CheckIntegers, register_functions},
     edge::{EdgeConverter, edge_schema},
     query_session::{QueryOptions, session_config},
     security::keys::SigningKey,
@@ -93,9 +99,14 @@ pub struct PlannedEndpoint {
 /// Distinct locations in one answer, at most: a widely used driver caches 20 connections and breaks above that.
 pub const MAX_LOCATIONS: usize = 16;
 
+/// Memory for all answers that an index server computes itself.
+const ANSWER_MEMORY_BYTES: usize = 64 * 1024 * 1024;
+
 /// Turns statements into tickets.
 pub struct Planner {
     ticket_lifetime: Duration,
+    table_functions: HashMap<String, Arc<TableFunction>>,
+    runtime: Arc<RuntimeEnv>,
     /// The signing key, parsed once; it never changes after the cluster's bootstrap.
     key: Mutex<Option<Arc<SigningKey>>>,
 }
@@ -109,7 +120,9 @@ impl fmt::Debug for Planner {
 impl Planner {
     /// A planner whose tickets live that long.
     pub fn new(ticket_lifetime: Duration) -> Self {
-        Self { ticket_lifetime, key: Mutex::new(None) }
+        let runtime = RuntimeEnvBuilder::new().with_memory_limit(ANSWER_MEMORY_BYTES, 1.0).build_arc();
+        let runtime = runtime.expect("a memory limit alone is always a valid runtime");
+        Self { ticket_lifetime, table_functions: table_functions::table_functions(), runtime, key: Mutex::new(None) }
     }
 
     /// Plans a statement that returns rows. `parameters` has one row: the values of `$1`, `$2`, ...
@@ -128,7 +141,13 @@ impl Planner {
                 let schema = edge_schema(logical.schema().as_arrow());
                 let physical = session.state.create_physical_plan(&logical).await?;
                 let key = self.signing_key(&state)?;
-                let cut = cut_endpoints::Cutter { state: &state, session: &session, context, key: &key, lifetime: self.ticket_lifetime };
+                let cut = cut_endpoints::Cutter {
+                    state: &state,
+                    session: &session,
+                    context,
+                    key: &key,
+                    lifetime: self.ticket_lifetime,
+                };
                 cut.cut(physical, schema)
             }
             Some(explain::Explain::Plan { .. }) => Ok(PlannedQuery {
@@ -140,7 +159,13 @@ impl Planner {
             Some(explain::Explain::Analyze) => {
                 let physical = session.state.create_physical_plan(&logical).await?;
                 let key = self.signing_key(&state)?;
-                let cut = cut_endpoints::Cutter { state: &state, session: &session, context, key: &key, lifetime: self.ticket_lifetime };
+                let cut = cut_endpoints::Cutter {
+                    state: &state,
+                    session: &session,
+                    context,
+                    key: &key,
+                    lifetime: self.ticket_lifetime,
+                };
                 cut.analyze(physical, explain::report_schema())
             }
         }
@@ -160,7 +185,13 @@ impl Planner {
         let physical = session.state.create_physical_plan(&logical).await?;
         if let Some(explain::Explain::Plan { verbose }) = explain {
             let key = self.signing_key(&state)?;
-            let cut = cut_endpoints::Cutter { state: &state, session: &session, context, key: &key, lifetime: self.ticket_lifetime };
+            let cut = cut_endpoints::Cutter {
+                state: &state,
+                session: &session,
+                context,
+                key: &key,
+                lifetime: self.ticket_lifetime,
+            };
             return explain::report(&logical, physical, &cut, verbose);
         }
         if !cut_endpoints::is_catalog_only(&physical)? {
@@ -184,9 +215,9 @@ impl Planner {
         let logical = self.logical_plan(&session, statement, None).await?;
         let mut parameters: Vec<(String, _)> = logical.get_parameter_types()?.into_iter().collect();
         parameters.sort_by_key(|(name, _)| name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX));
-        let fields = parameters.into_iter().map(|(name, data_type)| {
-            Field::new(name, data_type.unwrap_or(arrow::datatypes::DataType::Utf8), true)
-        });
+        let fields = parameters
+            .into_iter()
+            .map(|(name, data_type)| Field::new(name, data_type.unwrap_or(arrow::datatypes::DataType::Utf8), true));
         let parameters = edge_schema(&Schema::new(fields.collect::<Vec<_>>()));
         let rows = if explain.is_some() { explain::report_schema() } else { edge_schema(logical.schema().as_arrow()) };
         Ok((rows, parameters))
@@ -238,13 +269,17 @@ impl Planner {
             .with_distributed_worker_resolver(workers.clone())
             .with_distributed_desired_task_count_handler(distribute::desired_task_count)
             .with_distributed_scale_up_leaf_node_handler(distribute::scale_up_leaf);
-        let state = SessionStateBuilder::new()
+        let mut state = SessionStateBuilder::new()
             .with_config(config)
             .with_default_features()
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_table_functions(self.table_functions.clone())
             .with_catalog_list(Arc::clone(&catalog) as _)
             .with_query_planner(Arc::new(query_planner::StampingPlanner { workers: workers.clone() }))
             .with_distributed_planner()
             .build();
+        register_functions(&mut state)?;
+        state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         Ok(PlanSession { state, catalog, workers })
     }
 

@@ -37,7 +37,9 @@ pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
         return WireError::new(ErrorCode::NotFound, message.lines().next().unwrap_or(message)).into();
     }
     if let DataFusionError::Plan(message) = root
-        && (message.contains("type_coercion") || message.contains("Cannot coerce") || message.contains("cannot be converted"))
+        && (message.contains("type_coercion")
+            || message.contains("Cannot coerce")
+            || message.contains("cannot be converted"))
     {
         return WireError::new(ErrorCode::TypeMismatch, message.clone()).into();
     }

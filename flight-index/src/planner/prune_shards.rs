@@ -26,8 +26,11 @@ pub fn shards_to_read(table: &Table, filters: &[Expr]) -> Result<Vec<u32>> {
         // Any one filter's values are enough: the conjunction can only have fewer.
         let Some(of_column) = of_column.min_by_key(Vec::len) else { return Ok(all()) };
         let data_type = table.arrow_type(position);
-        let cast: Vec<ScalarValue> =
-            of_column.iter().filter(|value| !value.is_null()).filter_map(|value| value.cast_to(&data_type).ok()).collect();
+        let cast: Vec<ScalarValue> = of_column
+            .iter()
+            .filter(|value| !value.is_null())
+            .filter_map(|value| value.cast_to(&data_type).ok())
+            .collect();
         if cast.len() != of_column.iter().filter(|value| !value.is_null()).count() {
             return Ok(all());
         }

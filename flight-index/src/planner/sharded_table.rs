@@ -33,8 +33,7 @@ impl ShardedTable {
     /// The table as it is in `state`.
     pub fn new(state: Arc<CatalogState>, table: Arc<TableState>) -> Self {
         let key = &table.table.primary_key;
-        let constraints =
-            if key.is_empty() { Vec::new() } else { vec![Constraint::PrimaryKey(key.clone())] };
+        let constraints = if key.is_empty() { Vec::new() } else { vec![Constraint::PrimaryKey(key.clone())] };
         Self { schema: table.table.arrow_schema(), constraints: Constraints::new_unverified(constraints), state, table }
     }
 
@@ -65,7 +64,8 @@ impl ShardedTable {
             .map(|(id, shards)| {
                 let server = self.state.server(id);
                 let server = server.ok_or_else(|| Error::internal(format!("storage server {id} is not known")))?;
-                let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
+                let url =
+                    Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
                 Ok(ScanServer { id, url, shards })
             })
             .collect()
@@ -116,7 +116,8 @@ impl TableProvider for ShardedTable {
         let shards = shards_to_read(table, filters).map_err(Error::into_datafusion)?;
         let mut statistics = self.table_statistics().project(Some(&projection));
         if shards.len() < table.shards as usize {
-            let rows = shards.iter().filter_map(|&shard| self.table.shards.get(shard as usize)).map(|s| s.rows).sum::<u64>();
+            let rows =
+                shards.iter().filter_map(|&shard| self.table.shards.get(shard as usize)).map(|s| s.rows).sum::<u64>();
             statistics = statistics.to_inexact();
             statistics.num_rows = Precision::Inexact(rows as usize);
         }

@@ -52,7 +52,11 @@ pub fn stamp_servers(plan: Arc<dyn ExecutionPlan>, workers: &Workers) -> DfResul
         let Some(scan) = node.downcast_ref::<ShardScanExec>() else { return Ok(Transformed::no(node)) };
         let servers = union.iter().map(|(id, url)| {
             let own = scan.servers().iter().find(|server| server.id == *id);
-            ScanServer { id: *id, url: url.clone(), shards: own.map(|server| server.shards.clone()).unwrap_or_default() }
+            ScanServer {
+                id: *id,
+                url: url.clone(),
+                shards: own.map(|server| server.shards.clone()).unwrap_or_default(),
+            }
         });
         let stamped = scan.clone().with_servers(servers.collect());
         Ok(Transformed::yes(Arc::new(stamped) as Arc<dyn ExecutionPlan>))

@@ -25,7 +25,8 @@ pub fn parse(sql: &str) -> Result<Statement> {
     let dialect = GenericDialect {};
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
-        .map_err(|error| syntax_error(&error.message, (error.location.line > 0).then_some(error.location)))?;
+        .map_err(|error| syntax_error(&error.message, (error.location.line > 0).then_some(error.location)))
+        .map_err(|error| placed(error, sql))?;
     let mut tokens: Vec<TokenWithSpan> =
         tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
     limits::check_tokens(&tokens)?;
@@ -41,7 +42,7 @@ pub fn parse(sql: &str) -> Result<Statement> {
             .with_field("column", 1)
             .into());
     }
-    let statement = parser.parse_statement().map_err(parser_error)?;
+    let statement = parser.parse_statement().map_err(parser_error).map_err(|error| placed(error, sql))?;
     let ended = parser.consume_token(&Token::SemiColon);
     while parser.consume_token(&Token::SemiColon) {}
     let next = parser.peek_token();
@@ -113,6 +114,19 @@ fn parser_error(error: ParserError) -> Error {
                 .into()
         }
     }
+}
+
+/// A fault that the parser does not place was found at the end of the text.
+fn placed(error: Error, sql: &str) -> Error {
+    let mut wire = error.to_wire();
+    if wire.code == ErrorCode::Syntax && !wire.fields.contains_key("line") {
+        let text = sql.trim_end();
+        let last = text.lines().last().unwrap_or_default();
+        let end = Location { line: text.lines().count().max(1) as u64, column: last.chars().count() as u64 + 1 };
+        wire.message = format!("{} (line {}, column {})", wire.message, end.line, end.column);
+        wire = positioned(wire, end);
+    }
+    wire.into()
 }
 
 /// The parser appends ` at Line: 1, Column: 8` to its messages; it has no other way to say where.

@@ -16,6 +16,7 @@ use datafusion_distributed::{
 };
 use drsdb_core::{
     Error, Result,
+    checked_arithmetic::register_functions,
     net::ChannelPool,
     query_session::{QueryOptions, apply_options, options_of, session_config},
     scan::{Scanner, ShardScanCodec, ShardScanExec},
@@ -41,7 +42,9 @@ impl WorkerSessionBuilder for WorkerSession {
         config.set_distributed_user_codec(ShardScanCodec);
         config.set_distributed_channel_resolver(Channels(self.channels.clone()));
         config.set_extension(Arc::new(self.scanner.clone()));
-        Ok(builder.build())
+        let mut state = builder.build();
+        register_functions(&mut state)?;
+        Ok(state)
     }
 }
 
@@ -61,11 +64,13 @@ impl QueryEngine {
             .with_distributed_route_tasks_handler(move |event: RouteTasksEvent<'_>| Some(route_tasks(&event, &head)));
         config.set_extension(Arc::new(self.scanner.clone()));
         config.set_extension(Arc::new(task));
-        Ok(SessionStateBuilder::new()
+        let mut state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(Arc::clone(&self.runtime_env))
             .with_default_features()
-            .build())
+            .build();
+        register_functions(&mut state)?;
+        Ok(state)
     }
 }
 

@@ -228,7 +228,8 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2502);
         assert_eq!(lines.iter().filter(|line| line.contains("---")).count(), 1);
-        assert_eq!(lines[2].len(), lines[1500].len());
+        // Widths come from the rows that are printed together first.
+        assert_eq!(lines[2].len(), lines[900].len());
     }
 
     #[test]

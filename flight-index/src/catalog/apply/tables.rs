@@ -33,10 +33,11 @@ pub(super) fn create(state: &mut CatalogState, table: &Table, if_not_exists: boo
         return Err(WireError::new(ErrorCode::Unavailable, "there is no storage server to hold a table")
             .with_hint("start a storage server and retry"));
     }
+    let empty = Arc::new(ShardStats::default());
     let created = TableState {
         table: Arc::new(table.clone()),
         placement: Arc::new(placement::place(table.shards, &servers)),
-        shards: vec![Arc::new(ShardStats::default()); table.shards as usize],
+        shards: std::iter::repeat_n(empty, table.shards as usize).collect(),
         columns: Vec::new(),
         created_version: state.version,
         changed_version: state.version,
@@ -72,7 +73,8 @@ fn check_foreign_key(state: &CatalogState, table: &Table, key: &ForeignKey) -> R
     }
     let mut referenced = key.parent_columns.clone();
     let mut primary = parent.primary_key.clone();
-    (referenced.sort_unstable(), primary.sort_unstable());
+    referenced.sort_unstable();
+    primary.sort_unstable();
     if referenced != primary {
         return Err(refuse(format!("the columns it refers to are not the primary key of {}", parent.name))
             .with_hint("refer to all columns of the primary key, each once"));

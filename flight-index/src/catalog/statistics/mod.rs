@@ -1,7 +1,7 @@
 //! What a commit says about the rows it adds, and how that adds up: to shards, and to tables.
 //!
 //! Statistics are bounds and estimates, good for pruning and for join order. A minimum may be lower and a maximum higher
-//! than any row has (long texts are cut, [`bound`]); counts of rows and NULLs are exact as long as tables only grow;
+//! than any row has (long texts are cut, see `bound.rs`); counts of rows and NULLs are exact as long as tables only grow;
 //! distinct counts are estimates, made with integers only, so that every index server gets the same ones.
 
 mod bound;

@@ -1,0 +1,124 @@
+//! Integer arithmetic that fails on overflow, as SQL says.
+//!
+//! DataFusion's `+`, `-` and `*` on integers wrap around silently, and its switch for that does not travel with a plan. So
+//! the index server rewrites them, before it optimizes, into the functions here, which every server has. Decimals are
+//! checked by Arrow already; floats have infinities.
+
+use std::sync::Arc;
+
+use arrow::{
+    compute::kernels::numeric::{add, mul, sub},
+    datatypes::DataType,
+};
+use datafusion::{
+    common::{DFSchema, Result as DfResult, exec_err, tree_node::Transformed},
+    config::ConfigOptions,
+    execution::{FunctionRegistry, SessionState},
+    logical_expr::{
+        BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+        Signature, Volatility, expr_rewriter::FunctionRewrite, type_coercion::binary::BinaryTypeCoercer,
+    },
+    physical_expr_common::datum::apply,
+};
+
+/// One of the checked operators, as a function of two integers.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Checked {
+    name: &'static str,
+    operator: Operator,
+    signature: Signature,
+}
+
+impl Checked {
+    fn new(name: &'static str, operator: Operator) -> Self {
+        Self { name, operator, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+}
+
+fn all() -> [Checked; 3] {
+    [
+        Checked::new("checked_add", Operator::Plus),
+        Checked::new("checked_subtract", Operator::Minus),
+        Checked::new("checked_multiply", Operator::Multiply),
+    ]
+}
+
+impl ScalarUDFImpl for Checked {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> DfResult<DataType> {
+        match arguments {
+            [left, right] => BinaryTypeCoercer::new(left, &self.operator, right).get_result_type(),
+            _ => exec_err!("{} takes two arguments", self.name),
+        }
+    }
+
+    fn coerce_types(&self, arguments: &[DataType]) -> DfResult<Vec<DataType>> {
+        match arguments {
+            [left, right] => {
+                let (left, right) = BinaryTypeCoercer::new(left, &self.operator, right).get_input_types()?;
+                Ok(vec![left, right])
+            }
+            _ => exec_err!("{} takes two arguments", self.name),
+        }
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let [left, right] = arguments.args.as_slice() else {
+            return exec_err!("{} takes two arguments", self.name);
+        };
+        match self.operator {
+            Operator::Plus => apply(left, right, add),
+            Operator::Minus => apply(left, right, sub),
+            _ => apply(left, right, mul),
+        }
+    }
+}
+
+/// Registers the functions, so that plans that name them can be decoded.
+pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
+    for function in all() {
+        state.register_udf(Arc::new(ScalarUDF::from(function)))?;
+    }
+    Ok(())
+}
+
+/// Rewrites integer `+`, `-` and `*` into the functions.
+#[derive(Debug)]
+pub struct CheckIntegers {
+    functions: Vec<(Operator, Arc<ScalarUDF>)>,
+}
+
+impl Default for CheckIntegers {
+    fn default() -> Self {
+        let functions = all().into_iter().map(|checked| (checked.operator, Arc::new(ScalarUDF::from(checked))));
+        Self { functions: functions.collect() }
+    }
+}
+
+impl FunctionRewrite for CheckIntegers {
+    fn name(&self) -> &str {
+        "check_integers"
+    }
+
+    fn rewrite(&self, expr: Expr, schema: &DFSchema, _: &ConfigOptions) -> DfResult<Transformed<Expr>> {
+        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = &expr else { return Ok(Transformed::no(expr)) };
+        let Some((_, function)) = self.functions.iter().find(|(operator, _)| operator == op) else {
+            return Ok(Transformed::no(expr));
+        };
+        if !left.get_type(schema)?.is_integer() || !right.get_type(schema)?.is_integer() {
+            return Ok(Transformed::no(expr));
+        }
+        let arguments = vec![left.as_ref().clone(), right.as_ref().clone()];
+        Ok(Transformed::yes(Expr::ScalarFunction(datafusion::logical_expr::expr::ScalarFunction::new_udf(
+            Arc::clone(function),
+            arguments,
+        ))))
+    }
+}
