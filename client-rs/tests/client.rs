@@ -1,5 +1,10 @@
 //! The client against servers of its own protocol over real TLS: parallel pulls, order, bounds, failures, logins, loads.
 
+// A failed step of a test ends it.
+#![allow(clippy::unwrap_used)]
+// `vec![0..5]` is one range of rows, and is meant.
+#![allow(clippy::single_range_in_vec_init)]
+
 #[path = "client/fake.rs"]
 mod fake;
 

@@ -4,6 +4,9 @@
 //! - `access`: what a connection, a token and a ticket allow.
 //! - `lifecycle`: servers that stop, stall, break and come back.
 
+// A failed step of a test ends it.
+#![allow(clippy::unwrap_used)]
+
 #[path = "security/access.rs"]
 mod access;
 #[path = "security/fixture.rs"]

@@ -231,7 +231,7 @@ impl RandomColumn {
                 let largest = 10i128.pow(u32::from(precision)) - 1;
                 let extremes = [largest, -largest, 0, 1];
                 let any = |random: &mut StdRng| random.random_range(-largest..=largest);
-                let values = self.values(rows, random, |row| i128::from(row), &extremes, any);
+                let values = self.values(rows, random, i128::from, &extremes, any);
                 Arc::new(Decimal128Array::from(values).with_precision_and_scale(precision, scale)?)
             }
             SqlType::Char { .. } | SqlType::Varchar { .. } | SqlType::Text => {

@@ -148,9 +148,10 @@ impl<R: Input> CsvBatches<R> {
         }
         let record = self.records.last_record();
         // Some programs, TPC's generators among them, end every field with the delimiter, the last one included.
-        let ends_with_delimiter = record.len() == self.fields.len() + 1 && record.is_empty_field(self.fields.len());
-        if record.len() != self.fields.len() && !ends_with_delimiter {
-            let (found, expected, line) = (record.len(), self.fields.len(), record.line);
+        let ends_with_delimiter =
+            record.field_count() == self.fields.len() + 1 && record.is_empty_field(self.fields.len());
+        if record.field_count() != self.fields.len() && !ends_with_delimiter {
+            let (found, expected, line) = (record.field_count(), self.fields.len(), record.line);
             let rule = format!("a line has {expected} fields, this one has {found}");
             return Err(line_error(&self.file, line, None, &rule).into());
         }
@@ -362,7 +363,7 @@ fn decode_uuid(text: &[u8]) -> Option<Vec<u8>> {
 
 fn decode_hex(digits: &[u8]) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
@@ -372,9 +373,9 @@ fn decode_hex(digits: &[u8]) -> Option<Vec<u8>> {
 fn first_record<R: Input>(records: &mut Records<R>, file: &str) -> Result<Vec<String>, Error> {
     match records.next_record() {
         Ok(None) => Ok(Vec::new()),
-        Ok(Some(record)) => {
-            Ok((0..record.len()).map(|at| String::from_utf8_lossy(&record.field(at).bytes).into_owned()).collect())
-        }
+        Ok(Some(record)) => Ok((0..record.field_count())
+            .map(|at| String::from_utf8_lossy(&record.field(at).bytes).into_owned())
+            .collect()),
         Err(error) => Err(record_error(file, error, &[], &[])),
     }
 }

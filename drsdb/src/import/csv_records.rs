@@ -16,8 +16,6 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// A record that is longer is taken for a quote that was never closed.
 const MAX_RECORD_BYTES: usize = 64 << 20;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// Reads records.
 pub struct Records<R> {
     input: R,
@@ -27,7 +25,6 @@ pub struct Records<R> {
     start: usize,
     end: usize,
     at_end_of_input: bool,
-    begun: bool,
     /// Of the next record, from 1.
     line: u64,
     /// Bytes handed out.
@@ -80,7 +77,7 @@ pub enum RecordError {
 
 impl Record<'_> {
     /// The number of fields.
-    pub fn len(&self) -> usize {
+    pub fn field_count(&self) -> usize {
         self.fields.len()
     }
 
@@ -114,7 +111,6 @@ impl<R: Read> Records<R> {
             start: 0,
             end: 0,
             at_end_of_input: false,
-            begun: false,
             line: 1,
             consumed: 0,
             fields: Vec::new(),
@@ -134,9 +130,6 @@ impl<R: Read> Records<R> {
 
     /// The next record; `None` at the end.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, RecordError> {
-        if !self.begun {
-            self.skip_byte_order_mark()?;
-        }
         let (length, line_ends) = loop {
             if self.start == self.end && self.at_end_of_input {
                 return Ok(None);
@@ -311,7 +304,7 @@ mod tests {
                 let Field { bytes, quoted } = record.field(at);
                 (String::from_utf8(bytes.into_owned()).unwrap(), quoted)
             };
-            rows.push((record.line, (0..record.len()).map(field).collect()));
+            rows.push((record.line, (0..record.field_count()).map(field).collect()));
         }
         assert_eq!(records.consumed(), text.len() as u64);
         Ok(rows)

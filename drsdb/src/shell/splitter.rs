@@ -79,15 +79,15 @@ impl Splitter {
     fn scan(&mut self) -> Option<usize> {
         loop {
             let rest = &self.text[self.scanned..];
-            let Some(first) = rest.chars().next() else { return None };
+            let first = rest.chars().next()?;
             let second = rest[first.len_utf8()..].chars().next();
             // What two characters decide waits for the second one.
-            let decided_by_two = match (&self.state, first) {
-                (State::Plain, '-' | '/') => true,
-                (State::Literal { escapes: true }, '\\' | '\'') => true,
-                (State::BlockComment { .. }, '*' | '/') => true,
-                _ => false,
-            };
+            let decided_by_two = matches!(
+                (&self.state, first),
+                (State::Plain, '-' | '/')
+                    | (State::Literal { escapes: true }, '\\' | '\'')
+                    | (State::BlockComment { .. }, '*' | '/')
+            );
             if decided_by_two && second.is_none() {
                 return None;
             }

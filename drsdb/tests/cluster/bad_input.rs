@@ -64,10 +64,10 @@ async fn nobody_gets_in_without_the_right_login() {
     let cluster = TestCluster::start(1).await;
     let mut options = cluster.cluster.client_options();
     options.password = Some("wrong".into());
-    let refused = Client::connect(options.clone()).await.err().expect("a wrong password is refused");
+    let refused = Client::connect(options.clone()).await.map(drop).expect_err("a wrong password is refused");
     assert_eq!(refused.code(), ErrorCode::Unauthenticated);
     options.user = Some("nobody".to_owned());
-    let refused = Client::connect(options).await.err().expect("an unknown user is refused");
+    let refused = Client::connect(options).await.map(drop).expect_err("an unknown user is refused");
     assert_eq!(refused.code(), ErrorCode::Unauthenticated);
     cluster.cluster.shutdown().await.unwrap();
 }

@@ -1,5 +1,8 @@
 //! Tests of whole clusters: servers as processes, on real ports, with real TLS and real files.
 
+// A failed step of a test ends it.
+#![allow(clippy::unwrap_used)]
+
 mod bad_input;
 mod faults;
 mod queries;

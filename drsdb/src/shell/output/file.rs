@@ -172,7 +172,7 @@ mod tests {
                 }
             };
             let show = |batches: &[RecordBatch]| pretty_format_batches(batches).unwrap().to_string();
-            assert_eq!(show(&back), show(&[batch.clone()]), "{name}");
+            assert_eq!(show(&back), show(std::slice::from_ref(&batch)), "{name}");
             assert_eq!(back[0].column(1).null_count(), 1, "{name}");
         }
     }
