@@ -15,11 +15,13 @@ use datafusion::{
     config::ConfigOptions,
     execution::{FunctionRegistry, SessionState},
     logical_expr::{
-        BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+        AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
         Signature, Volatility, expr_rewriter::FunctionRewrite, type_coercion::binary::BinaryTypeCoercer,
     },
     physical_expr_common::datum::apply,
 };
+
+use crate::checked_sum::CheckedSum;
 
 /// One of the checked operators, as a function of two integers.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -81,11 +83,12 @@ impl ScalarUDFImpl for Checked {
     }
 }
 
-/// Registers the functions, so that plans that name them can be decoded.
+/// Registers the functions and [`CheckedSum`], so that SQL and plans that name them find them.
 pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
     for function in all() {
         state.register_udf(Arc::new(ScalarUDF::from(function)))?;
     }
+    state.register_udaf(Arc::new(AggregateUDF::from(CheckedSum::default())))?;
     Ok(())
 }
 

@@ -1,8 +1,10 @@
 //! The servers' error type. One enum value for each thing a caller can do about it; the rest is a [`WireError`].
 
 use arrow::error::ArrowError;
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use datafusion::error::DataFusionError;
-use drsdb_proto::{ErrorCode, WireError};
+use drsdb_proto::{ErrorCode, WireError, v1};
+use prost::Message;
 
 /// The result of everything that can fail in a server.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -62,9 +64,45 @@ impl Error {
     pub fn into_datafusion(self) -> DataFusionError {
         match self {
             Error::DataFusion(error) => error,
-            other => DataFusionError::External(Box::new(other.to_wire())),
+            other => DataFusionError::External(Box::new(Carried(other.to_wire()))),
         }
     }
+}
+
+/// An error inside a plan. Between storage servers, datafusion-distributed hands on only the text of errors that are not
+/// DataFusion's own: so the text carries the whole error.
+#[derive(Debug)]
+struct Carried(WireError);
+
+/// Stands before the encoded error in the text of a [`Carried`].
+const CARRIED: &str = " [drsdb-error ";
+
+impl std::fmt::Display for Carried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let detail = STANDARD_NO_PAD.encode(self.0.to_detail().encode_to_vec());
+        write!(f, "{}{CARRIED}{detail}]", self.0)
+    }
+}
+
+impl std::error::Error for Carried {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// The error that a text carries, whatever is written around it.
+fn carried_in(text: &str) -> Option<WireError> {
+    let (_, detail) = text.rsplit_once(CARRIED)?;
+    let (detail, _) = detail.split_once(']')?;
+    let detail = STANDARD_NO_PAD.decode(detail).ok()?;
+    v1::ErrorDetail::decode(detail.as_slice()).ok().map(WireError::from_detail)
+}
+
+/// The status of a call between storage servers whose error must stay whole when only its text is handed on.
+pub fn carried_status(error: WireError) -> tonic::Status {
+    let text = Carried(error.clone()).to_string();
+    let typed = tonic::Status::from(error);
+    tonic::Status::with_metadata(typed.code(), text, typed.metadata().clone())
 }
 
 fn is_disk_full(error: &std::io::Error) -> bool {
@@ -93,6 +131,11 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
         source = current.source();
     }
     let root = error.find_root();
+    if let DataFusionError::External(other) = root
+        && let Some(carried) = carried_in(&other.to_string())
+    {
+        return carried;
+    }
     let code = match root {
         DataFusionError::SQL(..) => ErrorCode::Syntax,
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => ErrorCode::InvalidArgument,
@@ -147,6 +190,19 @@ mod tests {
         let error = Error::new(ErrorCode::Corrupt, "segment 7");
         let wrapped = error.into_datafusion().context("reading").context("more");
         assert_eq!(Error::from(wrapped).code(), ErrorCode::Corrupt);
+    }
+
+    #[test]
+    fn a_typed_error_survives_as_text() {
+        let error = WireError::new(ErrorCode::Unavailable, "gone]").with_hint("wait").with_field("server", "[::1]:1");
+        let status = carried_status(error.clone());
+        // As one server tells it to the next: `External` becomes its text.
+        let told = DataFusionError::External(DataFusionError::External(Box::new(status)).to_string().into());
+        assert_eq!(Error::from(told.context("stage 1")).to_wire(), error);
+        let told = Error::from(error.clone()).into_datafusion().to_string();
+        assert_eq!(Error::from(DataFusionError::External(told.into())).to_wire(), error);
+        let plain = DataFusionError::External("no [drsdb-error here]".into());
+        assert_eq!(Error::from(plain).code(), ErrorCode::Internal);
     }
 
     #[test]

@@ -6,12 +6,13 @@
 //! - [`security`]: TLS, the development CA, signed tickets and tokens, and who may call what.
 //! - [`net`]: listeners and channels; every connection of drsdb is made here.
 //! - [`Error`]: the error type of the servers, with its code.
-//! - [`checked_arithmetic`]: integer arithmetic that fails on overflow.
+//! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //!
 //! Invariant: nothing here opens a data file, and nothing here knows Raft.
 
 pub mod checked_arithmetic;
+pub mod checked_sum;
 pub mod config;
 pub mod edge;
 mod error;
@@ -25,6 +26,6 @@ mod table;
 pub mod telemetry;
 
 pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, v1};
-pub use error::{Error, Result, nearest_name};
+pub use error::{Error, Result, carried_status, nearest_name};
 pub use sql_type::SqlType;
 pub use table::{Column, Engine, ForeignKey, SQL_TYPE_KEY, Table, TableName, parse_ulid};

@@ -15,7 +15,7 @@ async fn every_mistake_has_its_error() {
     let huge = format!("SELECT '{}'", "x".repeat(50 << 20));
     let cases: &[(&str, ErrorCode, &str)] = &[
         ("SELEC 1", ErrorCode::Syntax, ""),
-        ("SELECT\n  FROM WHERE", ErrorCode::Syntax, ""),
+        ("SELECT id\n  FROM city WHERE", ErrorCode::Syntax, ""),
         ("SELECT * FROM citty", ErrorCode::NotFound, "city"),
         ("SELECT nme FROM city", ErrorCode::NotFound, "name"),
         ("SELECT 1 / 0", ErrorCode::InvalidValue, ""),

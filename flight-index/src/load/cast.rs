@@ -145,7 +145,8 @@ pub fn null_in_not_null(column: &Column, row: u64) -> drsdb_core::Error {
         .into()
 }
 
-fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+/// The bytes of a UUID in text.
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     // 8-4-4-4-12 digits, or 32 without hyphens.
     let digits: Vec<u8> = match text.len() {
         36 if [8, 13, 18, 23].iter().all(|&at| text.as_bytes()[at] == b'-') => {

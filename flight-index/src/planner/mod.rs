@@ -18,6 +18,7 @@ mod catalog_view;
 mod cut_endpoints;
 mod distribute;
 mod explain;
+mod id_text;
 mod name_errors;
 mod placeholders;
 mod prune_shards;
@@ -213,11 +214,12 @@ impl Planner {
         let (statement, explain) = explain::unwrap(statement)?;
         let session = self.session(&state, &context.options)?;
         let logical = self.logical_plan(&session, statement, None).await?;
-        let mut parameters: Vec<(String, _)> = logical.get_parameter_types()?.into_iter().collect();
+        let mut parameters: Vec<(String, _)> = logical.get_parameter_fields()?.into_iter().collect();
         parameters.sort_by_key(|(name, _)| name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX));
-        let fields = parameters
-            .into_iter()
-            .map(|(name, data_type)| Field::new(name, data_type.unwrap_or(arrow::datatypes::DataType::Utf8), true));
+        let fields = parameters.into_iter().map(|(name, field)| match field {
+            Some(field) => field.as_ref().clone().with_name(name).with_nullable(true),
+            None => Field::new(name, arrow::datatypes::DataType::Utf8, true),
+        });
         let parameters = edge_schema(&Schema::new(fields.collect::<Vec<_>>()));
         let rows = if explain.is_some() { explain::report_schema() } else { edge_schema(logical.schema().as_arrow()) };
         Ok((rows, parameters))
@@ -254,7 +256,11 @@ impl Planner {
         let plan = plan.map_err(|error| name_errors::explain(error, &session.catalog))?;
         match parameters {
             None => Ok(plan),
-            Some(batch) => Ok(plan.with_param_values(parameter_values(batch)?)?),
+            Some(batch) => {
+                let mut values = parameter_values(batch)?;
+                id_text::parse_parameters(&mut values, &plan.get_parameter_fields()?)?;
+                Ok(plan.with_param_values(ParamValues::from(values))?)
+            }
         }
     }
 
@@ -280,6 +286,8 @@ impl Planner {
             .build();
         register_functions(&mut state)?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
+        state.register_function_rewrite(Arc::new(id_text::ParseIds))?;
+        state.register_expr_planner(Arc::new(id_text::ParseIds))?;
         Ok(PlanSession { state, catalog, workers })
     }
 
@@ -303,7 +311,7 @@ struct PlanSession {
     workers: stamp_servers::Workers,
 }
 
-fn parameter_values(batch: &RecordBatch) -> Result<ParamValues> {
+fn parameter_values(batch: &RecordBatch) -> Result<Vec<ScalarValue>> {
     if batch.num_rows() != 1 {
         return Err(Error::new(
             drsdb_core::ErrorCode::InvalidArgument,
@@ -311,5 +319,5 @@ fn parameter_values(batch: &RecordBatch) -> Result<ParamValues> {
         ));
     }
     let values = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
-    Ok(ParamValues::from(values.collect::<Result<Vec<_>, _>>()?))
+    Ok(values.collect::<Result<_, _>>()?)
 }

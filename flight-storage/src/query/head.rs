@@ -20,7 +20,7 @@ use datafusion_proto::{
     bytes::physical_plan_from_bytes_with_proto_converter, physical_plan::DeduplicatingProtoConverter,
 };
 use drsdb_core::{
-    Error, ErrorCode, Result, WireError,
+    Error, ErrorCode, Result,
     edge::EdgeConverter,
     query_session::QueryOptions,
     v1::{Ticket, ticket::Fragment},
@@ -164,10 +164,7 @@ fn analyze(plan: Arc<dyn ExecutionPlan>, session: SessionState) -> SendableRecor
         // The report of every server comes after the last row; a server that died must not hang it.
         let report = explain_analyze(plan, DistributedMetricsFormat::PerTask);
         let report = tokio::time::timeout(std::time::Duration::from_secs(5), report).await.map_err(|_| {
-            datafusion::error::DataFusionError::External(Box::new(WireError::new(
-                ErrorCode::Unavailable,
-                "not every server reported what it did",
-            )))
+            Error::new(ErrorCode::Unavailable, "not every server reported what it did").into_datafusion()
         })??;
         let kinds = StringArray::from(vec!["Plan with Metrics", "Output Rows", "Duration"]);
         let texts = StringArray::from(vec![report, rows.to_string(), format!("{elapsed:?}")]);

@@ -15,12 +15,16 @@ use datafusion_distributed::{
     grpc::{BoxCloneSyncChannel, create_worker_client},
 };
 use drsdb_core::{
-    Error, Result,
+    Error, Result, carried_status,
     checked_arithmetic::register_functions,
-    net::ChannelPool,
+    net::{ChannelPool, name_server},
     query_session::{QueryOptions, apply_options, options_of, session_config},
     scan::{Scanner, ShardScanCodec, ShardScanExec},
 };
+use http::Response;
+use http_body_util::BodyExt;
+use tonic::{Status, body::Body};
+use tower::ServiceExt;
 use url::Url;
 
 use super::QueryEngine;
@@ -121,6 +125,19 @@ struct Channels(ChannelPool);
 impl ChannelResolver for Channels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>, DataFusionError> {
         let channel = self.0.channel(url).map_err(Error::into_datafusion)?;
-        Ok(create_worker_client(BoxCloneSyncChannel::new(channel)))
+        let server = Arc::new(url.clone());
+        // What fails in the transport does not say which server it was: this does.
+        let named = channel.map_result(move |answer: Result<Response<Body>, tonic::transport::Error>| {
+            let server = Arc::clone(&server);
+            Ok(match answer {
+                Ok(response) => response.map(|body| Body::new(body.map_err(move |status| broken(status, &server)))),
+                Err(error) => broken(Status::from_error(Box::new(error)), &server).into_http(),
+            })
+        });
+        Ok(create_worker_client(BoxCloneSyncChannel::new(named)))
     }
+}
+
+fn broken(status: Status, server: &Url) -> Status {
+    carried_status(name_server(status, server).to_wire())
 }
