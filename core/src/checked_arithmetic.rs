@@ -15,8 +15,8 @@ use datafusion::{
     config::ConfigOptions,
     execution::{FunctionRegistry, SessionState},
     logical_expr::{
-        AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-        Signature, Volatility, expr_rewriter::FunctionRewrite, type_coercion::binary::BinaryTypeCoercer,
+        AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
+        ScalarUDFImpl, Signature, Volatility, expr_rewriter::FunctionRewrite, type_coercion::binary::BinaryTypeCoercer,
     },
     physical_expr_common::datum::apply,
 };

@@ -239,7 +239,8 @@ mod tests {
             assert!(grouped.contains(row), "{grouped}");
         }
         assert!(answer("SELECT sum(v) AS s FROM t").await.unwrap().contains("| -1 |"));
-        let window = "SELECT sum(v) OVER (ORDER BY g, v ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS s FROM t WHERE g < 3";
+        let window =
+            "SELECT sum(v) OVER (ORDER BY g, v ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS s FROM t WHERE g < 3";
         assert!(answer(window).await.is_err(), "1 + MAX is in one frame");
         assert!(answer("SELECT sum(DISTINCT g) AS s FROM t").await.unwrap().contains("| 6 |"));
         assert!(answer("SELECT sum(v) AS s FROM t WHERE false").await.unwrap().contains("|   |"));

@@ -342,7 +342,10 @@ async fn bulk_loads_create_append_and_fail() {
     let mut client = front.admin().await;
     let good =
         || RecordBatch::try_from_iter([("id", ids(0..1000)), ("twice", ids((0..1000).map(|id| 2 * id)))]).unwrap();
-    let bad = || RecordBatch::try_from_iter([("id", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)]).unwrap();
+    let bad = || {
+        let words = Arc::new(StringArray::from(vec!["x"])) as ArrayRef;
+        RecordBatch::try_from_iter([("id", words), ("twice", ids(0..1))]).unwrap()
+    };
     use TableExistsOption as Exists;
     use TableNotExistOption as Missing;
     let load = async |client: &mut Client, command: CommandStatementIngest, rows: RecordBatch| {

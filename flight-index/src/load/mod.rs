@@ -25,9 +25,9 @@ mod transport;
 use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
+pub use cast::parse_uuid;
 use drsdb_core::{Error, Result, ids::new_ulid};
 use futures::{Stream, StreamExt, TryStreamExt};
-pub use cast::parse_uuid;
 pub use transport::{GrpcTransport, StageTransport};
 
 use crate::{catalog::TableState, raft::Catalog};
