@@ -106,6 +106,8 @@ pub struct StorageConfig {
     /// Threads that run queries; by default as many as there are cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_threads: Option<usize>,
+    /// Seconds after which a load whose rows have all come, but no outcome, is asked about and aborted if it has none.
+    pub staged_lease_s: u64,
     /// Where the server is (`zone`, `rack`, ...): replicas of a shard are placed apart.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -206,6 +208,7 @@ impl StorageConfig {
             query_memory_bytes: (memory / 5 * 2).max(MIN_QUERY_MEMORY_BYTES),
             column_cache_bytes: memory / 5,
             query_threads: None,
+            staged_lease_s: 120,
             labels: BTreeMap::new(),
         }
     }
@@ -248,10 +251,18 @@ impl StorageConfig {
         if self.query_threads == Some(0) {
             return refuse("query_threads", "must be at least 1; leave it out to use all cores");
         }
+        if !(1..=3600).contains(&self.staged_lease_s) {
+            return refuse("staged_lease_s", format!("must be 1 to 3600 seconds, not {}", self.staged_lease_s));
+        }
         if let Some(label) = self.labels.keys().find(|label| label.is_empty()) {
             return refuse("labels", format!("has the empty name {label:?}: write them as zone = \"a\""));
         }
         Ok(())
+    }
+
+    /// How long a staged load may be without an outcome.
+    pub fn staged_lease(&self) -> Duration {
+        Duration::from_secs(self.staged_lease_s)
     }
 }
 

@@ -25,11 +25,11 @@ use url::Url;
 
 use crate::{
     catalog::Command,
-    cluster_service::ClusterService,
+    cluster_service::{ClusterService, forget_what_all_have},
     flight_sql::FlightSqlServer,
     load::{GrpcTransport, Loader},
     planner::Planner,
-    raft::{Catalog, CatalogOptions},
+    raft::{Catalog, CatalogOptions, Dial},
 };
 
 /// The only voter, until there are more.
@@ -59,6 +59,10 @@ pub async fn serve(
         bootstrap(&catalog, config.bootstrap.as_ref()).await?;
     }
 
+    let dial = Arc::clone(&channels);
+    let dial: Dial = Arc::new(move |url: &Url| dial.channel(url));
+    let forgetting = tokio::spawn(forget_what_all_have(Arc::clone(&catalog), dial, shutdown.clone()));
+
     let config = Arc::new(config);
     let planner = Arc::new(Planner::new(config.ticket_lifetime()));
     let loader = Arc::new(Loader::new(Arc::clone(&catalog), Arc::new(GrpcTransport::new(Arc::clone(&channels)))));
@@ -80,6 +84,7 @@ pub async fn serve(
         halted = catalog.halted() => Err(halted),
     };
     shutdown.cancel();
+    let _ = forgetting.await;
     catalog.shutdown().await;
     served
 }

@@ -86,7 +86,6 @@ async fn a_restart_finds_everything() {
         catalog.propose(create_user(name)).await.unwrap();
     }
     let before = catalog.state();
-    assert_eq!(before.version(), 4);
     catalog.shutdown().await;
     assert_eq!(catalog.propose(create_user("late")).await.unwrap_err().code(), ErrorCode::Unavailable);
     drop(catalog);
@@ -95,7 +94,7 @@ async fn a_restart_finds_everything() {
     assert_eq!(catalog.state(), before);
     // The next version continues.
     let (next, _) = catalog.propose(create_user("barbara")).await.unwrap();
-    assert_eq!(next, before.version() + 1);
+    assert!(next > before.version());
     catalog.shutdown().await;
 }
 
@@ -122,7 +121,7 @@ async fn damaged_files_are_refused_and_not_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_proposals_share_entries_and_have_versions_of_their_own() {
+async fn concurrent_proposals_share_entries_and_their_versions() {
     const PROPOSALS: usize = 500;
     let dir = tempfile::tempdir().unwrap();
     let catalog = open(dir.path()).await;
@@ -142,11 +141,13 @@ async fn concurrent_proposals_share_entries_and_have_versions_of_their_own() {
         versions.push(proposal.await.unwrap());
     }
     versions.sort_unstable();
-    assert_eq!(versions, (1..=PROPOSALS as u64).collect::<Vec<_>>());
+    versions.dedup();
     catalog.shutdown().await;
     drop(catalog);
 
     let entries = last_index(dir.path()).await;
+    assert!(versions.iter().all(|version| *version <= entries), "a version is a log index");
+    assert!(versions.len() as u64 <= entries);
     assert!(entries < PROPOSALS as u64 / 4, "{entries} entries, so about as many fsyncs, for {PROPOSALS} proposals");
 }
 

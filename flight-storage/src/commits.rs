@@ -4,10 +4,15 @@
 //! that starts after the last version that it has applied. Engines make `commit` idempotent, so that a replay after a
 //! crash does no harm: what has been applied is remembered in a small file that may be behind, and never ahead.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use drsdb_core::{
-    Error, ErrorCode, Result, Ulid, WireError, ids,
+    Error, ErrorCode, Result, Ulid, WireError,
     net::ChannelPool,
     parse_ulid,
     v1::{self, cluster_client::ClusterClient, commit::Change},
@@ -17,13 +22,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::engines::Engines;
+use crate::{engines::Engines, stage_service::OpenLoads};
 
 /// Commits that are applied side by side, so that they share an fsync.
 const BATCH: usize = 64;
 
-/// A staged transaction without an outcome is asked about when it is this old.
-const STAGED_LEASE: Duration = Duration::from_secs(120);
+/// How often it is looked whether a staged transaction waits for its outcome.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How far commits have been applied on this server: scans wait on it.
 #[derive(Debug, Clone)]
@@ -83,20 +88,39 @@ impl AppliedVersion {
     }
 }
 
+/// What following needs to know.
+#[derive(Debug)]
+pub struct Follower {
+    /// Where commits are applied.
+    pub engines: Engines,
+    /// How far they have been.
+    pub applied: AppliedVersion,
+    /// Transactions that are not staged yet.
+    pub open: OpenLoads,
+    /// Connections to the index servers.
+    pub channels: ChannelPool,
+    /// The index servers.
+    pub index_servers: Vec<Url>,
+    /// This server.
+    pub server_id: Ulid,
+    /// A transaction that has been staged for so long without an outcome is asked about, which aborts it if it has not
+    /// committed: longer than it takes from the first shard's end to the commit.
+    pub staged_lease: Duration,
+}
+
+/// When this server first saw that a transaction was staged. The clock is this server's, since the one that made the
+/// transaction's id may differ; and a load may take much longer than a lease before it is staged.
+type Staged = HashMap<Ulid, Instant>;
+
 /// Follows commits until `shutdown`, reconnecting to the next index server whenever a stream ends.
-pub async fn follow(
-    engines: Engines,
-    applied: AppliedVersion,
-    channels: ChannelPool,
-    index_servers: Vec<Url>,
-    server_id: Ulid,
-    shutdown: CancellationToken,
-) {
+pub async fn follow(follower: Follower, shutdown: CancellationToken) {
+    let Follower { applied, index_servers, .. } = &follower;
+    let mut staged = Staged::new();
     let mut attempt = 0usize;
     while !shutdown.is_cancelled() {
         let url = &index_servers[attempt % index_servers.len()];
         attempt += 1;
-        let ended = shutdown.run_until_cancelled(follow_one(&engines, &applied, &channels, url, server_id)).await;
+        let ended = shutdown.run_until_cancelled(follow_one(&follower, url, &mut staged)).await;
         if let Some(Err(error)) = ended {
             tracing::warn!(index_server = %url, %error, "lost the stream of commits");
             // Nothing tells when an index server is back: ask again after a moment.
@@ -110,19 +134,23 @@ pub async fn follow(
     }
 }
 
-async fn follow_one(
-    engines: &Engines,
-    applied: &AppliedVersion,
-    channels: &ChannelPool,
-    url: &Url,
-    server_id: Ulid,
-) -> Result<()> {
+async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Result<()> {
+    let Follower { engines, applied, channels, server_id, .. } = follower;
     let mut client = ClusterClient::new(channels.channel(url)?);
     let request = v1::FollowCommitsRequest { server_id: server_id.to_string(), after_version: applied.get() };
     let stream = client.follow_commits(request).await?.into_inner();
     let mut batches = stream.ready_chunks(BATCH);
-    let mut asked = ids::unix_ms();
-    while let Some(batch) = batches.next().await {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let batch = tokio::select! {
+            batch = batches.next() => batch,
+            _ = looks.tick() => {
+                resolve_old(follower, &mut client, staged).await?;
+                continue;
+            }
+        };
+        let Some(batch) = batch else { break };
         let mut tasks = FuturesOrdered::new();
         let mut last = 0;
         for commit in batch {
@@ -141,10 +169,6 @@ async fn follow_one(
         if changes {
             applied.save()?;
         }
-        if ids::unix_ms().saturating_sub(asked) > STAGED_LEASE.as_millis() as u64 {
-            asked = ids::unix_ms();
-            resolve_old(engines, &mut client).await?;
-        }
     }
     Err(Error::new(ErrorCode::Unavailable, "the index server ended the stream"))
 }
@@ -160,16 +184,22 @@ fn apply(engines: &Engines, version: u64, change: Change) -> Result<()> {
 }
 
 /// Asks for the outcome of transactions that were staged long ago; asking aborts what never committed.
-async fn resolve_old(engines: &Engines, client: &mut ClusterClient<tonic::transport::Channel>) -> Result<()> {
-    let newest = ids::unix_ms().saturating_sub(STAGED_LEASE.as_millis() as u64);
-    for transaction in engines.staged_transactions()? {
-        if transaction.timestamp_ms() > newest {
+async fn resolve_old(
+    follower: &Follower,
+    client: &mut ClusterClient<tonic::transport::Channel>,
+    staged: &mut Staged,
+) -> Result<()> {
+    let present = follower.engines.staged_transactions()?;
+    let present: HashSet<Ulid> = present.into_iter().filter(|load| !follower.open.is_open(*load)).collect();
+    staged.retain(|transaction, _| present.contains(transaction));
+    for transaction in present {
+        if staged.entry(transaction).or_insert_with(Instant::now).elapsed() < follower.staged_lease {
             continue;
         }
         let request = v1::ResolveTransactionRequest { transaction_id: transaction.to_string() };
         let outcome = client.resolve_transaction(request).await?.into_inner();
         tracing::info!(%transaction, committed = outcome.committed, "resolved an old transaction");
-        let engines = engines.clone();
+        let engines = follower.engines.clone();
         let resolved = tokio::task::spawn_blocking(move || {
             if outcome.committed { engines.commit(transaction, outcome.version) } else { engines.abort(transaction) }
         });

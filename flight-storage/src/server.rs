@@ -32,10 +32,10 @@ use tonic::service::Routes;
 
 use crate::{
     column::ColumnOptions,
-    commits::{self, AppliedVersion},
+    commits::{self, AppliedVersion, Follower},
     engines::Engines,
     query::{FlightServer, OnQueryRuntime, QueryEngine},
-    stage_service::StageService,
+    stage_service::{OpenLoads, StageService},
 };
 
 /// The largest message of a load.
@@ -134,16 +134,20 @@ pub async fn serve(
         runtime.handle().clone(),
     )?);
 
-    let follower = tokio::spawn(commits::follow(
-        engines.clone(),
-        applied.clone(),
+    let open = OpenLoads::default();
+    let follower = Follower {
+        engines: engines.clone(),
+        applied: applied.clone(),
+        open: open.clone(),
         channels,
-        config.index_servers.clone(),
-        registration.server_id,
-        shutdown.clone(),
-    ));
+        index_servers: config.index_servers.clone(),
+        server_id: registration.server_id,
+        staged_lease: config.staged_lease(),
+    };
+    let follower = tokio::spawn(commits::follow(follower, shutdown.clone()));
 
-    let stage = StageService::new(engines, applied, Arc::clone(&queries), registration.server_id.to_string());
+    let server_id = registration.server_id.to_string();
+    let stage = StageService::new(engines, applied, Arc::clone(&queries), server_id, open);
     let worker = queries.worker().into_worker_server();
     let mut routes = Routes::builder();
     routes

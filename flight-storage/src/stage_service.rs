@@ -1,15 +1,16 @@
 //! The gRPC service that index servers call: takes rows of loads, aborts, and tells how the server is.
 
-use std::{io::Cursor, sync::Arc};
+use std::{collections::HashMap, io::Cursor, sync::Arc};
 
 use arrow::ipc::writer::StreamWriter;
 use arrow::{array::RecordBatch, ipc::reader::StreamReader};
 use drsdb_core::{
-    Error, ErrorCode, Result, Table, parse_ulid,
+    Error, ErrorCode, Result, Table, Ulid, WireError, parse_ulid,
     v1::{self, storage_server::Storage},
 };
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -23,6 +24,66 @@ use crate::{
 /// Messages between the network and the thread that writes.
 const QUEUE: usize = 2;
 
+/// Loads into single shards that one server takes at a time, each with a thread: half of what the process may have, see
+/// [`MAX_BLOCKING_THREADS`].
+const MAX_WRITERS: usize = MAX_BLOCKING_THREADS / 2;
+
+/// How many threads the runtime of a process with a storage server must be allowed to block.
+pub const MAX_BLOCKING_THREADS: usize = 4096;
+
+/// The transactions whose rows are coming in now. An abort that arrives in the midst of it marks them, so that a writer
+/// that ends after it undoes what it staged.
+#[derive(Debug, Clone, Default)]
+pub struct OpenLoads(Arc<Mutex<HashMap<Ulid, OpenLoad>>>);
+
+#[derive(Debug, Default)]
+struct OpenLoad {
+    writers: usize,
+    aborted: bool,
+}
+
+impl OpenLoads {
+    /// Whether rows of the transaction are coming in.
+    pub fn is_open(&self, transaction: Ulid) -> bool {
+        self.0.lock().contains_key(&transaction)
+    }
+
+    fn enter(&self, transaction: Ulid) -> Writing {
+        self.0.lock().entry(transaction).or_default().writers += 1;
+        Writing { loads: self.clone(), transaction }
+    }
+
+    fn abort(&self, transaction: Ulid) {
+        if let Some(load) = self.0.lock().get_mut(&transaction) {
+            load.aborted = true;
+        }
+    }
+}
+
+/// One writer of a transaction, for as long as it lives.
+struct Writing {
+    loads: OpenLoads,
+    transaction: Ulid,
+}
+
+impl Writing {
+    fn is_aborted(&self) -> bool {
+        self.loads.0.lock().get(&self.transaction).is_some_and(|load| load.aborted)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut loads = self.loads.0.lock();
+        if let Some(load) = loads.get_mut(&self.transaction) {
+            load.writers -= 1;
+            if load.writers == 0 {
+                loads.remove(&self.transaction);
+            }
+        }
+    }
+}
+
 /// See `service Storage` of `cluster.proto`.
 #[derive(Debug, Clone)]
 pub struct StageService {
@@ -30,12 +91,20 @@ pub struct StageService {
     applied: AppliedVersion,
     queries: Arc<QueryEngine>,
     server_id: String,
+    open: OpenLoads,
+    writers: Arc<Semaphore>,
 }
 
 impl StageService {
     /// The service over a server's engines.
-    pub fn new(engines: Engines, applied: AppliedVersion, queries: Arc<QueryEngine>, server_id: String) -> Self {
-        Self { engines, applied, queries, server_id }
+    pub fn new(
+        engines: Engines,
+        applied: AppliedVersion,
+        queries: Arc<QueryEngine>,
+        server_id: String,
+        open: OpenLoads,
+    ) -> Self {
+        Self { engines, applied, queries, server_id, open, writers: Arc::new(Semaphore::new(MAX_WRITERS)) }
     }
 
     async fn stage_parts(
@@ -51,6 +120,12 @@ impl StageService {
         if header.shard >= table.shards {
             return Err(broken("a load into a shard that the table does not have"));
         }
+        let permit = Arc::clone(&self.writers).try_acquire_owned().map_err(|_| {
+            let message = format!("{MAX_WRITERS} shards are being loaded on this server already");
+            let error = WireError::new(ErrorCode::ResourceExhausted, message);
+            error.with_hint("load into fewer tables at a time, or into tables with fewer shards")
+        })?;
+        let writing = self.open.enter(transaction);
         let (sender, mut receiver) = mpsc::channel::<RecordBatch>(QUEUE);
         let engines = self.engines.clone();
         let schema = table.arrow_schema();
@@ -58,14 +133,20 @@ impl StageService {
         // `complete` says so, and the writer is dropped unfinished.
         let (complete, completed) = tokio::sync::oneshot::channel::<()>();
         let writer = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let mut writer = engines.stage(transaction, &table, header.shard)?;
             while let Some(batch) = receiver.blocking_recv() {
                 writer.write(&batch)?;
             }
-            match completed.blocking_recv() {
-                Ok(()) => writer.finish(),
-                Err(_) => Err(Error::new(ErrorCode::Cancelled, "the load ended before all rows had come")),
+            if completed.blocking_recv().is_err() {
+                return Err(Error::new(ErrorCode::Cancelled, "the load ended before all rows had come"));
             }
+            let piece = writer.finish()?;
+            if writing.is_aborted() {
+                engines.abort(transaction)?;
+                return Err(Error::new(ErrorCode::Cancelled, "the load was aborted"));
+            }
+            Ok(piece)
         });
         while let Some(part) = parts.next().await {
             let Some(v1::stage_request::Part::Batch(bytes)) = part?.part else {
@@ -90,6 +171,8 @@ impl StageService {
             }
         }
         drop(sender);
+        // A call that was reset looks like one that has ended. But its future is dropped when it next waits: so it waits.
+        tokio::task::yield_now().await;
         let _ = complete.send(());
         join(writer.await)
     }
@@ -116,6 +199,8 @@ impl Storage for StageService {
     async fn abort(&self, request: Request<v1::AbortRequest>) -> Result<Response<v1::AbortResponse>, Status> {
         let transaction = parse_ulid(&request.into_inner().transaction_id)?;
         let engines = self.engines.clone();
+        // First those that are being written, so that none of them is staged after what is staged has been undone.
+        self.open.abort(transaction);
         join(tokio::task::spawn_blocking(move || engines.abort(transaction)).await)?;
         Ok(Response::new(v1::AbortResponse {}))
     }

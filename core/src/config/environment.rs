@@ -33,6 +33,7 @@ pub(super) const STORAGE_SETTINGS: &[&str] = &[
     "public_url",
     "query_memory_bytes",
     "query_threads",
+    "staged_lease_s",
     "tls",
 ];
 

@@ -248,14 +248,9 @@ impl ExecutionPlan for ShardScanExec {
         false
     }
 
-    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        // A filter above drops rows after the scan: a scan that stops early would then lose matches.
-        let limit = limit.filter(|_| self.filters.is_empty());
-        Some(Arc::new(self.clone().with_limit(limit)))
-    }
-
-    fn fetch(&self) -> Option<usize> {
-        // Each partition may return up to the limit: a limit above is still needed, so none is promised.
+    fn with_fetch(&self, _: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        // Each partition of each server would return up to the limit. The table gives a limit as a hint, and whoever has
+        // a limit keeps it.
         None
     }
 

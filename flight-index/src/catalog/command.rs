@@ -69,6 +69,11 @@ pub enum Command {
         /// CASCADE.
         cascade: bool,
     },
+    /// Drops the table that a failed bulk load made, unless it has been used since. Does nothing when it is not there.
+    DropEmptyTable {
+        /// Its id.
+        table: Ulid,
+    },
     /// Makes what a transaction staged visible, at the version at which this is applied. A repetition gets the first
     /// outcome.
     CommitTransaction {
@@ -136,6 +141,7 @@ impl Command {
             Command::DropSchema { .. } => "drop_schema",
             Command::CreateTable { .. } => "create_table",
             Command::DropTable { .. } => "drop_table",
+            Command::DropEmptyTable { .. } => "drop_empty_table",
             Command::CommitTransaction { .. } => "commit_transaction",
             Command::AbortTransaction { .. } => "abort_transaction",
             Command::CreateUser { .. } => "create_user",

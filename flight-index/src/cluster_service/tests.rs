@@ -146,10 +146,12 @@ async fn commits_are_replayed_and_then_followed() {
     let request = ResolveTransactionRequest { transaction_id: late.to_string() };
     let outcome = setup.service.resolve_transaction(Request::new(request)).await.unwrap().into_inner();
     assert_eq!((outcome.committed, outcome.version), (false, 0));
-    let aborted = Commit { version: version + 1, change: Some(Change::Transaction(outcome)) };
+    let aborted = setup.service.catalog.state().version();
+    assert!(aborted > version);
+    let aborted = Commit { version: aborted, change: Some(Change::Transaction(outcome)) };
     assert_eq!(stream.next().await.unwrap().unwrap(), aborted);
-    setup.propose(Command::CreateSchema { name: "s".to_owned(), if_not_exists: false }).await;
-    assert_eq!(stream.next().await.unwrap().unwrap(), Commit { version: version + 2, change: None });
+    let schema = setup.propose(Command::CreateSchema { name: "s".to_owned(), if_not_exists: false }).await;
+    assert_eq!(stream.next().await.unwrap().unwrap(), Commit { version: schema, change: None });
 
     // A committed one that is asked about stays committed.
     let request = ResolveTransactionRequest { transaction_id: third.to_string() };

@@ -97,16 +97,12 @@ impl FlightSqlServer {
         for endpoint in &info.endpoint {
             let sealed = endpoint.ticket.as_ref().map(|ticket| ticket.ticket.as_ref()).unwrap_or_default();
             // An expired ticket may still run; whose it is matters, and each server checks that again.
-            match ticket::open(&key.verifying_key(), sealed, &caller.user) {
-                Ok(ticket) => servers.extend(ticket.workers),
-                Err(error) if error.code() == ErrorCode::TicketExpired => {
-                    let locations =
-                        endpoint.location.iter().map(|location| location.uri.replace("grpc+tls://", "https://"));
-                    let known = self.catalog.state();
-                    servers.extend(locations.filter(|url| known.servers().any(|server| server.url == *url)));
-                }
-                Err(error) => return Err(error),
-            }
+            let ticket = ticket::open_at(&key.verifying_key(), sealed, &caller.user, 0)?;
+            servers.extend(ticket.workers);
+            // Any of the endpoint's locations can have become the head.
+            let locations = endpoint.location.iter().map(|location| location.uri.replace("grpc+tls://", "https://"));
+            let known = self.catalog.state();
+            servers.extend(locations.filter(|url| known.servers().any(|server| same_server(&server.url, url))));
         }
         if servers.is_empty() {
             return Ok(CancelStatus::NotCancellable);
@@ -145,6 +141,10 @@ impl FlightSqlServer {
         let result = CancelFlightInfoResult::decode(answer.body).map_err(broken_body)?;
         Ok(CancelStatus::try_from(result.status).unwrap_or(CancelStatus::Unspecified))
     }
+}
+
+fn same_server(left: &str, right: &str) -> bool {
+    left.trim_end_matches('/') == right.trim_end_matches('/')
 }
 
 fn unpack<M: ProstMessageExt>(body: &[u8]) -> Result<M> {

@@ -10,13 +10,13 @@ use arrow_flight::{
     sql::{CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt},
 };
 use datafusion::sql::{parser::Statement as PlannerStatement, sqlparser::ast};
-use drsdb_core::{Error, ErrorCode, Result, WireError, ids::new_ulid, v1};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, ids::new_ulid, v1};
 use futures::stream;
 use prost::Message;
 
 use super::{FlightSqlServer, metadata, prepared::encode_parameters, service::Caller};
 use crate::{
-    catalog::Command,
+    catalog::{Command, Response},
     load::{LoadOutcome, insert::Insert},
     planner::{PlannedQuery, QueryContext, Source},
     statement::{self, CreateTable, Statement, table_name},
@@ -114,7 +114,7 @@ impl FlightSqlServer {
         }
         let version = match statement {
             Statement::Insert(insert) => return self.insert(*insert, parameters, caller).await,
-            Statement::CreateTable(table) => self.create_table(*table).await?,
+            Statement::CreateTable(table) => self.create_table(*table).await?.0,
             Statement::DropTable { names, if_exists, cascade } => {
                 // Each is a change of its own; none is begun when one cannot be there.
                 let state = self.current_state().await?;
@@ -160,14 +160,18 @@ impl FlightSqlServer {
         Ok(self.catalog.propose(command).await?.0)
     }
 
-    pub(super) async fn create_table(&self, table: CreateTable) -> Result<u64> {
+    /// Creates a table; the id is that of the table, if it was this call that made it.
+    pub(super) async fn create_table(&self, table: CreateTable) -> Result<(u64, Option<Ulid>)> {
         let state = self.current_state().await?;
         if table.if_not_exists && state.table_by_name(&table.name).is_some() {
-            return Ok(state.version());
+            return Ok((state.version(), None));
         }
         let parents = |name: &drsdb_core::TableName| Ok(state.find_table(name)?.table.clone());
-        let definition = table.resolve(new_ulid(), self.config.default_shards, &parents)?;
-        self.propose(Command::CreateTable { table: definition, if_not_exists: table.if_not_exists }).await
+        let id = new_ulid();
+        let definition = table.resolve(id, self.config.default_shards, &parents)?;
+        let create = Command::CreateTable { table: definition, if_not_exists: table.if_not_exists };
+        let (version, response) = self.catalog.propose(create).await?;
+        Ok((version, (response == Response::Done { changed: true }).then_some(id)))
     }
 
     async fn insert(

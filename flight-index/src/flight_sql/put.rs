@@ -7,7 +7,7 @@ use arrow_flight::{
     error::FlightError,
     sql::{Command, CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption},
 };
-use drsdb_core::{Error, ErrorCode, Result, TableName, WireError};
+use drsdb_core::{Error, ErrorCode, Result, TableName, Ulid, WireError};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use tonic::{Status, Streaming};
@@ -89,9 +89,10 @@ impl FlightSqlServer {
         let table = state.find_table(&name)?.clone();
         let batches = stream::iter(first.map(Ok)).chain(batches.map_err(flight_error));
         let loaded = self.loader.load(&table, schema, batches).await;
-        if loaded.is_err() && created {
-            // Nothing of a load that failed stays. If this fails too, an empty table is left.
-            let drop = catalog::Command::DropTable { name, if_exists: true, cascade: false };
+        if let (Err(_), Some(table)) = (&loaded, created) {
+            // Nothing of a load that failed stays, unless others have used the table since. If this fails too, an empty
+            // table is left.
+            let drop = catalog::Command::DropEmptyTable { table };
             if let Err(error) = self.propose(drop).await {
                 tracing::warn!(%error, "the table of a failed bulk load could not be dropped");
             }
@@ -99,25 +100,24 @@ impl FlightSqlServer {
         loaded
     }
 
-    /// Creates the table if the options say so and it is not there; true when it did.
+    /// Creates the table if the options say so and it is not there; the id of the table when it did.
     async fn prepare_table(
         &self,
         name: &TableName,
         schema: &SchemaRef,
         ingest: &CommandStatementIngest,
-    ) -> Result<bool> {
+    ) -> Result<Option<Ulid>> {
         let state = self.current_state().await?;
         let options = ingest.table_definition_options.unwrap_or_default();
         let exists = state.table_by_name(name).is_some();
         if exists {
-            return may_append(name, options).map(|()| false);
+            return may_append(name, options).map(|()| None);
         }
         if options.if_not_exist() != TableNotExistOption::Create {
-            return state.find_table(name).map(|_| false);
+            return state.find_table(name).map(|_| None);
         }
         let table = table_of_rows(name.clone(), schema, &ingest.options)?;
-        self.create_table(table).await?;
-        Ok(true)
+        Ok(self.create_table(table).await?.1)
     }
 }
 

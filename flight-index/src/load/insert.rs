@@ -16,13 +16,14 @@ use datafusion::{
         DFSchema,
         tree_node::{Transformed, TreeNode},
     },
-    execution::{SessionState, SessionStateBuilder},
+    execution::{FunctionRegistry, SessionState, SessionStateBuilder},
     logical_expr::Expr as LogicalExpr,
     prelude::col,
     sql::sqlparser::ast::{self, Expr, SetExpr, UnaryOperator, Value},
 };
 use drsdb_core::{
     Column, ErrorCode, Result, SqlType, Table, WireError,
+    checked_arithmetic::{CheckIntegers, register_functions},
     edge::edge_schema,
     query_session::{QueryOptions, session_config},
 };
@@ -221,7 +222,9 @@ struct Cells {
 impl Cells {
     fn new(parameters: Option<&RecordBatch>, options: &QueryOptions) -> Result<Self> {
         let config = session_config(options)?;
-        let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        register_functions(&mut state)?;
+        state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         let input = match parameters {
             Some(batch) => {
                 let fields = batch
@@ -258,6 +261,12 @@ impl Cells {
         let cell = ast::ExprWithAlias { expr: cell.clone(), alias: None };
         // A column's name would find a parameter's column only by its reserved name.
         let logical = self.state.create_logical_expr_from_sql_expr(cell, &DFSchema::empty())?;
+        let over_rows =
+            |expr: &LogicalExpr| Ok(matches!(expr, LogicalExpr::AggregateFunction(_) | LogicalExpr::WindowFunction(_)));
+        if logical.exists(over_rows)? {
+            let message = "VALUES has no rows for an aggregate or window function";
+            return Err(WireError::new(ErrorCode::InvalidArgument, message).with_hint("write a value").into());
+        }
         let logical = logical.transform(|expr| match &expr {
             LogicalExpr::Placeholder(holder) => {
                 let number = holder.id.trim_start_matches('$').parse().unwrap_or(0);

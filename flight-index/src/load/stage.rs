@@ -129,32 +129,32 @@ impl Transaction {
         pieces.sort_by_key(|piece| piece.shard);
         let change = TableChange { table: self.table.id, pieces };
         let command = Command::CommitTransaction { transaction: self.id, tables: vec![change] };
+        // From here on only Raft decides. Whoever drops this future drops no staged rows: the proposal goes on without
+        // it, and may commit. If it is never made, the storage servers ask about what they have staged.
+        let touched = std::mem::take(&mut self.touched);
         match self.catalog.propose(command).await {
-            Ok((_, Response::Transaction(Outcome::Committed { version }))) => {
-                self.touched.clear();
-                Ok(version)
-            }
+            Ok((_, Response::Transaction(Outcome::Committed { version }))) => Ok(version),
             Ok(_) => {
+                self.touched = touched;
                 let error = WireError::new(ErrorCode::Conflict, "the load was aborted: it took too long to commit");
                 Err(self.abort(error.with_hint("load the rows again").into()).await)
             }
-            Err(error) => self.settle(error).await,
+            Err(error) => self.settle(error, touched).await,
         }
     }
 
     /// A proposal that fails may still take effect. Asking for an abort finds out: in Raft's order the first of the two
     /// wins.
-    async fn settle(mut self, error: Error) -> Result<u64> {
+    async fn settle(mut self, error: Error, touched: BTreeMap<Ulid, Arc<StorageServer>>) -> Result<u64> {
         let response = self.catalog.propose(Command::AbortTransaction { transaction: self.id }).await;
         match response.map(|(_, response)| response) {
-            Ok(Response::Transaction(Outcome::Committed { version })) => {
-                self.touched.clear();
-                Ok(version)
+            Ok(Response::Transaction(Outcome::Committed { version })) => Ok(version),
+            Ok(_) => {
+                self.touched = touched;
+                Err(self.abort(error).await)
             }
-            Ok(_) => Err(self.abort(error).await),
             Err(_) => {
                 // Servers with staged rows will ask for the outcome themselves.
-                self.touched.clear();
                 let mut error = error.to_wire();
                 error.hint = "whether the rows are there is unknown: count them before loading again".to_owned();
                 Err(error.into())

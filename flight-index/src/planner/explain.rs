@@ -1,6 +1,6 @@
 //! EXPLAIN: the plans as text, and where the query's endpoints are.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arrow::{
     array::{RecordBatch, StringArray},
@@ -8,13 +8,13 @@ use arrow::{
 };
 use datafusion::{
     logical_expr::LogicalPlan,
-    physical_plan::ExecutionPlan,
+    physical_plan::{ExecutionPlan, display::DisplayableExecutionPlan},
     sql::{parser::Statement, sqlparser::ast},
 };
 use datafusion_distributed::display_plan_ascii;
 use drsdb_core::{Result, edge::edge_schema};
 
-use super::{Source, cut_endpoints::Cutter};
+use super::{PlannedQuery, Source, cut_endpoints::Cutter};
 
 /// What an EXPLAIN asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,30 @@ pub fn report_schema() -> SchemaRef {
     ]))
 }
 
+/// An EXPLAIN whose report is made here.
+pub fn planned_report() -> PlannedQuery {
+    PlannedQuery { schema: report_schema(), source: Source::Catalog, ordered: true, rows_estimate: None }
+}
+
+/// The rows of EXPLAIN ANALYZE for a query that an index server answered itself.
+pub fn analyzed(plan: &Arc<dyn ExecutionPlan>, rows: usize, elapsed: Duration) -> Result<Vec<RecordBatch>> {
+    let text = DisplayableExecutionPlan::with_metrics(plan.as_ref()).indent(false).to_string();
+    table_of(vec![
+        ("Plan with Metrics", text),
+        ("Servers", "an index server: it reads no rows of tables".to_owned()),
+        ("Output Rows", rows.to_string()),
+        ("Duration", format!("{elapsed:?}")),
+    ])
+}
+
+fn table_of(rows: Vec<(&str, String)>) -> Result<Vec<RecordBatch>> {
+    let (kinds, texts): (Vec<&str>, Vec<String>) = rows.into_iter().unzip();
+    Ok(vec![RecordBatch::try_new(
+        report_schema(),
+        vec![Arc::new(StringArray::from(kinds)), Arc::new(StringArray::from(texts))],
+    )?])
+}
+
 /// The rows of EXPLAIN without ANALYZE.
 pub fn report(
     logical: &LogicalPlan,
@@ -90,9 +114,5 @@ pub fn report(
         }
     };
     rows.push(("endpoints", endpoints));
-    let (kinds, texts): (Vec<&str>, Vec<String>) = rows.into_iter().unzip();
-    Ok(vec![RecordBatch::try_new(
-        report_schema(),
-        vec![Arc::new(StringArray::from(kinds)), Arc::new(StringArray::from(texts))],
-    )?])
+    table_of(rows)
 }

@@ -38,11 +38,12 @@ use datafusion::{
     catalog::TableFunction,
     common::{ParamValues, ScalarValue},
     execution::{
-        FunctionRegistry, SessionState, SessionStateBuilder,
+        FunctionRegistry, SessionState, SessionStateBuilder, TaskContext,
+        memory_pool::MemoryConsumer,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
     logical_expr::LogicalPlan,
-    physical_plan::collect,
+    physical_plan::{ExecutionPlan, execute_stream},
     sql::parser::Statement,
 };
 use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
@@ -53,6 +54,7 @@ use drsdb_core::{
     query_session::{QueryOptions, session_config},
     security::keys::SigningKey,
 };
+use futures::TryStreamExt;
 use parking_lot::Mutex;
 
 use crate::catalog::CatalogState;
@@ -151,14 +153,12 @@ impl Planner {
                 };
                 cut.cut(physical, schema)
             }
-            Some(explain::Explain::Plan { .. }) => Ok(PlannedQuery {
-                schema: explain::report_schema(),
-                source: Source::Catalog,
-                ordered: true,
-                rows_estimate: None,
-            }),
+            Some(explain::Explain::Plan { .. }) => Ok(explain::planned_report()),
             Some(explain::Explain::Analyze) => {
                 let physical = session.state.create_physical_plan(&logical).await?;
+                if cut_endpoints::is_catalog_only(&physical)? {
+                    return Ok(explain::planned_report());
+                }
                 let key = self.signing_key(&state)?;
                 let cut = cut_endpoints::Cutter {
                     state: &state,
@@ -198,9 +198,15 @@ impl Planner {
         if !cut_endpoints::is_catalog_only(&physical)? {
             return Err(Error::internal("rows of tables are computed on storage servers only"));
         }
+        if explain == Some(explain::Explain::Analyze) {
+            let started = std::time::Instant::now();
+            let batches = collect_bounded(Arc::clone(&physical), session.state.task_ctx()).await?;
+            let rows = batches.iter().map(RecordBatch::num_rows).sum();
+            return explain::analyzed(&physical, rows, started.elapsed());
+        }
         let edge = edge_schema(logical.schema().as_arrow());
         let converter = EdgeConverter::new(&physical.schema(), edge)?;
-        let batches = collect(physical, session.state.task_ctx()).await?;
+        let batches = collect_bounded(physical, session.state.task_ctx()).await?;
         batches.iter().map(|batch| converter.convert(batch)).collect()
     }
 
@@ -242,7 +248,7 @@ impl Planner {
                 "an INSERT takes its rows from VALUES here, not from tables",
             ));
         }
-        Ok(collect(physical, session.state.task_ctx()).await?)
+        collect_bounded(physical, session.state.task_ctx()).await
     }
 
     async fn logical_plan(
@@ -269,8 +275,10 @@ impl Planner {
         let workers = stamp_servers::Workers::default();
         let mut options = options.clone();
         if options.target_partitions == 0 {
-            options.target_partitions = state.servers().map(|server| server.cores as usize).min().unwrap_or(1).max(1);
+            options.target_partitions = state.servers().map(|server| server.cores as usize).min().unwrap_or(1);
         }
+        // With one partition, datafusion-distributed sees nothing to bring together, and makes no exchange.
+        options.target_partitions = options.target_partitions.max(2);
         let config = session_config(&options)?
             .with_distributed_worker_resolver(workers.clone())
             .with_distributed_desired_task_count_handler(distribute::desired_task_count)
@@ -302,6 +310,18 @@ impl Planner {
         *key = Some(Arc::clone(&parsed));
         Ok(parsed)
     }
+}
+
+/// All rows of a plan that the index server answers itself, within the memory that it has for answers.
+async fn collect_bounded(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<Vec<RecordBatch>> {
+    let held = MemoryConsumer::new("rows of the answer").register(context.memory_pool());
+    let mut stream = execute_stream(plan, context)?;
+    let mut batches = Vec::new();
+    while let Some(batch) = stream.try_next().await? {
+        held.try_grow(batch.get_array_memory_size())?;
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// What one statement is planned in.

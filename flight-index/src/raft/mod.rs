@@ -16,10 +16,9 @@
 //!
 //! # Versions
 //!
-//! A version is the position of a command among all commands of the log: 1, 2, 3 and so on. It orders everything as the
-//! log index does, and is the same on every node, since it follows from the log alone. It is not the index itself, because
-//! one entry holds many commands: two transactions with one version could not be told apart by a storage server that
-//! took in only the first.
+//! A version is the index of a log entry: one number orders everything, on every node. Commands that share an entry share
+//! the version, and a state is published with all of them or none: whoever reads at a version sees every transaction of
+//! its entry. Entries of Raft's own change nothing here, so versions have gaps.
 //!
 //! # What is on disk
 //!

@@ -87,10 +87,8 @@ impl Applied {
                 Responses::default()
             }
             EntryPayload::Normal(proposal) => {
-                let apply = |command| {
-                    let version = self.state.version() + 1;
-                    (version, catalog::apply(&mut self.state, version, command))
-                };
+                let version = entry.log_id.index;
+                let apply = |command| (version, catalog::apply(&mut self.state, version, command));
                 Responses(proposal.commands.iter().map(apply).collect())
             }
         }

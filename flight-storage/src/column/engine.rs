@@ -81,6 +81,7 @@ pub struct Store {
 struct Segments {
     shards: HashMap<ShardId, Shard>,
     staged: HashMap<Ulid, Vec<Arc<Segment>>>,
+    dropped: HashSet<Ulid>,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +93,15 @@ struct Shard {
 }
 
 impl Segments {
+    /// Refuses a table that was dropped: an old ticket must not find it empty, nor a late load revive it.
+    fn check_not_dropped(&self, table: &Table) -> Result<()> {
+        if self.dropped.contains(&table.id) {
+            let error = WireError::new(ErrorCode::NotFound, format!("table {} was dropped", table.name));
+            return Err(error.with_field("table", &table.name).into());
+        }
+        Ok(())
+    }
+
     /// Takes segments out of their shards; their files go when the last scan over them ends.
     fn remove(&mut self, gone: &[Arc<Segment>]) -> HashSet<Ulid> {
         let ids: HashSet<Ulid> = gone.iter().map(|segment| segment.id()).collect();
@@ -119,8 +129,15 @@ impl Store {
             let check = UniqueCheck { table, schema, file_schema, key, sorted, footers: &self.footers };
             check.check(new, &present.unwrap_or_default())?;
         }
+        self.segments.read().check_not_dropped(table)?;
         self.manifest.stage(new.iter().map(|segment| segment.record().clone()).collect())?;
         let mut segments = self.segments.write();
+        if let Err(dropped) = segments.check_not_dropped(table) {
+            // It was dropped while this was written: its segments go the same way.
+            drop(segments);
+            self.manifest.drop_table(table.id)?;
+            return Err(dropped);
+        }
         new.iter().for_each(|segment| segment.keep());
         segments.shards.entry(shard).or_default().segments.extend(new.iter().cloned());
         segments.staged.entry(transaction).or_default().extend(new.iter().cloned());
@@ -147,8 +164,8 @@ impl ColumnEngine {
         std::fs::create_dir_all(&segments_dir)
             .map_err(|error| Error::io(format!("creating {}", segments_dir.display()), error))?;
         let (manifest, known) = Manifest::open(&dir.join("manifest.sqlite"))?;
-        let mut segments = Segments::default();
-        for known in known {
+        let mut segments = Segments { dropped: known.dropped, ..Segments::default() };
+        for known in known.segments {
             let path = segment_path(&segments_dir, known.record.id);
             let segment = Arc::new(Segment::known(known.record, path, known.from_version, known.to_version));
             let record = segment.record();
@@ -233,6 +250,7 @@ impl StorageEngine for ColumnEngine {
     fn drop_table(&self, table: Ulid) -> Result<()> {
         self.store.manifest.drop_table(table)?;
         let mut segments = self.store.segments.write();
+        segments.dropped.insert(table);
         let shards: Vec<ShardId> = segments.shards.keys().copied().filter(|shard| shard.table == table).collect();
         let gone: Vec<Arc<Segment>> =
             shards.iter().filter_map(|shard| segments.shards.remove(shard)).flat_map(|shard| shard.segments).collect();
@@ -248,6 +266,7 @@ impl StorageEngine for ColumnEngine {
 
     fn scan(&self, request: ScanRequest) -> Result<SendableRecordBatchStream> {
         let segments = self.store.segments.read();
+        segments.check_not_dropped(&request.table)?;
         let shards = request.shards.iter().map(|&shard| ShardId { table: request.table.id, shard });
         let visible: Vec<Arc<Segment>> = shards
             .filter_map(|shard| segments.shards.get(&shard))

@@ -7,7 +7,7 @@
 //! Invariant: a segment's file is complete and synced before the manifest names it, and is deleted only after the manifest
 //! has forgotten it. Hence a file that the manifest does not name is rubbish, and one that is missing is damage.
 
-use std::{path::Path, sync::mpsc, thread::JoinHandle, time::Duration};
+use std::{collections::HashSet, path::Path, sync::mpsc, thread::JoinHandle, time::Duration};
 
 use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
 use rusqlite::{Connection, Row, params};
@@ -42,6 +42,7 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS segment_staged ON segment (transaction_id) WHERE from_version IS NULL;
     CREATE INDEX IF NOT EXISTS segment_table ON segment (table_id);
+    CREATE TABLE IF NOT EXISTS dropped_table (table_id BLOB PRIMARY KEY) WITHOUT ROWID;
 ";
 
 /// A segment as found when the manifest was opened.
@@ -53,6 +54,15 @@ pub struct KnownSegment {
     pub from_version: Option<u64>,
     /// `None`: not deleted.
     pub to_version: Option<u64>,
+}
+
+/// What a manifest knew when it was opened.
+#[derive(Debug)]
+pub struct Known {
+    /// The segments.
+    pub segments: Vec<KnownSegment>,
+    /// Tables that may not come back: their ids are never used again.
+    pub dropped: HashSet<Ulid>,
 }
 
 #[derive(Debug)]
@@ -78,9 +88,9 @@ pub struct Manifest {
 
 impl Manifest {
     /// Opens or creates the manifest at `path`, which no other process may have open.
-    pub fn open(path: &Path) -> Result<(Self, Vec<KnownSegment>)> {
+    pub fn open(path: &Path) -> Result<(Self, Known)> {
         let context = format!("opening the manifest {}", path.display());
-        let (connection, segments) = open(path).map_err(|error| match error {
+        let (connection, known) = open(path).map_err(|error| match error {
             OpenError::Sqlite(rusqlite::Error::SqliteFailure(failure, _))
                 if failure.code == rusqlite::ErrorCode::DatabaseBusy =>
             {
@@ -96,7 +106,7 @@ impl Manifest {
             .name("column-manifest".to_owned())
             .spawn(move || write_changes(connection, &queue))
             .map_err(|error| Error::io(context, error))?;
-        Ok((Self { changes: Some(changes), thread: Some(thread) }, segments))
+        Ok((Self { changes: Some(changes), thread: Some(thread) }, known))
     }
 
     /// Records segments, all of them or none, as staged.
@@ -114,7 +124,7 @@ impl Manifest {
         self.make_durable(Change::Abort { transaction })
     }
 
-    /// Forgets all segments of `table`.
+    /// Forgets all segments of `table`, and remembers that it was dropped.
     pub fn drop_table(&self, table: Ulid) -> Result<()> {
         self.make_durable(Change::DropTable { table })
     }
@@ -148,7 +158,7 @@ impl From<rusqlite::Error> for OpenError {
     }
 }
 
-fn open(path: &Path) -> Result<(Connection, Vec<KnownSegment>), OpenError> {
+fn open(path: &Path) -> Result<(Connection, Known), OpenError> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_millis(100))?;
     // An exclusive lock, held until the connection is closed: two engines on one folder would destroy each other's files.
@@ -174,7 +184,10 @@ fn open(path: &Path) -> Result<(Connection, Vec<KnownSegment>), OpenError> {
     }
     drop(rows);
     drop(statement);
-    Ok((connection, segments))
+    let mut statement = connection.prepare("SELECT table_id FROM dropped_table")?;
+    let dropped = statement.query_map([], |row| ulid(row, 0))?.collect::<Result<_, _>>()?;
+    drop(statement);
+    Ok((connection, Known { segments, dropped }))
 }
 
 fn known_segment(row: &Row<'_>) -> Result<KnownSegment, OpenError> {
@@ -238,7 +251,9 @@ fn apply<'a>(connection: &mut Connection, changes: impl Iterator<Item = &'a Chan
                 transaction.prepare_cached(sql)?.execute([staged.to_bytes()])?;
             }
             Change::DropTable { table } => {
-                transaction.prepare_cached("DELETE FROM segment WHERE table_id = ?1")?.execute([table.to_bytes()])?;
+                let table = table.to_bytes();
+                transaction.prepare_cached("DELETE FROM segment WHERE table_id = ?1")?.execute([table])?;
+                transaction.prepare_cached("INSERT OR IGNORE INTO dropped_table VALUES (?1)")?.execute([table])?;
             }
         }
     }

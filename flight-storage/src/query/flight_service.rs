@@ -3,21 +3,21 @@
 use std::{fmt, pin::Pin, sync::Arc};
 
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
-    PollInfo, PutResult, SchemaResult, Ticket, encode::FlightDataEncoderBuilder, error::FlightError,
-    flight_service_server::FlightService,
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Criteria, Empty, FlightData,
+    FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+    encode::FlightDataEncoderBuilder, error::FlightError, flight_service_server::FlightService,
 };
 use drsdb_core::{
     Error, ErrorCode, WireError,
     security::{Identity, keys::VerifyingKey, ticket},
 };
 use futures::{Stream, StreamExt, TryStreamExt};
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::QueryEngine;
+use super::{QueryEngine, messages::MESSAGE_BYTES};
 
-/// Bytes of one message, about: large enough to be cheap, small enough for every client's limit.
-const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
 
@@ -69,7 +69,7 @@ impl FlightService for FlightServer {
         });
         let encoder = FlightDataEncoderBuilder::new()
             .with_schema(answer.schema)
-            .with_max_flight_data_size(MESSAGE_BYTES)
+            .with_max_flight_data_size(2 * MESSAGE_BYTES)
             .build(batches);
         Ok(Response::new(encoder.map_err(status_of).boxed()))
     }
@@ -105,12 +105,35 @@ impl FlightService for FlightServer {
         elsewhere("DoExchange")
     }
 
-    async fn do_action(&self, _: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        elsewhere("DoAction")
+    /// `CancelFlightInfo`, which an index server passes on in the name of the user, or the client sends itself.
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        let user = Identity::of(&request)?.user()?.to_owned();
+        let action = request.into_inner();
+        if action.r#type != CANCEL_FLIGHT_INFO {
+            return elsewhere(&format!("the action {}", action.r#type));
+        }
+        let broken = |error: prost::DecodeError| {
+            Status::from(WireError::new(ErrorCode::InvalidArgument, format!("the action's body is broken: {error}")))
+        };
+        let info = CancelFlightInfoRequest::decode(action.body).map_err(broken)?.info.unwrap_or_default();
+        let mut status = CancelStatus::NotCancellable;
+        for sealed in info.endpoint.iter().filter_map(|endpoint| endpoint.ticket.as_ref()) {
+            // What the signature and the user say counts. A query that runs may have outlived its ticket.
+            let ticket = ticket::open_at(&self.key, &sealed.ticket, &user, 0)?;
+            if self.engine.cancel(&ticket.query_id) {
+                status = CancelStatus::Cancelled;
+            }
+        }
+        let body = CancelFlightInfoResult { status: status as i32 }.encode_to_vec();
+        Ok(Response::new(futures::stream::iter([Ok(arrow_flight::Result { body: body.into() })]).boxed()))
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        elsewhere("ListActions")
+        let action = ActionType {
+            r#type: CANCEL_FLIGHT_INFO.to_owned(),
+            description: "CancelFlightInfoRequest -> CancelFlightInfoResult".to_owned(),
+        };
+        Ok(Response::new(futures::stream::iter([Ok(action)]).boxed()))
     }
 }
 

@@ -25,13 +25,13 @@ use drsdb_core::{
     query_session::QueryOptions,
     v1::{Ticket, ticket::Fragment},
 };
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 use uuid::Uuid;
 
-use super::{QueryEngine, RunningQuery};
+use super::{QueryEngine, messages::send_all, panics::Watch};
 
 /// Batches between the query's runtime and the network.
 const QUEUE: usize = 2;
@@ -54,23 +54,32 @@ impl QueryEngine {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let engine = Arc::clone(self);
         let edge = Arc::clone(&schema);
-        let running = RunningQuery::start(&self.running);
+        let running = self.start(&ticket.query_id);
         let task = self.handle.spawn(async move {
-            let _running = running;
-            if let Err(error) = engine.run(ticket, edge, &sender).await {
+            let cancelled = running.cancelled();
+            let done = tokio::select! {
+                done = engine.run(ticket, edge, &sender) => done,
+                () = cancelled => Err(Error::new(ErrorCode::Cancelled, "the query was cancelled")),
+            };
+            if let Err(error) = done {
                 // Nobody is listening any more when this fails.
                 let _ = sender.send(Err(error)).await;
             }
         });
-        let guard = AbortOnDrop(task);
-        let batches = ReceiverStream::new(receiver).map(move |batch| {
+        let guard = AbortOnDrop(task.abort_handle());
+        // A task that panics sends no error: without this, its rows so far would look like all.
+        let ended = stream::once(task).filter_map(|ended| async {
+            ended.err().map(|error| Err(Error::internal(format!("the query failed: {error}"))))
+        });
+        let batches = ReceiverStream::new(receiver).chain(ended).map(move |batch| {
             let _ = &guard;
             batch
         });
-        Ok(Answer { schema, batches })
+        Ok(Answer { schema, batches: batches.boxed() })
     }
 
     async fn run(&self, ticket: Ticket, edge: SchemaRef, sender: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+        let watch = Watch::begin();
         let options = ticket.options.as_ref().map(QueryOptions::from_proto).unwrap_or_default();
         let workers = ticket.workers.iter().map(|url| {
             Url::parse(url).map_err(|error| Error::internal(format!("a ticket names the server {url:?}: {error}")))
@@ -91,23 +100,19 @@ impl QueryEngine {
         let plan = decode_plan(plan, &session.task_ctx())?;
         let plan = if distributed { distribute(plan)? } else { plan };
         let planned = plan.schema();
-        let stream = if ticket.analyze { analyze(plan, session) } else { execute_stream(plan, session.task_ctx())? };
+        let stream = if ticket.analyze {
+            analyze(plan, session, &ticket.workers)
+        } else {
+            execute_stream(plan, session.task_ctx())?
+        };
         let planned = if ticket.analyze { stream.schema() } else { planned };
         let converter = EdgeConverter::new(&planned, edge)?;
-        let mut stream = stream;
-        while let Some(batch) = stream.try_next().await? {
-            if batch.num_rows() == 0 {
-                continue;
-            }
-            if sender.send(converter.convert(&batch)).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
+        send_all(stream, &converter, sender).await?;
+        watch.check()
     }
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+struct AbortOnDrop(tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -147,7 +152,10 @@ fn distribute(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
 }
 
 /// Runs the plan to its end, throws the rows away and reports what each part of it did.
-fn analyze(plan: Arc<dyn ExecutionPlan>, session: SessionState) -> SendableRecordBatchStream {
+fn analyze(plan: Arc<dyn ExecutionPlan>, session: SessionState, servers: &[String]) -> SendableRecordBatchStream {
+    // Tasks of a stage are numbered like this.
+    let servers = servers.iter().enumerate().map(|(task, url)| format!("task {task}: {}", url.trim_end_matches('/')));
+    let servers = servers.collect::<Vec<_>>().join("\n");
     let schema = Arc::new(Schema::new(vec![
         Field::new("plan_type", DataType::Utf8, false),
         Field::new("plan", DataType::Utf8, false),
@@ -166,9 +174,9 @@ fn analyze(plan: Arc<dyn ExecutionPlan>, session: SessionState) -> SendableRecor
         let report = tokio::time::timeout(std::time::Duration::from_secs(5), report).await.map_err(|_| {
             Error::new(ErrorCode::Unavailable, "not every server reported what it did").into_datafusion()
         })??;
-        let kinds = StringArray::from(vec!["Plan with Metrics", "Output Rows", "Duration"]);
-        let texts = StringArray::from(vec![report, rows.to_string(), format!("{elapsed:?}")]);
+        let kinds = StringArray::from(vec!["Plan with Metrics", "Servers", "Output Rows", "Duration"]);
+        let texts = StringArray::from(vec![report, servers, rows.to_string(), format!("{elapsed:?}")]);
         Ok(RecordBatch::try_new(report_schema, vec![Arc::new(kinds), Arc::new(texts)])?)
     };
-    Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::once(report).boxed()))
+    Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(report).boxed()))
 }

@@ -6,25 +6,21 @@
 //! 2. `head` decodes the plan into a session that `session` built, stamps a fresh query id on it, and executes it: as one
 //!    task of a plan without exchange, or as the head that sends stages to the other servers and pulls from them.
 //! 3. `worker` serves the stages that other heads send here. Its calls need a server's certificate.
-//! 4. The rows are turned into edge types and streamed to the client. When the client goes away, the stream is dropped, and
-//!    with it everything that runs for it, here and elsewhere.
+//! 4. `messages` turns the rows into edge types and messages of a good size, which are streamed to the client. When the
+//!    client goes away or cancels, the stream is dropped, and with it everything that runs for it, here and elsewhere.
 //!
 //! Queries run on a tokio runtime of their own, so that a busy join never starves the service.
 
 mod flight_service;
 mod head;
+mod messages;
+mod panics;
 mod session;
 mod worker;
 
-use std::{
-    fmt,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
+use bytes::Bytes;
 use datafusion::execution::{
     disk_manager::{DiskManagerBuilder, DiskManagerMode},
     memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool},
@@ -32,7 +28,9 @@ use datafusion::execution::{
 };
 use datafusion_distributed::Worker;
 use drsdb_core::{Result, Ulid, net::ChannelPool, scan::Scanner};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::{flight_service::FlightServer, worker::OnQueryRuntime};
@@ -50,7 +48,14 @@ pub struct QueryEngine {
     channels: ChannelPool,
     self_url: Url,
     handle: Handle,
-    running: Arc<AtomicUsize>,
+    running: Arc<Mutex<Running>>,
+}
+
+/// The tickets that are being served now, by the order in which they came.
+#[derive(Debug, Default)]
+struct Running {
+    next: u64,
+    queries: BTreeMap<u64, (Bytes, CancellationToken)>,
 }
 
 impl fmt::Debug for QueryEngine {
@@ -69,6 +74,7 @@ impl QueryEngine {
         self_url: Url,
         handle: Handle,
     ) -> Result<Self> {
+        panics::count_from_now_on();
         let named = std::num::NonZeroUsize::new(NAMED_CONSUMERS).expect("the constant is not zero");
         let pool: Arc<dyn MemoryPool> = Arc::new(TrackConsumersPool::new(FairSpillPool::new(memory_bytes), named));
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill_dir.to_owned()]));
@@ -77,16 +83,7 @@ impl QueryEngine {
         let scanner = Scanner(Arc::new(engines));
         let builder = session::WorkerSession { scanner: scanner.clone(), channels: channels.clone() };
         let worker = Worker::from_session_builder(builder).with_runtime_env(Arc::clone(&runtime_env));
-        Ok(Self {
-            scanner,
-            runtime_env,
-            pool,
-            worker,
-            channels,
-            self_url,
-            handle,
-            running: Arc::new(AtomicUsize::new(0)),
-        })
+        Ok(Self { scanner, runtime_env, pool, worker, channels, self_url, handle, running: Arc::default() })
     }
 
     /// The worker that other heads send stages to.
@@ -106,7 +103,23 @@ impl QueryEngine {
 
     /// Tickets that are being served now.
     pub fn running(&self) -> usize {
-        self.running.load(Ordering::Relaxed)
+        self.running.lock().queries.len()
+    }
+
+    /// Ends what runs here for the tickets of a query; false when nothing does.
+    pub fn cancel(&self, query_id: &[u8]) -> bool {
+        let running = self.running.lock();
+        let found = running.queries.values().filter(|(id, _)| id == query_id);
+        found.map(|(_, token)| token.cancel()).count() > 0
+    }
+
+    fn start(&self, query_id: &Bytes) -> RunningQuery {
+        let token = CancellationToken::new();
+        let mut running = self.running.lock();
+        let number = running.next;
+        running.next += 1;
+        running.queries.insert(number, (query_id.clone(), token.clone()));
+        RunningQuery { number, token, running: Arc::clone(&self.running) }
     }
 
     /// Bytes that running queries have reserved.
@@ -115,19 +128,23 @@ impl QueryEngine {
     }
 }
 
-/// Counts a query as running for as long as it lives.
+/// A query that counts as running, and can be cancelled, for as long as this lives.
 #[derive(Debug)]
-struct RunningQuery(Arc<AtomicUsize>);
+struct RunningQuery {
+    number: u64,
+    token: CancellationToken,
+    running: Arc<Mutex<Running>>,
+}
 
 impl RunningQuery {
-    fn start(running: &Arc<AtomicUsize>) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(running))
+    /// Waits until somebody cancels the query.
+    async fn cancelled(&self) {
+        self.token.cancelled().await;
     }
 }
 
 impl Drop for RunningQuery {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.running.lock().queries.remove(&self.number);
     }
 }

@@ -10,10 +10,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use bytes::Bytes;
+use drsdb_core::carried_status;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tonic::{body::Body, server::NamedService};
 use tower::Service;
+
+use super::panics::Watch;
 
 /// A gRPC service whose calls run on another runtime.
 #[derive(Debug, Clone)]
@@ -50,13 +56,67 @@ where
         // The service that said it is ready must be the one that is called.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
+        let watch = Watch::begin();
         let task = self.handle.spawn(async move { inner.call(request).await });
         Box::pin(async move {
-            let response = task.await;
-            response.unwrap_or_else(|error| {
+            let Ok(response) = task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a call from another storage server failed");
                 Ok(tonic::Status::internal("the call failed").into_http())
-            })
+            });
+            Ok(response.map(|body| Body::new(body.map_frame(move |frame| checked(frame, watch)))))
         })
+    }
+}
+
+/// The trailers say that all rows have been sent. After a panic they may not have been.
+fn checked(frame: Frame<Bytes>, watch: Watch) -> Frame<Bytes> {
+    if !frame.is_trailers() {
+        return frame;
+    }
+    let Err(error) = watch.check() else { return frame };
+    let mut trailers = HeaderMap::new();
+    match carried_status(error.to_wire()).add_header(&mut trailers) {
+        Ok(()) => Frame::trailers(trailers),
+        // Without a status the call fails as well.
+        Err(_) => Frame::trailers(HeaderMap::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use http_body_util::StreamBody;
+    use tonic::Status;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::query::panics;
+
+    async fn status_after(work: impl Fn() + Send + Clone + Sync + 'static) -> Option<Status> {
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let work = work.clone();
+            async move {
+                let frames = stream::once(async move {
+                    let _ = tokio::spawn(async move { work() }).await;
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    Ok::<_, Status>(Frame::<Bytes>::trailers(trailers))
+                });
+                Ok::<_, Infallible>(Response::new(Body::new(StreamBody::new(frames))))
+            }
+        });
+        let service = OnQueryRuntime::new(service, Handle::current());
+        let Ok(response) = service.oneshot(Request::new(Body::empty())).await;
+        let body = response.into_body().collect().await.unwrap();
+        Status::from_header_map(body.trailers().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_a_panic_ended_is_no_success() {
+        panics::count_from_now_on();
+        assert_eq!(status_after(|| ()).await.unwrap().code(), tonic::Code::Ok);
+        let failed = status_after(|| panic!("a defect")).await.unwrap();
+        assert_eq!(failed.code(), tonic::Code::Internal);
+        assert!(failed.message().contains("defect"), "{failed}");
     }
 }

@@ -21,13 +21,13 @@ use super::{
 /// What a part answers: a response, or why it refuses.
 type Applied = Result<Response, WireError>;
 
-/// Applies `command` and makes `version` with it, which has to be above the state's. A refused command makes a version
-/// too, at which nothing changed.
+/// Applies `command` at `version`, the index of its log entry; the commands of one entry share it. A refused command moves
+/// the version too, and changes nothing else.
 ///
 /// # Panics
-/// If the version is not above the state's: the log would be applied twice, or out of order.
+/// If the version is below the state's: the log would be applied out of order.
 pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Response {
-    assert!(version > state.version, "versions grow: {version} after {}", state.version);
+    assert!(version >= state.version, "versions never fall: {version} after {}", state.version);
     state.version = version;
     let applied = match command {
         Command::Bootstrap { cluster_id, signing_key_pkcs8, admin_user, admin_password_hash } => {
@@ -39,6 +39,7 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         Command::DropSchema { name, if_exists, cascade } => schemas::drop(state, name, *if_exists, *cascade),
         Command::CreateTable { table, if_not_exists } => tables::create(state, table, *if_not_exists),
         Command::DropTable { name, if_exists, cascade } => tables::drop(state, name, *if_exists, *cascade),
+        Command::DropEmptyTable { table } => tables::drop_empty(state, *table),
         Command::CommitTransaction { transaction, tables } => transactions::commit(state, *transaction, tables),
         Command::AbortTransaction { transaction } => transactions::abort(state, *transaction),
         Command::CreateUser { name, password_hash } => users::create(state, name, password_hash, false),

@@ -95,6 +95,17 @@ fn check_foreign_key(state: &CatalogState, table: &Table, key: &ForeignKey) -> R
     Ok(())
 }
 
+/// Drops a table that nobody has used: it has no rows, and no foreign key refers to it.
+pub(super) fn drop_empty(state: &mut CatalogState, id: Ulid) -> Applied {
+    let Some(table) = state.tables.get(&id) else { return UNCHANGED };
+    let referred = state.children(id).any(|child| child.table.id != id);
+    if table.rows() > 0 || referred {
+        return UNCHANGED;
+    }
+    let name = table.table.name.clone();
+    drop(state, &name, false, false)
+}
+
 pub(super) fn drop(state: &mut CatalogState, name: &TableName, if_exists: bool, cascade: bool) -> Applied {
     let Some(&id) = state.names.get(name) else {
         return if if_exists { UNCHANGED } else { Err(state.no_table(name)) };
