@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -164,10 +166,74 @@ def test_a_ticket_is_bound_to_its_user(db: drsdb.Connection, cluster: LocalClust
         db.execute("DROP USER eve")
 
 
+def test_a_ticket_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRSDB_TICKET_LIFETIME_S", "1")
+    cluster = LocalCluster(tmp_path, storage_servers=1)
+    try:
+        with cluster.connect() as db:
+            db.execute("CREATE TABLE t (n BIGINT)")
+            db.execute("INSERT INTO t VALUES (1)")
+            endpoint = _flight_info(db, "SELECT n FROM t").endpoints[0]
+            place = endpoint.locations[0].uri.decode()
+
+            def pull() -> int:
+                table = db._cluster.authenticated(place, lambda answer: _pull(answer, endpoint.ticket))
+                assert isinstance(table, pa.Table)
+                return table.num_rows
+
+            deadline = time.monotonic() + 30
+            with pytest.raises(drsdb.OperationalError) as caught:
+                while time.monotonic() < deadline:
+                    assert pull() == 1
+            assert caught.value.code == drsdb.ErrorCode.TICKET_EXPIRED
+            assert db.query("SELECT n FROM t").arrow().num_rows == 1
+    finally:
+        cluster.stop()
+
+
+def test_a_running_query_is_cancelled_by_its_flight_info(db: drsdb.Connection, numbers: str) -> None:
+    info = _flight_info(db, f"SELECT a.n, b.name FROM {numbers} a JOIN {numbers} b ON a.n % 7 = b.n % 7")
+    endpoint = info.endpoints[0]
+    place = endpoint.locations[0].uri.decode()
+
+    def cancel() -> bytes:
+        """CancelFlightInfoRequest { info = 1 } -> CancelFlightInfoResult { status = 1 }."""
+        message = info.serialize()
+        body = b"\x0a" + _varint(len(message)) + message
+        action = flight.Action("CancelFlightInfo", body)
+        answers = db._cluster.request(
+            lambda answer: list(answer.client.do_action(action, answer.options)), Repeat.ALWAYS
+        )
+        return answers[0].body.to_pybytes()
+
+    not_cancellable, cancelling = b"\x08\x03", b"\x08\x02"
+    assert cancel() == not_cancellable, "nobody has pulled it yet"
+
+    def pull_until_cancelled(answer: Answer) -> None:
+        with CallErrors(answer.location).translated():
+            reader = answer.client.do_get(endpoint.ticket, answer.options)
+            assert reader.read_chunk().data.num_rows > 0
+            assert cancel() == cancelling
+            while True:
+                reader.read_chunk()
+
+    with pytest.raises(drsdb.Error) as caught:
+        db._cluster.authenticated(place, pull_until_cancelled)
+    assert caught.value.code == drsdb.ErrorCode.CANCELLED
+
+
 def test_the_config_file_is_enough(cluster: LocalCluster) -> None:
     with drsdb.connect(config=cluster.config) as db:
         assert db.query("SELECT 1 AS x").arrow()["x"].to_pylist() == [1]
         assert all(server.startswith("grpc+tls://") for server in db.index_servers)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
 
 
 def values(column: Any) -> list[Any]:

@@ -24,7 +24,7 @@ impl ClientOptions {
     /// Reads a connection file. Paths in it are relative to the file's folder.
     ///
     /// ```toml
-    /// index_servers = ["https://127.0.0.1:5433"]
+    /// index_servers = ["https://127.0.0.1:7432"]
     /// ca = "ca.pem"                    # without it: the CAs that this machine trusts
     /// user = "admin"
     /// password_file = "admin.password" # or password = "..."

@@ -11,12 +11,13 @@ use arrow::{
     datatypes::DataType,
 };
 use datafusion::{
-    common::{DFSchema, Result as DfResult, exec_err, tree_node::Transformed},
+    common::{DFSchema, Result as DfResult, ScalarValue, exec_err, tree_node::Transformed},
     config::ConfigOptions,
     execution::{FunctionRegistry, SessionState},
     logical_expr::{
         AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
-        ScalarUDFImpl, Signature, Volatility, expr_rewriter::FunctionRewrite, type_coercion::binary::BinaryTypeCoercer,
+        ScalarUDFImpl, Signature, Volatility, expr::ScalarFunction, expr_rewriter::FunctionRewrite,
+        type_coercion::binary::BinaryTypeCoercer,
     },
     physical_expr_common::datum::apply,
 };
@@ -111,17 +112,33 @@ impl FunctionRewrite for CheckIntegers {
     }
 
     fn rewrite(&self, expr: Expr, schema: &DFSchema, _: &ConfigOptions) -> DfResult<Transformed<Expr>> {
+        // The smallest integer has no opposite: 0 - x says so. A literal's sign is part of it, and is folded before.
+        if let Expr::Negative(inner) = &expr
+            && let data_type = inner.get_type(schema)?
+            && data_type.is_integer()
+        {
+            let zero = Expr::Literal(ScalarValue::new_zero(&data_type)?, None);
+            return Ok(Transformed::yes(self.call(Operator::Minus, zero, inner.as_ref().clone())));
+        }
         let Expr::BinaryExpr(BinaryExpr { left, op, right }) = &expr else { return Ok(Transformed::no(expr)) };
-        let Some((_, function)) = self.functions.iter().find(|(operator, _)| operator == op) else {
+        if !self.functions.iter().any(|(operator, _)| operator == op) {
             return Ok(Transformed::no(expr));
-        };
+        }
         if !left.get_type(schema)?.is_integer() || !right.get_type(schema)?.is_integer() {
             return Ok(Transformed::no(expr));
         }
-        let arguments = vec![left.as_ref().clone(), right.as_ref().clone()];
-        Ok(Transformed::yes(Expr::ScalarFunction(datafusion::logical_expr::expr::ScalarFunction::new_udf(
-            Arc::clone(function),
-            arguments,
-        ))))
+        Ok(Transformed::yes(self.call(*op, left.as_ref().clone(), right.as_ref().clone())))
+    }
+}
+
+impl CheckIntegers {
+    /// `left` operator `right`, checked.
+    ///
+    /// # Panics
+    /// For an operator that none of the functions stands for.
+    fn call(&self, operator: Operator, left: Expr, right: Expr) -> Expr {
+        let function = self.functions.iter().find(|(known, _)| *known == operator);
+        let (_, function) = function.expect("callers pass +, - and * only");
+        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), vec![left, right]))
     }
 }

@@ -1,9 +1,13 @@
 //! Servers that die, and clients that go away.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use drsdb_client::{Client, ErrorCode};
-use futures::TryStreamExt;
+use futures::{TryStreamExt, stream};
 
 use crate::support::{TestCluster, eventually};
 
@@ -50,7 +54,10 @@ async fn a_server_that_dies_while_rows_are_pulled_never_shortens_a_result() {
         Ok::<(), drsdb_client::Error>(())
     };
     let ended = tokio::time::timeout(Duration::from_secs(120), ended).await.expect("the stream ends");
-    assert_eq!(ended.expect_err("the result is not complete").code(), ErrorCode::Unavailable);
+    let error = ended.expect_err("the result is not complete");
+    assert_eq!(error.code(), ErrorCode::Unavailable, "{error:?}");
+    let dead = cluster.cluster.storage_url(2).port().unwrap().to_string();
+    assert!(error.to_string().contains(&dead), "{error} does not name the server at port {dead}");
     cluster.cluster.shutdown().await.unwrap();
 }
 
@@ -104,18 +111,18 @@ async fn work_stops_when_the_client_goes_away() {
     let started = Instant::now();
     drop(query);
     // Idle means: hardly any CPU time within a tenth of a second.
-    eventually("the servers are idle again", || {
-        let pids = pids.clone();
-        async move {
-            let before = pids.iter().map(|pid| cpu_ms(*pid)).sum::<u64>();
-            #[allow(clippy::disallowed_methods)]
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            pids.iter().map(|pid| cpu_ms(*pid)).sum::<u64>() - before <= 20
+    loop {
+        let statuses = [cluster.status(0).await, cluster.status(1).await, cluster.status(2).await];
+        if statuses.iter().all(|status| status.running_queries == 0 && status.query_pool_bytes == 0) {
+            break;
         }
-    })
-    .await;
-    assert!(started.elapsed() < Duration::from_secs(10), "the work went on for {:?}", started.elapsed());
-    assert_eq!(cluster.value("SELECT count(*) FROM n").await, "20000");
+        assert!(started.elapsed() < Duration::from_secs(1), "work goes on after a second: {statuses:?}");
+    }
+    let idle = busy(&pids);
+    #[allow(clippy::disallowed_methods)]
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(busy(&pids) - idle <= 100, "the servers use {} ms of CPU time in 200 ms", busy(&pids) - idle);
+    assert_eq!(cluster.value("SELECT count(DISTINCT text) FROM n").await, "20000");
     cluster.cluster.shutdown().await.unwrap();
 }
 
@@ -126,17 +133,128 @@ async fn a_query_beyond_its_memory_spills_or_is_refused() {
         options.storage_settings.insert("column_cache_bytes".into(), (16i64 << 20).into());
     })
     .await;
-    let sql = "SELECT count(*) FROM (SELECT v, repeat('x', 200) || CAST(v AS TEXT) t FROM generate_series(1, 1000000) g(v) ORDER BY t)";
-    match cluster.client.collect(sql).await {
-        Ok(result) => assert_eq!(result.rows(), 1),
-        Err(error) => assert_eq!(error.code(), ErrorCode::ResourceExhausted, "{error}"),
+    cluster.run(&["CREATE TABLE n (id BIGINT PRIMARY KEY)", "INSERT INTO n VALUES (1), (2), (3)"]).await;
+    // A sort of 250 MB spills, and every row comes out, in order.
+    let sql = "SELECT v, repeat('x', 200) || CAST(v AS TEXT) t FROM generate_series(1, 1000000) g(v) ORDER BY t";
+    let mut rows = cluster.client.query(sql).await.unwrap();
+    let (mut count, mut last) = (0, String::new());
+    while let Some(batch) = rows.try_next().await.unwrap() {
+        let texts = batch.column(1).as_string::<i32>();
+        let (first, end) = (texts.value(0), texts.value(texts.len() - 1));
+        assert!(last.as_str() < first || count == 0);
+        (count, last) = (count + batch.num_rows(), end.to_owned());
     }
+    assert_eq!(count, 1_000_000);
+    // The build side of a hash join cannot spill: it is refused, and the server stays.
     let sql =
-        "SELECT count(*) FROM generate_series(1, 3000000) a(v) JOIN generate_series(1, 3000000) b(v) ON a.v = b.v";
-    match cluster.client.collect(sql).await {
-        Ok(result) => assert_eq!(result.rows(), 1),
-        Err(error) => assert_eq!(error.code(), ErrorCode::ResourceExhausted, "{error}"),
+        "SELECT a.v, b.v FROM generate_series(1, 8000000) a(v) JOIN generate_series(1, 8000000) b(v) ON a.v = b.v";
+    let error = cluster.error(sql).await;
+    assert_eq!(error.code(), ErrorCode::ResourceExhausted, "{error}");
+    assert_eq!(cluster.client.collect("SELECT id FROM n").await.unwrap().rows(), 3);
+    let status = cluster.status(0).await;
+    assert_eq!(status.query_pool_bytes, 0, "{status:?}");
+    assert!(status.peak_memory_bytes < 512 << 20, "64 MiB for queries, 16 MiB of cache, and {status:?}");
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+/// A storage server whose disk is a small tmpfs of its own, in a mount namespace that it makes itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_a_load_and_nothing_else() {
+    let tools = tempfile::tempdir().unwrap();
+    let wrapper = tools.path().join("small-disk");
+    let script = format!(
+        "#!/bin/sh\nset -e\ncase \"$1 $3\" in\n*storage-2*)\n  folder=$(dirname \"$3\")/data\n  mkdir -p \"$folder\"\n  \
+         exec unshare --user --map-root-user --mount sh -c 'mount -t tmpfs -o size=24m tmpfs \"$0\" && exec \"$@\"' \
+         \"$folder\" {program} \"$@\";;\nesac\nexec {program} \"$@\"\n",
+        program = env!("CARGO_BIN_EXE_drsdb")
+    );
+    std::fs::write(&wrapper, script).unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let probe = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"])
+        .output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        eprintln!("skipped: this machine lets nobody mount in a namespace of their own");
+        return;
     }
-    assert_eq!(cluster.value("SELECT 1 + 1").await, "2");
+    let cluster = TestCluster::start_with(2, |options| options.program = Some(wrapper)).await;
+    for engine in ["column", "row"] {
+        let table = format!("{engine}_table");
+        let create = format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY, text TEXT) WITH (engine = '{engine}')");
+        cluster.run(&[&create, &format!("INSERT INTO {table} VALUES (-1, 'before'), (-2, 'too'), (-3, 'and')")]).await;
+        // 200 MB of text that does not compress, in many batches.
+        let batches = (0..200u64).map(|batch| {
+            let ids = Int64Array::from_iter_values((0..1000).map(|row| (batch * 1000 + row) as i64));
+            let mut state = batch + 1;
+            let texts = StringArray::from_iter_values((0..1000).map(|_| {
+                let words = std::iter::repeat_with(|| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    format!("{state:016x}")
+                });
+                words.take(64).collect::<String>()
+            }));
+            RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("text", Arc::new(texts) as ArrayRef)])
+        });
+        let schema = RecordBatch::try_from_iter([
+            ("id", Arc::new(Int64Array::from(vec![0])) as ArrayRef),
+            ("text", Arc::new(StringArray::from(vec![""])) as ArrayRef),
+        ]);
+        let batches: Vec<_> = batches.collect();
+        let load = cluster.client.ingest(&table, schema.unwrap().schema(), stream::iter(batches), Default::default());
+        let error = load.await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::DiskFull, "{error:?}");
+        let full = cluster.status(1).await.server_id;
+        assert_eq!(error.field("server"), Some(full.as_str()), "{error:?}");
+        let rows = cluster.client.collect(&format!("SELECT id, text FROM {table}")).await.unwrap();
+        assert_eq!(rows.rows(), 3, "nothing of the load is there, and all of what was before");
+        cluster.run(&[&format!("DROP TABLE {table}")]).await;
+    }
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+/// A load whose index server dies leaves staged rows behind. They hold their keys until the storage servers have asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_lost_its_index_server_is_undone() {
+    let mut cluster = TestCluster::start_with(2, |options| {
+        options.storage_settings.insert("staged_lease_s".into(), 1i64.into());
+    })
+    .await;
+    cluster.run(&["CREATE TABLE n (id BIGINT PRIMARY KEY)", "INSERT INTO n VALUES (-1), (-2), (-3), (-4)"]).await;
+    let batch = |from: i64| {
+        let ids = Int64Array::from_iter_values(from..from + 10_000);
+        RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef)])
+    };
+    let schema = batch(0).unwrap().schema();
+    for round in 0..4 {
+        let loader = cluster.client.new_session();
+        let batches: Vec<_> = (0..20).map(|number| batch(number * 10_000)).collect();
+        let schema = schema.clone();
+        let load =
+            tokio::spawn(async move { loader.ingest("n", schema, stream::iter(batches), Default::default()).await });
+        // Different moments of the load.
+        #[allow(clippy::disallowed_methods)]
+        tokio::time::sleep(Duration::from_millis(30 + round * 120)).await;
+        cluster.cluster.kill_index().await.unwrap();
+        let acknowledged = load.await.unwrap().is_ok();
+        cluster.cluster.restart_index().await.unwrap();
+        let client = Client::connect(cluster.cluster.client_options()).await.unwrap();
+        let left = client.collect("SELECT id FROM n WHERE id > -100").await.unwrap().rows();
+        if acknowledged || left == 200_004 {
+            assert_eq!(left, 200_004);
+            break;
+        }
+        assert_eq!(left, 4, "all of a load or nothing");
+        // Its keys are free again, without any other commit that would wake the servers.
+        eventually("the keys are free", || async {
+            client.execute("INSERT INTO n VALUES (5), (77), (4711)").await.is_ok()
+        })
+        .await;
+        assert_eq!(client.collect("SELECT id FROM n WHERE id > -100").await.unwrap().rows(), 7);
+        client.execute("DROP TABLE n").await.unwrap();
+        client.execute("CREATE TABLE n (id BIGINT PRIMARY KEY)").await.unwrap();
+        client.execute("INSERT INTO n VALUES (-1), (-2), (-3), (-4)").await.unwrap();
+    }
     cluster.cluster.shutdown().await.unwrap();
 }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod clients;
 mod faults;
+mod programs;
 mod queries;
 mod support;

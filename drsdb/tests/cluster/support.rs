@@ -5,6 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use arrow::util::pretty::pretty_format_batches;
 use drsdb::local::{LocalCluster, LocalOptions};
 use drsdb_client::{Client, Error};
+use drsdb_core::{
+    config::IndexConfig,
+    net::ChannelPool,
+    security::{TlsIdentity, tls::client_config},
+    v1::{self, storage_client::StorageClient},
+};
 use tempfile::TempDir;
 
 /// A running cluster in a folder that goes away with it.
@@ -57,6 +63,15 @@ impl TestCluster {
         let result = self.client.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         let batch = result.batches.iter().find(|batch| batch.num_rows() > 0).expect("the query gives a row");
         arrow::util::display::array_value_to_string(batch.column(0), 0).unwrap()
+    }
+
+    /// What storage server `number` (from 0) says about itself, to an index server.
+    pub async fn status(&self, number: usize) -> v1::StatusResponse {
+        let file = self.cluster.client_file().with_file_name("index-1").join("index.toml");
+        let config = IndexConfig::load(Some(&file), ()).unwrap();
+        let channels = ChannelPool::new(client_config(&TlsIdentity::load(&config.tls).unwrap()).unwrap());
+        let channel = channels.channel(self.cluster.storage_url(number)).unwrap();
+        StorageClient::new(channel).status(v1::StatusRequest {}).await.unwrap().into_inner()
     }
 
     /// The error of a statement that must fail.

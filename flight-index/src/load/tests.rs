@@ -278,3 +278,37 @@ fn buffers_never_hold_more_than_their_budget() {
     sent += buffers.finish().iter().map(|piece| piece.batches.len()).sum::<usize>();
     assert_eq!(sent, 4_000);
 }
+
+/// A client can go away at any moment, also while Raft commits its load: then the rows must not be undone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_raft_commits_is_not_undone_when_the_client_goes_away() {
+    let bench = Bench::new(Servers::default()).await;
+    let table = bench.create(TABLE).await;
+    let loader = Arc::new(Loader::new(Arc::clone(&bench.catalog), Arc::clone(&bench.servers) as _));
+    let (mut committed, mut undone) = (0, 0);
+    for round in 0..300 {
+        let (loader, table) = (Arc::clone(&loader), Arc::clone(&table));
+        let rows = batches(1, 10);
+        let schema = rows[0].as_ref().unwrap().schema();
+        let load = tokio::spawn(async move { loader.load(&table, schema, stream::iter(rows)).await });
+        // A little later in each round, over the whole of a load.
+        tokio::time::sleep(Duration::from_micros(round * 40)).await;
+        load.abort();
+        let _ = load.await;
+        // Raft's order: what was proposed before this is decided after it.
+        bench.catalog.propose(Command::AbortTransaction { transaction: new_ulid() }).await.unwrap();
+        let transactions: BTreeSet<Ulid> =
+            bench.servers.staged.lock().keys().map(|(transaction, _)| *transaction).collect();
+        let aborted: BTreeSet<Ulid> = bench.servers.aborted.lock().iter().map(|(id, _)| *id).collect();
+        let state = bench.catalog.state();
+        for transaction in transactions {
+            let is_committed = matches!(state.outcome(transaction), Some(crate::catalog::Outcome::Committed { .. }));
+            assert!(!(is_committed && aborted.contains(&transaction)), "round {round}: committed, and undone");
+            committed += usize::from(is_committed);
+            undone += usize::from(aborted.contains(&transaction));
+        }
+        bench.servers.staged.lock().clear();
+    }
+    assert!(committed > 0 && undone > 0, "the test hits both sides: {committed} committed, {undone} undone");
+    bench.catalog.shutdown().await;
+}

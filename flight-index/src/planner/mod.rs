@@ -341,3 +341,6 @@ fn parameter_values(batch: &RecordBatch) -> Result<Vec<ScalarValue>> {
     let values = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
     Ok(values.collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The Rust client on a real cluster: parameters, loads, metadata, cancelling, and endpoints with other locations.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray},
+    datatypes::Int64Type,
+    error::ArrowError,
+};
+use drsdb_client::{Client, Error, ErrorCode, IngestMode, IngestOptions, WriteResult};
+use futures::{TryStreamExt, stream};
+
+use crate::support::{TestCluster, eventually};
+
+fn rows(ids: impl IntoIterator<Item = i64>) -> RecordBatch {
+    let ids: Vec<i64> = ids.into_iter().collect();
+    let names: Vec<String> = ids.iter().map(|id| format!("name {id}")).collect();
+    let columns: [(&str, ArrayRef); 2] =
+        [("id", Arc::new(Int64Array::from(ids))), ("name", Arc::new(StringArray::from(names)))];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+async fn ingest(
+    client: &Client,
+    batches: Vec<Result<RecordBatch, ArrowError>>,
+    mode: IngestMode,
+) -> Result<WriteResult, Error> {
+    let options = IngestOptions { mode, ..IngestOptions::default() };
+    client.ingest("people", rows([0]).schema(), stream::iter(batches), options).await
+}
+
+/// Rows, and not a count that the catalog could answer.
+async fn ids(client: &Client) -> Vec<i64> {
+    let result = client.collect("SELECT id FROM people WHERE name LIKE 'name%'").await.unwrap();
+    let columns = result.batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+    let mut ids: Vec<i64> = columns.collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_are_whole_or_not_there() {
+    let cluster = TestCluster::start(3).await;
+    cluster.run(&["CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT)"]).await;
+    let client = &cluster.client;
+    // Every shard has rows from now on, so that no shard is left out of a scan as empty.
+    let good = ingest(client, vec![Ok(rows(0..1000)), Ok(rows(1000..2000))], IngestMode::Append).await.unwrap();
+    assert_eq!(good.rows, 2000);
+    assert_eq!(ids(client).await, (0..2000).collect::<Vec<_>>());
+
+    let broken = vec![Ok(rows(2000..9000)), Err(ArrowError::ComputeError("the source broke".to_owned()))];
+    let error = ingest(client, broken, IngestMode::Append).await.unwrap_err();
+    assert!(error.to_string().contains("the source broke"), "{error}");
+    let duplicate = vec![Ok(rows(9000..16_000)), Ok(rows([7]))];
+    let error = ingest(client, duplicate, IngestMode::Append).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::ConstraintViolation, "{error}");
+    let error = ingest(client, vec![Ok(rows([1]))], IngestMode::Create).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::AlreadyExists, "{error}");
+    assert_eq!(ids(client).await, (0..2000).collect::<Vec<_>>());
+    // What failed holds no keys.
+    ingest(client, vec![Ok(rows(2000..16_000))], IngestMode::Append).await.unwrap();
+    assert_eq!(ids(client).await.len(), 16_000);
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_load_drops_no_table_that_others_use() {
+    let cluster = TestCluster::start(2).await;
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<RecordBatch, ArrowError>>(1);
+    let creator = cluster.client.new_session();
+    let creating = tokio::spawn(async move {
+        let batches = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let options = IngestOptions { mode: IngestMode::Create, ..IngestOptions::default() };
+        creator.ingest("people", rows([0]).schema(), batches, options).await
+    });
+    sender.send(Ok(rows(0..10))).await.unwrap();
+    eventually("the table is there", || async { cluster.client.table("people").await.is_ok() }).await;
+    ingest(&cluster.client, vec![Ok(rows(100..200))], IngestMode::Append).await.unwrap();
+    sender.send(Err(ArrowError::ComputeError("the source broke".to_owned()))).await.unwrap();
+    assert!(creating.await.unwrap().is_err());
+    assert_eq!(ids(&cluster.client).await, (100..200).collect::<Vec<_>>());
+    // A table that nobody has used goes with the load that made it.
+    cluster.run(&["DROP TABLE people"]).await;
+    let broken = vec![Ok(rows(0..10)), Err(ArrowError::ComputeError("the source broke".to_owned()))];
+    ingest(&cluster.client, broken, IngestMode::Create).await.unwrap_err();
+    assert_eq!(cluster.client.table("people").await.unwrap_err().code(), ErrorCode::NotFound);
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_statements_and_metadata() {
+    let cluster = TestCluster::start(2).await;
+    cluster
+        .run(&[
+            "CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT)",
+            "CREATE TABLE pet (id ULID PRIMARY KEY, owner BIGINT REFERENCES people (id))",
+        ])
+        .await;
+    let client = &cluster.client;
+    let mut insert = client.prepare("INSERT INTO people VALUES (?, ?)").await.unwrap();
+    assert!(insert.dataset_schema().fields().is_empty());
+    insert.bind(rows(0..50)).await.unwrap();
+    assert_eq!(insert.execute().await.unwrap().write_result().rows, 50);
+    let mut select = client.prepare("SELECT name FROM people WHERE id = $1").await.unwrap();
+    assert_eq!(select.dataset_schema().field(0).name(), "name");
+    for id in [3, 17] {
+        let id = Int64Array::from(vec![id]);
+        let values = RecordBatch::try_from_iter([("id", Arc::new(id.clone()) as ArrayRef)]).unwrap();
+        select.bind(values).await.unwrap();
+        let found = select.query().await.unwrap().read_all().await.unwrap();
+        assert_eq!(found.batches[0].column(0).as_string::<i32>().value(0), format!("name {}", id.value(0)));
+    }
+    // A ULID is text outside, as a parameter too.
+    let ulid = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    client.execute(&format!("INSERT INTO pet VALUES ('{ulid}', 3)")).await.unwrap();
+    let mut by_id = client.prepare("SELECT owner FROM pet WHERE id = ?").await.unwrap();
+    assert_eq!(by_id.parameter_schema().field(0).data_type(), &arrow::datatypes::DataType::Utf8);
+    let value = Arc::new(StringArray::from(vec![ulid])) as ArrayRef;
+    by_id.bind(RecordBatch::try_from_iter([("id", value)]).unwrap()).await.unwrap();
+    assert_eq!(by_id.query().await.unwrap().read_all().await.unwrap().rows(), 1);
+    for condition in
+        ["IN ('01ARZ3NDEKTSV4RRFFQ69G5FAV')", "BETWEEN '00000000000000000000000000' AND '7ZZZZZZZZZZZZZZZZZZZZZZZZZ'"]
+    {
+        assert_eq!(client.collect(&format!("SELECT owner FROM pet WHERE id {condition}")).await.unwrap().rows(), 1);
+    }
+    assert_eq!(cluster.error("SELECT owner FROM pet WHERE id = 'short'").await.code(), ErrorCode::InvalidValue);
+
+    let tables: Vec<String> = client.tables().await.unwrap().into_iter().map(|table| table.name).collect();
+    assert!(tables.contains(&"people".to_owned()) && tables.contains(&"pet".to_owned()), "{tables:?}");
+    let pet = client.table("pet").await.unwrap();
+    assert_eq!(client.primary_key(&pet).await.unwrap(), ["id"]);
+    let keys = client.foreign_keys(&pet).await.unwrap();
+    assert_eq!((keys[0].parent_table.as_str(), keys[0].columns.as_slice()), ("people", &["owner".to_owned()][..]));
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_query_ends_on_all_servers() {
+    let cluster = TestCluster::start(3).await;
+    cluster.run(&["CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT)"]).await;
+    ingest(&cluster.client, vec![Ok(rows(0..20_000))], IngestMode::Append).await.unwrap();
+    let endless = "SELECT a.id, b.name FROM people a JOIN people b ON a.id % 2 = b.id % 2";
+    let mut stream = cluster.client.query(endless).await.unwrap();
+    assert!(stream.try_next().await.unwrap().is_some());
+    stream.cancel_handle().cancel();
+    while let Ok(Some(_)) = stream.try_next().await {}
+    eventually("no query runs", || async {
+        let mut running = 0;
+        for number in 0..3 {
+            running += cluster.status(number).await.running_queries;
+        }
+        running == 0
+    })
+    .await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_any_server_can_serve_outlives_the_first() {
+    let mut cluster = TestCluster::start(3).await;
+    let sql = "SELECT v FROM generate_series(1, 1000) g(v)";
+    let info = cluster.client.flight_info(sql).await.unwrap();
+    assert_eq!(info.endpoint.len(), 1);
+    assert_eq!(info.endpoint[0].location.len(), 3, "every server that could serve it is listed");
+    // Queries take turns with the servers: whichever it is, one of the next ones begins at the dead one.
+    cluster.cluster.kill_storage(0).await.unwrap();
+    let mut asked = 0;
+    for _ in 0..12 {
+        let result = cluster.client.collect(sql).await.unwrap();
+        assert_eq!(result.rows(), 1000);
+        asked = asked.max(result.statistics.endpoints[0].servers_asked);
+    }
+    assert!(asked > 1, "the dead server was never the first");
+    cluster.cluster.shutdown().await.unwrap();
+}

@@ -1,0 +1,117 @@
+//! Plans over catalogs that no server of a test could be.
+
+use drsdb_core::{
+    Ulid,
+    security::{keys::SigningKey, ticket},
+};
+
+use super::*;
+use crate::{
+    catalog::{Command, PieceInfo, Response, StorageServer, TableChange, apply},
+    statement::{Statement as Classified, parse},
+};
+
+/// A table `t` of `shards` shards, with rows in all, on that many servers.
+struct Cluster {
+    state: Arc<CatalogState>,
+    planner: Planner,
+    key: SigningKey,
+}
+
+impl Cluster {
+    fn new(servers: u128, shards: u32, cores: u32) -> Self {
+        let (key, pkcs8) = SigningKey::generate().unwrap();
+        let bootstrap = Command::Bootstrap {
+            cluster_id: Ulid(1),
+            signing_key_pkcs8: pkcs8.into(),
+            admin_user: "admin".to_owned(),
+            admin_password_hash: "hash".to_owned(),
+        };
+        let register = |id| Command::RegisterStorage {
+            server: StorageServer {
+                id: Ulid(id),
+                url: format!("https://storage-{id}:1"),
+                cores,
+                labels: Default::default(),
+            },
+        };
+        let Ok(Classified::CreateTable(table)) = parse("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)") else {
+            panic!("it creates a table")
+        };
+        let table = table.resolve(Ulid(10), shards, &|name| panic!("{name} is no parent")).unwrap();
+        let pieces = (0..shards).map(|shard| PieceInfo { shard, rows: 1000, bytes: 10_000, columns: vec![] });
+        let change = TableChange { table: Ulid(10), pieces: pieces.collect() };
+        let commands = std::iter::once(bootstrap)
+            .chain((1..=servers).map(register))
+            .chain([Command::CreateTable { table, if_not_exists: false }])
+            .chain([Command::CommitTransaction { transaction: Ulid(100), tables: vec![change] }]);
+        let mut state = CatalogState::default();
+        for (version, command) in (1..).zip(commands) {
+            let response = apply(&mut state, version, &command);
+            assert!(!matches!(response, Response::Error(_)), "{response:?}");
+        }
+        Self { state: Arc::new(state), planner: Planner::new(Duration::from_secs(60)), key }
+    }
+
+    async fn endpoints(&self, sql: &str) -> Vec<PlannedEndpoint> {
+        let Ok(Classified::Query(statement)) = parse(sql) else { panic!("{sql} is a query") };
+        let context = QueryContext { user: "admin".to_owned(), options: QueryOptions::default() };
+        let planned =
+            self.planner.plan(Arc::clone(&self.state), Statement::Statement(statement), None, &context).await.unwrap();
+        let Source::Endpoints(endpoints) = planned.source else { panic!("{sql} is answered by storage servers") };
+        for endpoint in &endpoints {
+            let ticket = ticket::open(&self.key.verifying_key(), &endpoint.ticket, "admin").unwrap();
+            assert_eq!(ticket.snapshot, self.state.version());
+        }
+        endpoints
+    }
+}
+
+fn distinct(endpoints: &[PlannedEndpoint]) -> usize {
+    endpoints.iter().flat_map(|endpoint| &endpoint.locations).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+#[tokio::test]
+async fn a_scan_has_an_endpoint_for_each_server_up_to_sixteen() {
+    for servers in [1, 3, 16] {
+        let cluster = Cluster::new(servers, 256, 2);
+        let scan = cluster.endpoints("SELECT id, v + 1 FROM t WHERE v > 3").await;
+        assert_eq!((scan.len(), distinct(&scan)), (servers as usize, servers as usize));
+    }
+    // More than a client can keep connections for: one server brings the rows together.
+    let cluster = Cluster::new(20, 512, 2);
+    let scan = cluster.endpoints("SELECT id FROM t").await;
+    assert_eq!((scan.len(), distinct(&scan)), (1, MAX_LOCATIONS));
+}
+
+#[tokio::test]
+async fn a_head_can_be_any_server_that_is_listed() {
+    let cluster = Cluster::new(3, 12, 2);
+    let sql = "SELECT v, count(*) FROM t GROUP BY v";
+    let endpoints = cluster.endpoints(sql).await;
+    assert_eq!((endpoints.len(), distinct(&endpoints)), (1, 3));
+    let first = |endpoints: &[PlannedEndpoint]| endpoints[0].locations[0].clone();
+    let mut heads = std::collections::BTreeSet::new();
+    for _ in 0..64 {
+        heads.insert(first(&cluster.endpoints(sql).await));
+    }
+    assert_eq!(heads.len(), 3, "queries take turns with the servers");
+}
+
+#[tokio::test]
+async fn a_key_is_looked_up_where_it_is() {
+    let cluster = Cluster::new(3, 12, 2);
+    let endpoints = cluster.endpoints("SELECT v FROM t WHERE id = 7").await;
+    assert_eq!(endpoints.len(), 1);
+}
+
+/// Small machines and containers: with one partition, datafusion-distributed would leave the exchange out.
+#[tokio::test]
+async fn servers_of_one_core_share_queries_too() {
+    let cluster = Cluster::new(3, 12, 1);
+    assert_eq!(cluster.endpoints("SELECT id FROM t").await.len(), 3);
+    assert_eq!(cluster.endpoints("SELECT v, count(*) FROM t GROUP BY v").await.len(), 1);
+    let limited =
+        cluster.endpoints("SELECT id FROM (SELECT id FROM t LIMIT 5) UNION ALL (SELECT id FROM t LIMIT 5)").await;
+    assert_eq!(limited.len(), 1);
+}
