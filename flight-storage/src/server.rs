@@ -153,7 +153,7 @@ pub async fn serve(
     routes
         .add_service(FlightServiceServer::new(FlightServer::new(Arc::clone(&queries), key.clone())))
         .add_service(StorageServer::new(stage).max_decoding_message_size(LOAD_MESSAGE_BYTES))
-        .add_service(OnQueryRuntime::new(worker, queries.handle().clone()));
+        .add_service(OnQueryRuntime::new(worker, queries.handle().clone(), queries.ended()));
     let auth = AuthLayer::new(Arc::new(TokenKey(key)));
     tracing::info!(server = %registration.server_id, url = %config.public_url, "storage server is ready");
     let _ = ready.send(());

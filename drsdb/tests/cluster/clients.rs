@@ -7,7 +7,7 @@ use arrow::{
     datatypes::Int64Type,
     error::ArrowError,
 };
-use drsdb_client::{Client, Error, ErrorCode, IngestMode, IngestOptions, WriteResult};
+use drsdb_client::{Client, Error, ErrorCode, Executed, IngestMode, IngestOptions, WriteResult};
 use futures::{TryStreamExt, stream};
 
 use crate::support::{TestCluster, eventually};
@@ -100,7 +100,8 @@ async fn prepared_statements_and_metadata() {
     let mut insert = client.prepare("INSERT INTO people VALUES (?, ?)").await.unwrap();
     assert!(insert.dataset_schema().fields().is_empty());
     insert.bind(rows(0..50)).await.unwrap();
-    assert_eq!(insert.execute().await.unwrap().write_result().rows, 50);
+    let Executed::Write(written) = insert.execute().await.unwrap() else { panic!("an INSERT gives no rows") };
+    assert_eq!(written.rows, 50);
     let mut select = client.prepare("SELECT name FROM people WHERE id = $1").await.unwrap();
     assert_eq!(select.dataset_schema().field(0).name(), "name");
     for id in [3, 17] {

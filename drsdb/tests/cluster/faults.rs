@@ -129,13 +129,13 @@ async fn work_stops_when_the_client_goes_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_beyond_its_memory_spills_or_is_refused() {
     let cluster = TestCluster::start_with(1, |options| {
-        options.storage_settings.insert("query_memory_bytes".into(), (64i64 << 20).into());
+        options.storage_settings.insert("query_memory_bytes".into(), (256i64 << 20).into());
         options.storage_settings.insert("column_cache_bytes".into(), (16i64 << 20).into());
     })
     .await;
     cluster.run(&["CREATE TABLE n (id BIGINT PRIMARY KEY)", "INSERT INTO n VALUES (1), (2), (3)"]).await;
-    // A sort of 250 MB spills, and every row comes out, in order.
-    let sql = "SELECT v, repeat('x', 200) || CAST(v AS TEXT) t FROM generate_series(1, 1000000) g(v) ORDER BY t";
+    // A sort of 1 GB spills, and every row comes out, in order.
+    let sql = "SELECT v, repeat('x', 500) || CAST(v AS TEXT) t FROM generate_series(1, 2000000) g(v) ORDER BY t";
     let mut rows = cluster.client.query(sql).await.unwrap();
     let (mut count, mut last) = (0, String::new());
     while let Some(batch) = rows.try_next().await.unwrap() {
@@ -144,7 +144,7 @@ async fn a_query_beyond_its_memory_spills_or_is_refused() {
         assert!(last.as_str() < first || count == 0);
         (count, last) = (count + batch.num_rows(), end.to_owned());
     }
-    assert_eq!(count, 1_000_000);
+    assert_eq!(count, 2_000_000);
     // The build side of a hash join cannot spill: it is refused, and the server stays.
     let sql =
         "SELECT a.v, b.v FROM generate_series(1, 8000000) a(v) JOIN generate_series(1, 8000000) b(v) ON a.v = b.v";
@@ -153,7 +153,7 @@ async fn a_query_beyond_its_memory_spills_or_is_refused() {
     assert_eq!(cluster.client.collect("SELECT id FROM n").await.unwrap().rows(), 3);
     let status = cluster.status(0).await;
     assert_eq!(status.query_pool_bytes, 0, "{status:?}");
-    assert!(status.peak_memory_bytes < 512 << 20, "64 MiB for queries, 16 MiB of cache, and {status:?}");
+    assert!(status.peak_memory_bytes < 800 << 20, "256 MiB for queries, 16 MiB of cache, and {status:?}");
     cluster.cluster.shutdown().await.unwrap();
 }
 
@@ -181,7 +181,10 @@ async fn a_full_disk_ends_a_load_and_nothing_else() {
     for engine in ["column", "row"] {
         let table = format!("{engine}_table");
         let create = format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY, text TEXT) WITH (engine = '{engine}')");
-        cluster.run(&[&create, &format!("INSERT INTO {table} VALUES (-1, 'before'), (-2, 'too'), (-3, 'and')")]).await;
+        cluster.run(&[&create]).await;
+        let insert = format!("INSERT INTO {table} VALUES (-1, 'before'), (-2, 'too'), (-3, 'and')");
+        // What the failed load of the other engine took is given back soon, and not at once.
+        eventually("there is space again", || async { cluster.client.execute(&insert).await.is_ok() }).await;
         // 200 MB of text that does not compress, in many batches.
         let batches = (0..200u64).map(|batch| {
             let ids = Int64Array::from_iter_values((0..1000).map(|row| (batch * 1000 + row) as i64));

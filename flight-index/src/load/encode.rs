@@ -10,7 +10,7 @@ use super::{
 };
 
 /// What a message aims at.
-const TARGET_BYTES: usize = 4 << 20;
+const TARGET_BYTES: usize = 2 << 20;
 /// What a message may have: below the 16 MiB that servers accept.
 pub const MAX_MESSAGE_BYTES: usize = 15 << 20;
 

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 pub use cast::parse_uuid;
 use drsdb_core::{Error, Result, ids::new_ulid};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 pub use transport::{GrpcTransport, StageTransport};
 
 use crate::{catalog::TableState, raft::Catalog};
@@ -38,6 +38,8 @@ use stage::Transaction;
 
 /// How many batches are cast and divided at a time.
 const CONVERT_AHEAD: usize = 2;
+/// Rows of a client's batch that are cast and divided together: what that takes must not depend on the client.
+const CONVERT_ROWS: usize = 16 * 1024;
 
 /// What came of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,8 @@ impl Loader {
         let mut buffers = Buffers::new(table.table.shards);
         // Small loads without a shard key must not all go to shard 0.
         let (mut first_row, mut batch_number) = (1u64, id.random() as u64 >> 1);
-        let divided = batches.map_ok(move |batch| {
+        let slices = batches.map_ok(|batch| stream::iter(slices_of(batch).map(Ok))).try_flatten();
+        let divided = slices.map_ok(move |batch| {
             let (converter, table) = (Arc::clone(&converter), Arc::clone(&definition));
             let (row, number) = (first_row, batch_number);
             first_row += batch.num_rows() as u64;
@@ -121,6 +124,11 @@ impl Loader {
         let version = transaction.commit().await?;
         Ok(LoadOutcome { rows, version })
     }
+}
+
+fn slices_of(batch: RecordBatch) -> impl Iterator<Item = RecordBatch> + Send {
+    let rows = batch.num_rows();
+    (0..rows).step_by(CONVERT_ROWS).map(move |start| batch.slice(start, CONVERT_ROWS.min(rows - start)))
 }
 
 #[cfg(test)]

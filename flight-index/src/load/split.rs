@@ -1,8 +1,8 @@
 //! Rows -> shards, in bounded memory.
 //!
 //! ```text
-//! batch ── hash of the shard key ──▶ rows of each shard ──▶ buffer of that shard ── 32k rows or 4 MiB ──▶ piece
-//!                                                            └── all buffers above 64 MiB: the largest goes early
+//! batch ── hash of the shard key ──▶ rows of each shard ──▶ buffer of that shard ── 16k rows or 2 MiB ──▶ piece
+//!                                                            └── all buffers above 24 MiB: the largest goes early
 //! ```
 
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use drsdb_core::{Result, Table, shard::shards_of};
 use super::cast::stored_column;
 
 /// A shard's buffer is a piece when it has this many rows,
-pub const PIECE_ROWS: usize = 32 * 1024;
+pub const PIECE_ROWS: usize = 16 * 1024;
 /// or this many bytes.
-pub const PIECE_BYTES: usize = 4 << 20;
+pub const PIECE_BYTES: usize = 2 << 20;
 /// What all buffers hold together, at most.
-pub const BUFFER_BYTES: usize = 64 << 20;
+pub const BUFFER_BYTES: usize = 24 << 20;
 
 /// Divides a batch by shard. Pure: batches may be divided in any order, and on any thread.
 pub fn split(table: &Table, batch: RecordBatch, round_robin: u64) -> Result<Vec<(u32, RecordBatch)>> {

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Messages that wait for one server.
-const MESSAGES_AHEAD: usize = 2;
+const MESSAGES_AHEAD: usize = 1;
 /// How long an undo may take; a server that misses it asks for the transaction's outcome later.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -203,7 +203,7 @@ async fn a_slow_server_slows_the_client_down() {
         let waited = tokio::time::timeout(Duration::from_millis(500), &mut load).await;
         assert!(waited.is_err(), "a load cannot end before its server answers");
     }
-    // A piece is four batches; a handful of pieces may be under way.
+    // A piece is two batches; a handful of pieces may be under way.
     assert!(before <= 40, "{before} of 100 batches were pulled while the server took none");
     bench.servers.hold.as_ref().unwrap().notify_one();
     assert_eq!(load.await.unwrap().rows, 819_200);

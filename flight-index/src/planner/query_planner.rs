@@ -11,14 +11,20 @@ use datafusion::{
     },
     execution::context::QueryPlanner,
     logical_expr::LogicalPlan,
-    physical_plan::{ExecutionPlan, empty::EmptyExec},
+    physical_plan::{
+        ExecutionPlan,
+        coop::CooperativeExec,
+        empty::EmptyExec,
+        joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PiecewiseMergeJoinExec, SortMergeJoinExec},
+        unnest::UnnestExec,
+    },
     physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner},
 };
 use drsdb_core::scan::ShardScanExec;
 
 use super::stamp_servers::{Workers, stamp_servers};
 
-/// Plans as DataFusion does, then stamps servers on the leaves.
+/// Plans as DataFusion does, then stamps servers on the leaves and makes joins yield.
 #[derive(Debug)]
 pub struct StampingPlanner {
     pub(super) workers: Workers,
@@ -32,9 +38,27 @@ impl QueryPlanner for StampingPlanner {
         session: &dyn Session,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let plan = DefaultPhysicalPlanner::default().create_physical_plan(logical_plan, session).await?;
-        let plan = stamp_servers(plan, &self.workers)?;
+        let plan = yield_above_joins(stamp_servers(plan, &self.workers)?)?;
         if self.workers.get().is_empty() { no_rows(plan) } else { Ok(plan) }
     }
+}
+
+/// Operators that can turn one batch into any number of them yield to the runtime now and then. Without that, a join
+/// whose output is all consumed above it in one poll goes on to its end after its query was cancelled.
+fn yield_above_joins(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        let multiplies = node.is::<HashJoinExec>()
+            || node.is::<NestedLoopJoinExec>()
+            || node.is::<CrossJoinExec>()
+            || node.is::<SortMergeJoinExec>()
+            || node.is::<PiecewiseMergeJoinExec>()
+            || node.is::<UnnestExec>();
+        if !multiplies {
+            return Ok(Transformed::no(node));
+        }
+        Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>))
+    })
+    .data()
 }
 
 /// When no table of the query has a row to read, its scans need no server.

@@ -1,7 +1,7 @@
 //! Plans over catalogs that no server of a test could be.
 
 use drsdb_core::{
-    Ulid,
+    TableName, Ulid,
     security::{keys::SigningKey, ticket},
 };
 
@@ -38,7 +38,8 @@ impl Cluster {
         let Ok(Classified::CreateTable(table)) = parse("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)") else {
             panic!("it creates a table")
         };
-        let table = table.resolve(Ulid(10), shards, &|name| panic!("{name} is no parent")).unwrap();
+        let no_parents = |name: &TableName| panic!("{name} is no parent");
+        let table = table.resolve(Ulid(10), shards, &no_parents).unwrap();
         let pieces = (0..shards).map(|shard| PieceInfo { shard, rows: 1000, bytes: 10_000, columns: vec![] });
         let change = TableChange { table: Ulid(10), pieces: pieces.collect() };
         let commands = std::iter::once(bootstrap)

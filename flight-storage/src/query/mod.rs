@@ -29,7 +29,7 @@ use datafusion::execution::{
 use datafusion_distributed::Worker;
 use drsdb_core::{Result, Ulid, net::ChannelPool, scan::Scanner};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -49,6 +49,7 @@ pub struct QueryEngine {
     self_url: Url,
     handle: Handle,
     running: Arc<Mutex<Running>>,
+    ended: Arc<Notify>,
 }
 
 /// The tickets that are being served now, by the order in which they came.
@@ -83,12 +84,19 @@ impl QueryEngine {
         let scanner = Scanner(Arc::new(engines));
         let builder = session::WorkerSession { scanner: scanner.clone(), channels: channels.clone() };
         let worker = Worker::from_session_builder(builder).with_runtime_env(Arc::clone(&runtime_env));
-        Ok(Self { scanner, runtime_env, pool, worker, channels, self_url, handle, running: Arc::default() })
+        let ended = Arc::new(Notify::new());
+        handle.spawn(worker::let_go(worker.clone(), Arc::clone(&ended)));
+        Ok(Self { scanner, runtime_env, pool, worker, channels, self_url, handle, running: Arc::default(), ended })
     }
 
     /// The worker that other heads send stages to.
     pub fn worker(&self) -> Worker {
         self.worker.clone()
+    }
+
+    /// Told when something that ran here for another head has ended.
+    pub fn ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.ended)
     }
 
     /// The runtime of queries.
@@ -119,7 +127,7 @@ impl QueryEngine {
         let number = running.next;
         running.next += 1;
         running.queries.insert(number, (query_id.clone(), token.clone()));
-        RunningQuery { number, token, running: Arc::clone(&self.running) }
+        RunningQuery { number, token, running: Arc::clone(&self.running), ended: Arc::clone(&self.ended) }
     }
 
     /// Bytes that running queries have reserved.
@@ -134,6 +142,7 @@ struct RunningQuery {
     number: u64,
     token: CancellationToken,
     running: Arc<Mutex<Running>>,
+    ended: Arc<Notify>,
 }
 
 impl RunningQuery {
@@ -146,5 +155,6 @@ impl RunningQuery {
 impl Drop for RunningQuery {
     fn drop(&mut self) {
         self.running.lock().queries.remove(&self.number);
+        self.ended.notify_one();
     }
 }

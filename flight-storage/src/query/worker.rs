@@ -7,17 +7,21 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use datafusion_distributed::{ExecuteTaskRequest, ProducerHead, TaskKey, Worker};
 use drsdb_core::carried_status;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify};
 use tonic::{body::Body, server::NamedService};
 use tower::Service;
+use uuid::Uuid;
 
 use super::panics::Watch;
 
@@ -26,12 +30,45 @@ use super::panics::Watch;
 pub struct OnQueryRuntime<S> {
     inner: S,
     handle: Handle,
+    ended: Arc<Notify>,
 }
 
 impl<S> OnQueryRuntime<S> {
-    /// `inner`, called on `handle`.
-    pub fn new(inner: S, handle: Handle) -> Self {
-        Self { inner, handle }
+    /// `inner`, called on `handle`; `ended` is told when a call has ended.
+    pub fn new(inner: S, handle: Handle, ended: Arc<Notify>) -> Self {
+        Self { inner, handle, ended }
+    }
+}
+
+/// Lets go of stages that have ended. datafusion-distributed keeps the plans of stages in a cache that forgets one only
+/// when it is next used and 300 ms have passed: until then an abandoned stage would hold its memory, and its exchanges
+/// would go on filling it. So the cache is used a little later.
+pub(super) async fn let_go(worker: Worker, ended: Arc<Notify>) {
+    const A_LITTLE: Duration = Duration::from_millis(310);
+    loop {
+        ended.notified().await;
+        // Twice: whatever ended while the first was under way is seen by the second.
+        for _ in 0..2 {
+            #[allow(clippy::disallowed_methods)]
+            tokio::time::sleep(A_LITTLE).await;
+            let nothing = ExecuteTaskRequest {
+                task_key: TaskKey { query_id: Uuid::nil(), stage_id: 0, task_number: 0 },
+                target_partition_start: 0,
+                target_partition_end: 0,
+                producer_head: ProducerHead::None,
+            };
+            // It waits for a plan that never comes; to look it up was all that was wanted.
+            let _ = tokio::time::timeout(Duration::from_millis(10), worker.execute_task(nothing)).await;
+        }
+    }
+}
+
+/// Tells that a call has ended, however it did.
+struct TellsEnd(Arc<Notify>);
+
+impl Drop for TellsEnd {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -57,13 +94,19 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let watch = Watch::begin();
+        let end = TellsEnd(Arc::clone(&self.ended));
         let task = self.handle.spawn(async move { inner.call(request).await });
         Box::pin(async move {
             let Ok(response) = task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a call from another storage server failed");
                 Ok(tonic::Status::internal("the call failed").into_http())
             });
-            Ok(response.map(|body| Body::new(body.map_frame(move |frame| checked(frame, watch)))))
+            Ok(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _ = &end;
+                    checked(frame, watch)
+                }))
+            }))
         })
     }
 }
@@ -105,7 +148,7 @@ mod tests {
                 Ok::<_, Infallible>(Response::new(Body::new(StreamBody::new(frames))))
             }
         });
-        let service = OnQueryRuntime::new(service, Handle::current());
+        let service = OnQueryRuntime::new(service, Handle::current(), Arc::default());
         let Ok(response) = service.oneshot(Request::new(Body::empty())).await;
         let body = response.into_body().collect().await.unwrap();
         Status::from_header_map(body.trailers().unwrap())
