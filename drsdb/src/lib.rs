@@ -8,5 +8,6 @@ pub mod demo;
 pub mod generate;
 pub mod import;
 pub mod local;
+pub mod memory;
 pub mod node;
 pub mod shell;

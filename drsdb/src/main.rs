@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use drsdb::{demo, generate, import, local, node, shell};
+use drsdb::{demo, generate, import, local, memory, node, shell};
 
 /// A distributed SQL database: columnar analytics on Arrow Flight, with ACID row writes.
 #[derive(Debug, Parser)]
@@ -39,6 +39,9 @@ fn main() -> ExitCode {
     if let Err(error) = drsdb_core::telemetry::init(&arguments.log) {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
+    }
+    if matches!(arguments.command, Command::Index(_)) {
+        memory::share_arenas();
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().max_blocking_threads(drsdb_storage::stage_service::MAX_BLOCKING_THREADS);

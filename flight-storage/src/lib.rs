@@ -3,7 +3,7 @@
 //! - [`engine`]: the storage trait, what the rest asks of an engine.
 //! - [`engines`]: both engines of a server side by side.
 //! - [`row`]: the row engine, on SQLite: point access and small writes.
-//! - [`column`]: the column engine, on Parquet segments: scans.
+//! - [`mod@column`]: the column engine, on Parquet segments: scans.
 //! - [`commits`]: follows the catalog's commits and applies them to the engines, in their order.
 //! - [`stage_service`]: takes the rows of loads from index servers.
 //! - [`query`]: opens tickets, runs plans, and turns scans of plans into scans of engines.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Blob, PieceInfo};
 
-/// A change of the catalog. Ids, names and password hashes come from the proposer, so that [`super::apply`] needs
+/// A change of the catalog. Ids, names and password hashes come from the proposer, so that [`super::apply()`] needs
 /// neither clock nor randomness.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant)]

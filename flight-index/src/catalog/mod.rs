@@ -3,7 +3,7 @@
 //! - [`Command`]: what can be asked for; [`Response`]: what came of it.
 //! - [`CatalogState`]: schemas, tables with their placement and statistics, storage servers, users, and the outcomes of
 //!   transactions. Cloning one is cheap: clones share what they do not change.
-//! - [`apply`]: the only way from one state to the next. It knows no clock, no randomness and no I/O, so that every
+//! - [`apply()`]: the only way from one state to the next. It knows no clock, no randomness and no I/O, so that every
 //!   index server that applies the same commands at the same versions has the same state.
 //! - [`statistics`]: what a commit says about the rows it adds, and how that adds up.
 //!

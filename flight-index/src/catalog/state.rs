@@ -1,4 +1,4 @@
-//! The catalog's state and how to read it. How it changes is in [`super::apply`].
+//! The catalog's state and how to read it. How it changes is in [`super::apply()`].
 
 use std::{fmt, sync::Arc};
 

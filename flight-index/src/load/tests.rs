@@ -292,6 +292,7 @@ async fn what_raft_commits_is_not_undone_when_the_client_goes_away() {
         let schema = rows[0].as_ref().unwrap().schema();
         let load = tokio::spawn(async move { loader.load(&table, schema, stream::iter(rows)).await });
         // A little later in each round, over the whole of a load.
+        #[allow(clippy::disallowed_methods)]
         tokio::time::sleep(Duration::from_micros(round * 40)).await;
         load.abort();
         let _ = load.await;

@@ -3,8 +3,8 @@
 //!
 //! # Life of a load
 //!
-//! 1. A [`write`] writer buffers rows, sorts them by the cluster key and writes segment files through [`segment_writer`],
-//!    in the [`format`] whose units are the segment, the row group and the chunk.
+//! 1. A [`mod@write`] writer buffers rows, sorts them by the cluster key and writes segment files through [`segment_writer`],
+//!    in the [`mod@format`] whose units are the segment, the row group and the chunk.
 //! 2. When it finishes, files and folder are synced, the primary key is compared with the shard's other segments
 //!    ([`unique`]), and the [`manifest`] records the segments as staged: one small durable write.
 //! 3. A commit gives all of the transaction's segments their version, in one durable write again. An abort forgets them.

@@ -5,9 +5,9 @@
 //! compared with the bloom filters, so that it reads nearly nothing of a large table. What is left is compared exactly:
 //!
 //! - clustered by the primary key: all segments are sorted, and one merge over them sees equal keys side by side
-//!   ([`merge`]); it holds a chunk of each;
+//!   (`merge`); it holds a chunk of each;
 //! - clustered otherwise: the new keys are collected in a hash set, a bounded part of them at a time, and the others are
-//!   looked up ([`probe`]).
+//!   looked up (`probe`).
 //!
 //! Not here: duplicates within one sorted buffer (`write`), which are seen before they reach a segment.
 

@@ -1,4 +1,4 @@
-//! Where results go: [`table`], CSV and JSON to the terminal, [`file`] for `\o`.
+//! Where results go: [`table`], CSV and JSON to the terminal, [`mod@file`] for `\o`.
 
 mod file;
 mod table;
