@@ -1,6 +1,6 @@
 //! Listeners and channels: every connection of drsdb begins or ends here, and every one is TLS 1.3.
 //!
-//! - [`bind`] and [`serve`]: a server's side: handshakes, the [`AuthLayer`](crate::security::auth_layer::AuthLayer),
+//! - [`bind`] and [`serve()`]: a server's side: handshakes, the [`AuthLayer`](crate::security::auth_layer::AuthLayer),
 //!   keepalive, drain.
 //! - [`ChannelPool`]: the side that connects: one HTTP/2 connection for each server, made when needed and made again
 //!   when it broke. [`name_server`] says which server failed.
