@@ -176,15 +176,14 @@ def test_a_ticket_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             endpoint = _flight_info(db, "SELECT n FROM t").endpoints[0]
             place = endpoint.locations[0].uri.decode()
 
-            def pull() -> int:
-                table = db._cluster.authenticated(place, lambda answer: _pull(answer, endpoint.ticket))
-                assert isinstance(table, pa.Table)
-                return table.num_rows
-
-            deadline = time.monotonic() + 30
-            with pytest.raises(drsdb.OperationalError) as caught:
+            def pull_until_refused() -> None:
+                deadline = time.monotonic() + 30
                 while time.monotonic() < deadline:
-                    assert pull() == 1
+                    table = db._cluster.authenticated(place, lambda answer: _pull(answer, endpoint.ticket))
+                    assert table.num_rows == 1
+
+            with pytest.raises(drsdb.OperationalError) as caught:
+                pull_until_refused()
             assert caught.value.code == drsdb.ErrorCode.TICKET_EXPIRED
             assert db.query("SELECT n FROM t").arrow().num_rows == 1
     finally:
@@ -212,7 +211,7 @@ def test_a_running_query_is_cancelled_by_its_flight_info(db: drsdb.Connection, n
     def pull_until_cancelled(answer: Answer) -> None:
         with CallErrors(answer.location).translated():
             reader = answer.client.do_get(endpoint.ticket, answer.options)
-            assert reader.read_chunk().data.num_rows > 0
+            assert reader.read_chunk().data is not None
             assert cancel() == cancelling
             while True:
                 reader.read_chunk()
