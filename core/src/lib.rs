@@ -7,6 +7,7 @@
 //! - [`net`]: listeners and channels; every connection of drsdb is made here.
 //! - [`Error`]: the error type of the servers, with its code.
 //! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
+//! - [`wanted`]: ends joins that nobody waits for.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //!
 //! Invariant: nothing here opens a data file, and nothing here knows Raft.
@@ -24,6 +25,7 @@ pub mod shard;
 mod sql_type;
 mod table;
 pub mod telemetry;
+pub mod wanted;
 
 pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, v1};
 pub use error::{Error, Result, carried_status, nearest_name};

@@ -11,6 +11,8 @@ async fn every_mistake_has_its_error() {
         .run(&["CREATE TABLE city (id BIGINT PRIMARY KEY, name VARCHAR(5) NOT NULL, small SMALLINT, at TIMESTAMP)"])
         .await;
     cluster.run(&["INSERT INTO city VALUES (1, 'a', 1, NULL), (2, 'b', 0, NULL), (3, 'c', 32767, NULL)"]).await;
+    cluster.run(&["CREATE TABLE kinds (u ULID, t TIME, r REAL, d DOUBLE)"]).await;
+    cluster.run(&["INSERT INTO kinds (t, r, d) VALUES ('23:59:59.999999', 3e38, 'inf'), (NULL, '-inf', 1e308)"]).await;
     let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
     let huge = format!("SELECT '{}'", "x".repeat(50 << 20));
     let cases: &[(&str, ErrorCode, &str)] = &[
@@ -30,6 +32,14 @@ async fn every_mistake_has_its_error() {
         ("INSERT INTO city VALUES (9, NULL, 1, NULL)", ErrorCode::ConstraintViolation, "name"),
         ("INSERT INTO city VALUES (9, 'too long', 1, NULL)", ErrorCode::InvalidValue, "name"),
         ("INSERT INTO city VALUES (9, 'x', 40000, NULL)", ErrorCode::InvalidValue, "small"),
+        ("INSERT INTO kinds (u) VALUES ('8ZZZZZZZZZZZZZZZZZZZZZZZZZ')", ErrorCode::InvalidValue, "u"),
+        ("SELECT * FROM kinds WHERE u = '8ZZZZZZZZZZZZZZZZZZZZZZZZZ'", ErrorCode::InvalidValue, "ULID"),
+        ("INSERT INTO kinds (t) VALUES ('23:59:60')", ErrorCode::InvalidValue, "t"),
+        ("INSERT INTO kinds (r) VALUES (1e39)", ErrorCode::InvalidValue, "r"),
+        ("INSERT INTO kinds (d) VALUES (1e309)", ErrorCode::InvalidValue, "d"),
+        ("SELECT 1 EXCEPT ALL SELECT 1", ErrorCode::Unsupported, "EXCEPT ALL"),
+        ("SELECT * FROM (SELECT 1 INTERSECT ALL SELECT 1) x", ErrorCode::Unsupported, "INTERSECT ALL"),
+        ("SELECT name SIMILAR TO 'a' FROM city", ErrorCode::Unsupported, "SIMILAR"),
         ("CREATE TABLE city (id INTEGER)", ErrorCode::AlreadyExists, "city"),
         ("CREATE TABLE t (a INTEGER UNIQUE)", ErrorCode::Unsupported, ""),
         ("DROP TABLE nope", ErrorCode::NotFound, "nope"),

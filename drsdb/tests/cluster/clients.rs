@@ -111,6 +111,11 @@ async fn prepared_statements_and_metadata() {
         let found = select.query().await.unwrap().read_all().await.unwrap();
         assert_eq!(found.batches[0].column(0).as_string::<i32>().value(0), format!("name {}", id.value(0)));
     }
+    let mut page = client.prepare("SELECT id FROM people ORDER BY id LIMIT ? OFFSET ?").await.unwrap();
+    let count = |count: i64| Arc::new(Int64Array::from(vec![count])) as ArrayRef;
+    page.bind(RecordBatch::try_from_iter([("limit", count(5)), ("offset", count(40))]).unwrap()).await.unwrap();
+    let found = page.query().await.unwrap().read_all().await.unwrap();
+    assert_eq!(found.batches[0].column(0).as_primitive::<Int64Type>().values(), &[40, 41, 42, 43, 44]);
     // A ULID is text outside, as a parameter too.
     let ulid = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
     client.execute(&format!("INSERT INTO pet VALUES ('{ulid}', 3)")).await.unwrap();

@@ -114,6 +114,15 @@ async fn known_answers() {
         cluster.value("SELECT count(*) FROM parent p JOIN child c ON c.parent_id = p.id").await,
         (0..2000).filter(|i| i % 10 != 0 && i % 600 < 500).count().to_string()
     );
+    // Time stands still in a statement, and is near that of this machine.
+    let now = "SELECT now() = now() AND current_date >= DATE '2024-01-01' AND current_timestamp = now()";
+    assert_eq!(cluster.value(now).await, "true");
+    cluster.run(&["CREATE TABLE stamps (at TIMESTAMP WITH TIME ZONE)", "INSERT INTO stamps VALUES (now())"]).await;
+    assert_eq!(cluster.value("SELECT count(*) FROM stamps WHERE at <= now()").await, "1");
+    assert_eq!(
+        cluster.value("SELECT count(*) FROM parent p JOIN child c ON c.parent_id = p.id AND c.id > p.size * 100").await,
+        (0..2000).filter(|i| i % 10 != 0 && i % 600 < 500 && *i > (i % 600 % 7) * 100).count().to_string()
+    );
     // A predicate on the whole key is answered by one server, and by one endpoint.
     let one = cluster.client.collect("SELECT * FROM parent WHERE id = 77").await.unwrap();
     assert_eq!(one.statistics.endpoints.len(), 1);

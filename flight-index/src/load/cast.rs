@@ -11,11 +11,14 @@ use std::sync::Arc;
 use arrow::{
     array::{Array, ArrayRef, AsArray, BinaryBuilder, FixedSizeBinaryBuilder, StringArray, new_null_array},
     compute::{CastOptions, can_cast_types, cast, cast_with_options, kernels::cmp::neq},
-    datatypes::{DataType, TimeUnit},
+    datatypes::{DataType, Float32Type, Float64Type, Time64MicrosecondType, TimeUnit},
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
 use drsdb_core::{Column, ErrorCode, Result, SqlType, Ulid, WireError};
+
+/// Microseconds of a day.
+const DAY_US: i64 = 24 * 3600 * 1_000_000;
 
 const SAFE: CastOptions<'static> = CastOptions { safe: true, format_options: FormatOptions::new() };
 
@@ -117,9 +120,7 @@ pub fn convert_column(source: &ArrayRef, column: &Column, first_row: u64) -> Res
     let converted = match (kind(source.data_type()), column.sql_type) {
         (Kind::Nothing, _) => new_null_array(&target, source.len()),
         (Kind::Text, SqlType::Uuid) => blame.parse_bytes(source, parse_uuid)?,
-        (Kind::Text, SqlType::Ulid) => {
-            blame.parse_bytes(source, |text| Ulid::from_string(text).ok().map(|id| id.to_bytes()))?
-        }
+        (Kind::Text, SqlType::Ulid) => blame.parse_bytes(source, parse_ulid)?,
         (Kind::Bytes, SqlType::Uuid | SqlType::Ulid) => blame.sixteen_bytes(source)?,
         (Kind::Text, SqlType::Bytea) => blame.parse_hex(source)?,
         _ if source.data_type() == &target => Arc::clone(source),
@@ -143,6 +144,11 @@ pub fn null_in_not_null(column: &Column, row: u64) -> drsdb_core::Error {
         .with_field("column", &column.name)
         .with_field("row", row)
         .into()
+}
+
+/// The bytes of a ULID in text: 26 characters, which could say more than 128 bits do.
+pub fn parse_ulid(text: &str) -> Option<[u8; 16]> {
+    text.starts_with(|first| matches!(first, '0'..='7')).then(|| Ulid::from_string(text).ok())?.map(|id| id.to_bytes())
 }
 
 /// The bytes of a UUID in text.
@@ -195,7 +201,7 @@ impl Blame<'_> {
             let row = (0..source.len()).find(lost).unwrap_or(0);
             return Err(self.error(source, row, &format!("is not a value of {}", self.column.sql_type), ""));
         }
-        self.refuse_infinite(source, &converted)?;
+        self.refuse_other_values(source, &converted)?;
         if loses_silently(source.data_type(), target) {
             let back = cast_with_options(&converted, source.data_type(), &SAFE)?;
             let differs = neq(source, &back)?;
@@ -207,14 +213,46 @@ impl Blame<'_> {
         Ok(converted)
     }
 
-    /// A DOUBLE beyond REAL's range becomes infinite instead of NULL.
-    fn refuse_infinite(&self, source: &ArrayRef, converted: &ArrayRef) -> Result<()> {
-        let (DataType::Float64, DataType::Float32) = (source.data_type(), converted.data_type()) else { return Ok(()) };
-        let wide = source.as_primitive::<arrow::datatypes::Float64Type>().values();
-        let narrow = converted.as_primitive::<arrow::datatypes::Float32Type>().values();
-        let overflowed = |row: &usize| narrow[*row].is_infinite() && wide[*row].is_finite() && source.is_valid(*row);
+    /// Casts that make another value instead of NULL: a number beyond the range of a float becomes infinite, and the
+    /// leap second 23:59:60 a time after the day's end, which nothing can read.
+    fn refuse_other_values(&self, source: &ArrayRef, converted: &ArrayRef) -> Result<()> {
+        let infinite: Box<dyn Fn(usize) -> bool> = match converted.data_type() {
+            DataType::Float32 => {
+                let values = converted.as_primitive::<Float32Type>().clone();
+                Box::new(move |row| values.value(row).is_infinite())
+            }
+            DataType::Float64 => {
+                let values = converted.as_primitive::<Float64Type>().clone();
+                Box::new(move |row| values.value(row).is_infinite())
+            }
+            DataType::Time64(TimeUnit::Microsecond) => {
+                let values = converted.as_primitive::<Time64MicrosecondType>().clone();
+                let late = (0..values.len()).find(|&row| values.is_valid(row) && values.value(row) >= DAY_US);
+                return match late {
+                    Some(row) => {
+                        Err(self.error(source, row, "is not a value of TIME", "a day ends at 23:59:59.999999"))
+                    }
+                    None => Ok(()),
+                };
+            }
+            _ => return Ok(()),
+        };
+        let meant = |row: usize| match source.data_type() {
+            DataType::Float64 => source.as_primitive::<Float64Type>().value(row).is_infinite(),
+            DataType::Float32 | DataType::Float16 => true,
+            kind if self::kind(kind) == Kind::Text => {
+                let text = ArrayFormatter::try_new(source.as_ref(), &FormatOptions::new())
+                    .map(|formatter| formatter.value(row).to_string());
+                text.is_ok_and(|text| text.to_ascii_lowercase().contains("inf"))
+            }
+            _ => false,
+        };
+        let overflowed = |row: &usize| converted.is_valid(*row) && infinite(*row) && !meant(*row);
         match (0..source.len()).find(overflowed) {
-            Some(row) => Err(self.error(source, row, "is not a value of REAL", "make the column DOUBLE")),
+            Some(row) => {
+                let fault = format!("is not a value of {}", self.column.sql_type);
+                Err(self.error(source, row, &fault, "it is beyond the type's range"))
+            }
             None => Ok(()),
         }
     }

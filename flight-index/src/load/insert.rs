@@ -8,8 +8,8 @@ use std::{borrow::Cow, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray},
-    compute::concat,
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    compute::{cast, concat},
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
 use datafusion::{
     common::{
@@ -17,7 +17,8 @@ use datafusion::{
         tree_node::{Transformed, TreeNode},
     },
     execution::{FunctionRegistry, SessionState, SessionStateBuilder},
-    logical_expr::Expr as LogicalExpr,
+    logical_expr::{Expr as LogicalExpr, expr_rewriter::FunctionRewrite, simplify::SimplifyContext},
+    optimizer::simplify_expressions::ExprSimplifier,
     prelude::col,
     sql::sqlparser::ast::{self, Expr, SetExpr, UnaryOperator, Value},
 };
@@ -223,6 +224,7 @@ impl Cells {
     fn new(parameters: Option<&RecordBatch>, options: &QueryOptions) -> Result<Self> {
         let config = session_config(options)?;
         let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        state.mark_start_execution();
         register_functions(&mut state)?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         let input = match parameters {
@@ -274,8 +276,27 @@ impl Cells {
             }
             _ => Ok(Transformed::no(expr)),
         })?;
-        let physical = self.state.create_physical_expr(logical.data, &self.schema)?;
-        Ok(physical.evaluate(&self.input)?.into_array(self.input.num_rows())?)
+        // now() and its like exist only until an expression is simplified; but what folds constants wraps integers around,
+        // so they become checked ones before.
+        let options = self.state.config_options();
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(self.schema.clone()))
+            .with_config_options(Arc::clone(options))
+            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        let checked = simplifier
+            .coerce(logical.data, &self.schema)?
+            .transform_up(|expr| CheckIntegers::default().rewrite(expr, &self.schema, options))?;
+        let physical = self.state.create_physical_expr(simplifier.simplify(checked.data)?, &self.schema)?;
+        let values = physical.evaluate(&self.input)?.into_array(self.input.num_rows())?;
+        match values.data_type() {
+            // Expressions compute with nanoseconds, now() to begin with; columns have microseconds, as SQL's users know.
+            DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
+                Ok(cast(&values, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?)
+            }
+            _ => Ok(values),
+        }
     }
 
     fn require(&self, number: usize) -> Result<()> {

@@ -25,7 +25,7 @@ mod transport;
 use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-pub use cast::parse_uuid;
+pub use cast::{parse_ulid, parse_uuid};
 use drsdb_core::{Error, Result, ids::new_ulid};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 pub use transport::{GrpcTransport, StageTransport};

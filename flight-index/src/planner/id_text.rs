@@ -16,9 +16,9 @@ use datafusion::{
     scalar::ScalarValue,
     sql::sqlparser::ast::BinaryOperator,
 };
-use drsdb_core::{ErrorCode, Result, SQL_TYPE_KEY, Ulid, WireError};
+use drsdb_core::{ErrorCode, Result, SQL_TYPE_KEY, WireError};
 
-use crate::load::parse_uuid;
+use crate::load::{parse_ulid, parse_uuid};
 
 const ID: DataType = DataType::FixedSizeBinary(16);
 
@@ -120,11 +120,10 @@ fn parsed(expr: Expr, id: &Field) -> DfResult<Expr> {
 
 /// An expression that is no column has lost its SQL type: then the text is whichever of the two it can be.
 fn parse_id(text: &str, field: &Field) -> Result<ScalarValue> {
-    let ulid = || Ulid::from_string(text).ok().map(|id| id.to_bytes());
     let (bytes, name) = match field.metadata().get(SQL_TYPE_KEY).map(String::as_str) {
-        Some("ULID") => (ulid(), "ULID"),
+        Some("ULID") => (parse_ulid(text), "ULID"),
         Some("UUID") => (parse_uuid(text), "UUID"),
-        _ => (ulid().or_else(|| parse_uuid(text)), "UUID or ULID"),
+        _ => (parse_ulid(text).or_else(|| parse_uuid(text)), "UUID or ULID"),
     };
     match bytes {
         Some(bytes) => Ok(ScalarValue::FixedSizeBinary(16, Some(bytes.to_vec()))),

@@ -53,9 +53,11 @@ use drsdb_core::{
     edge::{EdgeConverter, edge_schema},
     query_session::{QueryOptions, session_config},
     security::keys::SigningKey,
+    wanted::{EndUnwantedJoins, register_wanted},
 };
 use futures::TryStreamExt;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogState;
 
@@ -217,13 +219,16 @@ impl Planner {
         statement: Statement,
         context: &QueryContext,
     ) -> Result<(SchemaRef, SchemaRef)> {
-        let (statement, explain) = explain::unwrap(statement)?;
+        let (mut statement, explain) = explain::unwrap(statement)?;
         let session = self.session(&state, &context.options)?;
+        placeholders::number(&mut statement);
+        let counts = placeholders::counts(&statement);
         let logical = self.logical_plan(&session, statement, None).await?;
         let mut parameters: Vec<(String, _)> = logical.get_parameter_fields()?.into_iter().collect();
         parameters.sort_by_key(|(name, _)| name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX));
         let fields = parameters.into_iter().map(|(name, field)| match field {
             Some(field) => field.as_ref().clone().with_name(name).with_nullable(true),
+            None if counts.contains(&name) => Field::new(name, arrow::datatypes::DataType::Int64, true),
             None => Field::new(name, arrow::datatypes::DataType::Utf8, true),
         });
         let parameters = edge_schema(&Schema::new(fields.collect::<Vec<_>>()));
@@ -289,10 +294,14 @@ impl Planner {
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_table_functions(self.table_functions.clone())
             .with_catalog_list(Arc::clone(&catalog) as _)
+            .with_optimizer_rule(Arc::new(EndUnwantedJoins::default()))
             .with_query_planner(Arc::new(query_planner::StampingPlanner { workers: workers.clone() }))
             .with_distributed_planner()
             .build();
+        // The time that now() and its like stand for.
+        state.mark_start_execution();
         register_functions(&mut state)?;
+        register_wanted(&mut state, CancellationToken::new())?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         state.register_function_rewrite(Arc::new(id_text::ParseIds))?;
         state.register_expr_planner(Arc::new(id_text::ParseIds))?;

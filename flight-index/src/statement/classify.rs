@@ -1,8 +1,10 @@
 //! The parser's tree -> [`Statement`], and the refusals of what drsdb does not do, each with what to do instead.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
-    self, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, ShowStatementOptions, TableObject,
-    Value,
+    self, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, SetOperator, SetQuantifier,
+    ShowStatementOptions, TableObject, Value,
 };
 use drsdb_core::{ErrorCode, Result, WireError};
 
@@ -13,6 +15,7 @@ use super::{
 
 /// What a tree asks for.
 pub fn classify(tree: ast::Statement) -> Result<Statement> {
+    refuse_wrong_answers(&tree)?;
     match tree {
         ast::Statement::Query(query) => {
             refuse_writing_query(&query)?;
@@ -125,6 +128,41 @@ fn refuse(statement: &ast::Statement) -> drsdb_core::Error {
         _ => ("this statement", "see the list of statements in the documentation"),
     };
     refused(what, hint)
+}
+
+/// What the planner would answer wrongly: it takes EXCEPT ALL and INTERSECT ALL for sets, and SIMILAR TO for a search.
+fn refuse_wrong_answers(statement: &ast::Statement) -> Result<()> {
+    struct Look;
+    impl ast::Visitor for Look {
+        type Break = drsdb_core::Error;
+
+        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
+            let mut bodies = vec![query.body.as_ref()];
+            while let Some(body) = bodies.pop() {
+                let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { continue };
+                let all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+                if all && *op != SetOperator::Union {
+                    let hint = "leave ALL out, or count the rows of each side with GROUP BY and compare the counts";
+                    return ControlFlow::Break(refused(&format!("{op} ALL"), hint));
+                }
+                bodies.extend([left.as_ref(), right.as_ref()]);
+            }
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
+            match expr {
+                Expr::SimilarTo { .. } => {
+                    ControlFlow::Break(refused("SIMILAR TO", "use LIKE, or ~ with a regular expression"))
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    match ast::Visit::visit(statement, &mut Look) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }
 
 /// A query may hide a write: WITH x AS (INSERT ...), SELECT ... INTO.

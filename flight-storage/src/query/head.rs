@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 use uuid::Uuid;
 
-use super::{QueryEngine, messages::send_all, panics::Watch};
+use super::{QueryEngine, RunningQuery, messages::send_all, panics::Watch};
 
 /// Batches between the query's runtime and the network.
 const QUEUE: usize = 2;
@@ -55,10 +55,11 @@ impl QueryEngine {
         let engine = Arc::clone(self);
         let edge = Arc::clone(&schema);
         let running = self.start(&ticket.query_id);
+        let over = running.token.clone().drop_guard();
         let task = self.handle.spawn(async move {
             let cancelled = running.cancelled();
             let done = tokio::select! {
-                done = engine.run(ticket, edge, &sender) => done,
+                done = engine.run(ticket, edge, &sender, &running) => done,
                 () = cancelled => Err(Error::new(ErrorCode::Cancelled, "the query was cancelled")),
             };
             if let Err(error) = done {
@@ -72,13 +73,19 @@ impl QueryEngine {
             ended.err().map(|error| Err(Error::internal(format!("the query failed: {error}"))))
         });
         let batches = ReceiverStream::new(receiver).chain(ended).map(move |batch| {
-            let _ = &guard;
+            let _ = (&guard, &over);
             batch
         });
         Ok(Answer { schema, batches: batches.boxed() })
     }
 
-    async fn run(&self, ticket: Ticket, edge: SchemaRef, sender: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+    async fn run(
+        &self,
+        ticket: Ticket,
+        edge: SchemaRef,
+        sender: &mpsc::Sender<Result<RecordBatch>>,
+        query: &RunningQuery,
+    ) -> Result<()> {
         let watch = Watch::begin();
         let options = ticket.options.as_ref().map(QueryOptions::from_proto).unwrap_or_default();
         let workers = ticket.workers.iter().map(|url| {
@@ -96,7 +103,7 @@ impl QueryEngine {
                 return Err(Error::new(ErrorCode::TicketInvalid, "this ticket is redeemed at an index server"));
             }
         };
-        let session = self.head_session(&options, workers, task)?;
+        let session = self.head_session(&options, workers, task, query)?;
         let plan = decode_plan(plan, &session.task_ctx())?;
         let plan = if distributed { distribute(plan)? } else { plan };
         let planned = plan.schema();

@@ -59,6 +59,13 @@ struct Running {
     queries: BTreeMap<u64, (Bytes, CancellationToken)>,
 }
 
+impl Running {
+    /// Cancelled when the query is over.
+    fn token(&self, number: u64) -> Option<CancellationToken> {
+        self.queries.get(&number).map(|(_, token)| token.clone())
+    }
+}
+
 impl fmt::Debug for QueryEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueryEngine").field("self_url", &self.self_url.as_str()).finish_non_exhaustive()
@@ -82,11 +89,16 @@ impl QueryEngine {
         let runtime_env =
             RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(&pool)).with_disk_manager_builder(disk).build_arc()?;
         let scanner = Scanner(Arc::new(engines));
-        let builder = session::WorkerSession { scanner: scanner.clone(), channels: channels.clone() };
+        let running = Arc::<Mutex<Running>>::default();
+        let builder = session::WorkerSession {
+            scanner: scanner.clone(),
+            running: Arc::clone(&running),
+            channels: channels.clone(),
+        };
         let worker = Worker::from_session_builder(builder).with_runtime_env(Arc::clone(&runtime_env));
         let ended = Arc::new(Notify::new());
         handle.spawn(worker::let_go(worker.clone(), Arc::clone(&ended)));
-        Ok(Self { scanner, runtime_env, pool, worker, channels, self_url, handle, running: Arc::default(), ended })
+        Ok(Self { scanner, runtime_env, pool, worker, channels, self_url, handle, running, ended })
     }
 
     /// The worker that other heads send stages to.

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::{
-    common::tree_node::{TreeNode, TreeNodeRecursion},
+    common::{
+        extensions_options,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
+    config::ConfigExtension,
     error::{DataFusionError, Result as DfResult},
     execution::{SessionState, SessionStateBuilder},
     physical_plan::ExecutionPlan,
@@ -20,18 +24,21 @@ use drsdb_core::{
     net::{ChannelPool, name_server},
     query_session::{QueryOptions, apply_options, options_of, session_config},
     scan::{Scanner, ShardScanCodec, ShardScanExec},
+    wanted::register_wanted,
 };
 use http::Response;
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use tonic::{Status, body::Body};
 use tower::ServiceExt;
 use url::Url;
 
-use super::QueryEngine;
+use super::{QueryEngine, Running, RunningQuery, worker};
 
 /// Builds the session of a stage that another head sent.
 pub(super) struct WorkerSession {
     pub(super) scanner: Scanner,
+    pub(super) running: Arc<Mutex<Running>>,
     pub(super) channels: ChannelPool,
 }
 
@@ -41,15 +48,34 @@ impl WorkerSessionBuilder for WorkerSession {
         let mut builder = context.builder;
         let config = builder.config().get_or_insert_default();
         config.set_distributed_option_extension_from_headers::<QueryOptions>(&context.headers)?;
+        config.set_distributed_option_extension_from_headers::<QueryIdentity>(&context.headers)?;
         let options = options_of(config);
         apply_options(config.options_mut(), &options);
         config.set_distributed_user_codec(ShardScanCodec);
         config.set_distributed_channel_resolver(Channels(self.channels.clone()));
         config.set_extension(Arc::new(self.scanner.clone()));
+        // A stage of another head is over when its call is; one of a head in this process, when the query is.
+        let over = worker::current_call().or_else(|| {
+            let identity = config.options().extensions.get::<QueryIdentity>()?;
+            self.running.lock().token(identity.number)
+        });
         let mut state = builder.build();
         register_functions(&mut state)?;
+        register_wanted(&mut state, over.unwrap_or_default())?;
         Ok(state)
     }
+}
+
+extensions_options! {
+    /// Which query of its head a stage belongs to.
+    pub(super) struct QueryIdentity {
+        /// Its number on the head.
+        pub number: u64, default = 0
+    }
+}
+
+impl ConfigExtension for QueryIdentity {
+    const PREFIX: &'static str = "drsdb_query";
 }
 
 impl QueryEngine {
@@ -59,9 +85,11 @@ impl QueryEngine {
         options: &QueryOptions,
         workers: Vec<Url>,
         task: DistributedTaskContext,
+        query: &RunningQuery,
     ) -> Result<SessionState> {
         let head = self.self_url.clone();
         let mut config = session_config(options)?
+            .with_distributed_option_extension(QueryIdentity { number: query.number })
             .with_distributed_channel_resolver(Channels(self.channels.clone()))
             .with_distributed_worker_resolver(QueryWorkers(workers))
             .with_distributed_local_worker_context(self.worker.to_local_worker_context(self.self_url.clone()))
@@ -74,6 +102,7 @@ impl QueryEngine {
             .with_default_features()
             .build();
         register_functions(&mut state)?;
+        register_wanted(&mut state, query.token.clone())?;
         Ok(state)
     }
 }

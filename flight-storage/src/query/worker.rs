@@ -19,6 +19,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::{runtime::Handle, sync::Notify};
+use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService};
 use tower::Service;
 use uuid::Uuid;
@@ -63,12 +64,26 @@ pub(super) async fn let_go(worker: Worker, ended: Arc<Notify>) {
     }
 }
 
+tokio::task_local! {
+    /// Cancelled when the call that runs here has ended.
+    static CALL: CancellationToken;
+}
+
+/// The call of another head in which this runs, if it does.
+pub(super) fn current_call() -> Option<CancellationToken> {
+    CALL.try_with(CancellationToken::clone).ok()
+}
+
 /// Tells that a call has ended, however it did.
-struct TellsEnd(Arc<Notify>);
+struct TellsEnd {
+    ended: Arc<Notify>,
+    over: CancellationToken,
+}
 
 impl Drop for TellsEnd {
     fn drop(&mut self) {
-        self.0.notify_one();
+        self.over.cancel();
+        self.ended.notify_one();
     }
 }
 
@@ -94,8 +109,9 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let watch = Watch::begin();
-        let end = TellsEnd(Arc::clone(&self.ended));
-        let task = self.handle.spawn(async move { inner.call(request).await });
+        let over = CancellationToken::new();
+        let end = TellsEnd { ended: Arc::clone(&self.ended), over: over.clone() };
+        let task = self.handle.spawn(CALL.scope(over, async move { inner.call(request).await }));
         Box::pin(async move {
             let Ok(response) = task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a call from another storage server failed");
