@@ -12,13 +12,15 @@ use std::{
 
 use arrow::datatypes::DataType;
 use datafusion::{
-    common::{Result as DfResult, exec_err, tree_node::Transformed},
+    common::{
+        Result as DfResult, exec_err,
+        tree_node::{Transformed, TransformedResult},
+    },
     execution::{FunctionRegistry, SessionState},
     logical_expr::{
         ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
         expr::ScalarFunction,
     },
-    optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule},
 };
 use drsdb_proto::{ErrorCode, WireError};
 use tokio_util::sync::CancellationToken;
@@ -86,38 +88,16 @@ pub fn register_wanted(state: &mut SessionState, over: CancellationToken) -> DfR
     Ok(())
 }
 
-/// Wraps the filters of joins, when all other rules have had them.
-#[derive(Debug)]
-pub struct EndUnwantedJoins(Arc<ScalarUDF>);
-
-impl Default for EndUnwantedJoins {
-    fn default() -> Self {
-        Self(Arc::new(ScalarUDF::from(WhileWanted::new(CancellationToken::new()))))
-    }
-}
-
-impl OptimizerRule for EndUnwantedJoins {
-    fn name(&self) -> &str {
-        "end_unwanted_joins"
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::BottomUp)
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, _: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
-        let LogicalPlan::Join(mut join) = plan else { return Ok(Transformed::no(plan)) };
-        let wrapped = |filter: &Expr| matches!(filter, Expr::ScalarFunction(call) if call.func.name() == NAME);
-        match join.filter.take() {
-            Some(filter) if !wrapped(&filter) => {
-                let call = ScalarFunction::new_udf(Arc::clone(&self.0), vec![filter]);
-                join.filter = Some(Expr::ScalarFunction(call));
-                Ok(Transformed::yes(LogicalPlan::Join(join)))
-            }
-            filter => {
-                join.filter = filter;
-                Ok(Transformed::no(LogicalPlan::Join(join)))
-            }
-        }
-    }
+/// Wraps the filters of a plan's joins. The plan must be optimized already: what is wrapped is no key of a join to any
+/// rule, and a join without keys compares every pair.
+pub fn end_unwanted_joins(plan: LogicalPlan) -> DfResult<LogicalPlan> {
+    let function = Arc::new(ScalarUDF::from(WhileWanted::new(CancellationToken::new())));
+    plan.transform_up_with_subqueries(|node| {
+        let LogicalPlan::Join(mut join) = node else { return Ok(Transformed::no(node)) };
+        let Some(filter) = join.filter.take() else { return Ok(Transformed::no(LogicalPlan::Join(join))) };
+        let call = ScalarFunction::new_udf(Arc::clone(&function), vec![filter]);
+        join.filter = Some(Expr::ScalarFunction(call));
+        Ok(Transformed::yes(LogicalPlan::Join(join)))
+    })
+    .data()
 }

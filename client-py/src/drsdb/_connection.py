@@ -114,8 +114,8 @@ class Connection:
 
         `data` is a pyarrow table, batch or reader, anything with the Arrow PyCapsule interface (data frames, DuckDB
         relations, results), or an iterable of batches. Columns are matched by name. `mode`: "append" to a table that is
-        there, "create" one that is not, "create_append" whichever it is, "replace" what is there. `options` are of the
-        table that is made, such as `{"primary_key": "id"}`.
+        there, "create" one that is not, "create_append" whichever it is; "replace" is refused by servers so far.
+        `options` are of the table that is made, such as `{"primary_key": "id"}`.
         """
         source = data if isinstance(data, Source) else Source(data)
         command = _ingest.command(table, schema, mode, options or {})

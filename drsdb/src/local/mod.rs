@@ -18,6 +18,7 @@ mod files;
 mod servers;
 
 use std::{
+    collections::HashSet,
     io::IsTerminal,
     path::{Path, PathBuf},
 };
@@ -97,14 +98,24 @@ pub async fn run(arguments: LocalArguments) -> Result<()> {
         port: arguments.port,
         ..LocalOptions::default()
     };
-    let cluster = LocalCluster::start(options).await?;
+    let mut cluster = LocalCluster::start(options).await?;
     if let Some(file) = &arguments.ready_file {
         let text = serde_json::to_string_pretty(&cluster.description()).context("cannot describe the cluster")?;
         files::write_atomically(file, text.as_bytes())?;
     }
     cluster.greet();
-    node::stop_requested(arguments.exit_with_stdin).await;
-    cluster.shutdown().await
+    let mut stop = std::pin::pin!(node::stop_requested(arguments.exit_with_stdin));
+    let mut told = HashSet::new();
+    loop {
+        tokio::select! {
+            () = &mut stop => return cluster.shutdown().await,
+            // The others go on, and clients get errors that name it: here is why.
+            death = cluster.next_death(&told) => {
+                eprintln!("{}", death.1);
+                told.insert(death.0);
+            }
+        }
+    }
 }
 
 /// A running cluster. Dropped, it ends: servers in this process are cancelled, others see their input end.
@@ -214,6 +225,24 @@ impl LocalCluster {
         let file = self.layout.server_file(Role::Index, 1);
         self.index = Server::start_again(Role::Index, file, &self.options, self.index.url()).await?;
         Ok(())
+    }
+
+    /// Waits until a server's process ends that is not among `told`; its process, and what to tell people.
+    async fn next_death(&mut self, told: &HashSet<u32>) -> (u32, String) {
+        let restart = "stop this program and start it again to have it back";
+        let servers = std::iter::once(&mut self.index).chain(&mut self.storage);
+        let deaths = servers.filter(|server| !told.contains(&server.pid())).map(|server| {
+            Box::pin(async move {
+                let (pid, url) = (server.pid(), server.url().clone());
+                let how = server.process_ended().await;
+                (pid, format!("the server at {url} has ended (process {pid}, {how}): {restart}"))
+            })
+        });
+        let deaths: Vec<_> = deaths.collect();
+        if deaths.is_empty() {
+            return std::future::pending().await;
+        }
+        futures::future::select_all(deaths).await.0
     }
 
     /// Stops all servers in order, storage servers first, and waits for them.

@@ -13,7 +13,7 @@ use drsdb_core::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::oneshot,
     task::JoinHandle,
     time::timeout,
@@ -38,6 +38,8 @@ enum Kind {
     /// Its standard input is a pipe from here: when this process ends, however it does, the input ends, and so does it.
     Process {
         child: Box<Child>,
+        /// Not the child's own: waiting for a child closes that.
+        input: Option<ChildStdin>,
         pid: u32,
     },
 }
@@ -70,6 +72,17 @@ impl Server {
         }
     }
 
+    /// Waits until its process ends, and says how; for ever when it lives in this one.
+    pub async fn process_ended(&mut self) -> String {
+        match &mut self.kind {
+            Kind::Task { .. } => std::future::pending().await,
+            Kind::Process { child, .. } => match child.wait().await {
+                Ok(status) => status.to_string(),
+                Err(error) => format!("nobody knows how: {error}"),
+            },
+        }
+    }
+
     /// Ends it with SIGKILL.
     pub async fn kill(&mut self) -> Result<()> {
         match &mut self.kind {
@@ -86,8 +99,8 @@ impl Server {
                 let ended = timeout(PATIENCE, running).await.context("the server does not stop")?;
                 Ok(ended.context("the server panicked")??)
             }
-            Kind::Process { mut child, pid } => {
-                drop(child.stdin.take());
+            Kind::Process { mut child, input, pid } => {
+                drop(input);
                 match timeout(PATIENCE, child.wait()).await {
                     Ok(status) => {
                         let status = status.context("cannot wait for the server")?;
@@ -181,5 +194,6 @@ async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Opt
     };
     let ready: Ready = serde_json::from_str(&line).with_context(|| format!("the server said {line:?}"))?;
     let url = Url::parse(&ready.url).with_context(|| format!("the server said {line:?}"))?;
-    Ok(Server { url, kind: Kind::Process { child: Box::new(child), pid: ready.pid } })
+    let input = child.stdin.take();
+    Ok(Server { url, kind: Kind::Process { child: Box::new(child), input, pid: ready.pid } })
 }

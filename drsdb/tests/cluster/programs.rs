@@ -113,6 +113,36 @@ async fn the_embedded_default_makes_what_it_needs_and_keeps_it() {
     assert!(!second.stop().await.contains(password.trim()), "it is printed once");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_processes_says_when_one_of_them_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let ready = folder.path().join("ready");
+    let errors = folder.path().join("errors");
+    let mut child = Command::new(PROGRAM)
+        .args(["local", "--processes", "--storage", "2", "--port", "0", "--exit-with-stdin", "--data"])
+        .arg(folder.path().join("data"))
+        .arg("--ready-file")
+        .arg(&ready)
+        .stdin(Stdio::piped())
+        .stderr(std::fs::File::create(&errors).unwrap())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("the cluster is ready", || async { ready.exists() }).await;
+    let cluster: serde_json::Value = serde_json::from_slice(&std::fs::read(&ready).unwrap()).unwrap();
+    let victim = cluster["storage"][1]["pid"].to_string();
+    assert!(std::process::Command::new("kill").args(["-9", &victim]).status().unwrap().success());
+    let told = format!("process {victim}");
+    eventually("it is said", || async { std::fs::read_to_string(&errors).unwrap().contains(&told) }).await;
+    // The others go on, until the cluster is told to stop.
+    let options = ClientOptions::from_file(folder.path().join("data/client.toml")).unwrap();
+    Client::connect(options).await.unwrap().collect("SELECT 1").await.unwrap();
+    drop(child.stdin.take());
+    let ended = tokio::time::timeout(Duration::from_secs(30), child.wait()).await;
+    assert!(ended.expect("it ends with its input").unwrap().success());
+    assert_eq!(processes_of(folder.path()), Vec::<String>::new());
+}
+
 /// The shell of a cluster with a table `city` of two rows.
 struct Shell {
     cluster: TestCluster,

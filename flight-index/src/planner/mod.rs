@@ -53,7 +53,7 @@ use drsdb_core::{
     edge::{EdgeConverter, edge_schema},
     query_session::{QueryOptions, session_config},
     security::keys::SigningKey,
-    wanted::{EndUnwantedJoins, register_wanted},
+    wanted::register_wanted,
 };
 use futures::TryStreamExt;
 use parking_lot::Mutex;
@@ -294,7 +294,6 @@ impl Planner {
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_table_functions(self.table_functions.clone())
             .with_catalog_list(Arc::clone(&catalog) as _)
-            .with_optimizer_rule(Arc::new(EndUnwantedJoins::default()))
             .with_query_planner(Arc::new(query_planner::StampingPlanner { workers: workers.clone() }))
             .with_distributed_planner()
             .build();

@@ -20,7 +20,7 @@ use datafusion::{
     },
     physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner},
 };
-use drsdb_core::scan::ShardScanExec;
+use drsdb_core::{scan::ShardScanExec, wanted::end_unwanted_joins};
 
 use super::stamp_servers::{Workers, stamp_servers};
 
@@ -37,7 +37,8 @@ impl QueryPlanner for StampingPlanner {
         logical_plan: &LogicalPlan,
         session: &dyn Session,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let plan = DefaultPhysicalPlanner::default().create_physical_plan(logical_plan, session).await?;
+        let wanted = end_unwanted_joins(logical_plan.clone())?;
+        let plan = DefaultPhysicalPlanner::default().create_physical_plan(&wanted, session).await?;
         let plan = yield_above_joins(stamp_servers(plan, &self.workers)?)?;
         if self.workers.get().is_empty() { no_rows(plan) } else { Ok(plan) }
     }
