@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub const MAX_PASSWORD_BYTES: usize = 1024;
 
 /// How many hashes are computed at once, each with 19 MiB of memory.
-pub const CONCURRENT_HASHES: usize = 4;
+const CONCURRENT_HASHES: usize = 4;
 
 /// A hash of the usual cost that no known password has.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";

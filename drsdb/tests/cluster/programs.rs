@@ -61,26 +61,27 @@ async fn tpch_is_right_on_one_storage_server() {
     demo("1").await;
 }
 
-/// `drsdb local` without `--processes`, until it is dropped.
-struct Embedded {
+/// `drsdb local`, until it is dropped.
+struct Local {
     child: tokio::process::Child,
     errors: PathBuf,
 }
 
-impl Embedded {
-    async fn start(folder: &TempDir, log: &str) -> Self {
+impl Local {
+    async fn start(folder: &TempDir, log: &str, arguments: &[&str]) -> Self {
         let (ready, errors) = (folder.path().join(format!("{log}.ready")), folder.path().join(log));
         let child = Command::new(PROGRAM)
             .args(["local", "--port", "0", "--exit-with-stdin", "--data"])
             .arg(folder.path().join("data"))
             .arg("--ready-file")
             .arg(&ready)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stderr(std::fs::File::create(&errors).unwrap())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        eventually("the embedded cluster is ready", || async { ready.exists() }).await;
+        eventually("the local cluster is ready", || async { ready.exists() }).await;
         Self { child, errors }
     }
 
@@ -96,7 +97,7 @@ impl Embedded {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_default_makes_what_it_needs_and_keeps_it() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Embedded::start(&folder, "first").await;
+    let first = Local::start(&folder, "first", &[]).await;
     let client_file = folder.path().join("data/client.toml");
     let client = Client::connect(ClientOptions::from_file(&client_file).unwrap()).await.unwrap();
     client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)").await.unwrap();
@@ -106,7 +107,7 @@ async fn the_embedded_default_makes_what_it_needs_and_keeps_it() {
     let password = std::fs::read_to_string(folder.path().join("data/admin.password")).unwrap();
     assert!(said.contains(password.trim()), "the password is printed: {said}");
 
-    let second = Embedded::start(&folder, "second").await;
+    let second = Local::start(&folder, "second", &[]).await;
     let file = client_file.to_str().unwrap();
     let rows = run(&["sql", "--config", file, "--csv", "-c", "SELECT id FROM t ORDER BY id"]).await;
     assert_eq!(text(&rows.stdout), "id\n1\n2\n", "{}", text(&rows.stderr));
@@ -116,30 +117,17 @@ async fn the_embedded_default_makes_what_it_needs_and_keeps_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_of_processes_says_when_one_of_them_dies() {
     let folder = tempfile::tempdir().unwrap();
-    let ready = folder.path().join("ready");
-    let errors = folder.path().join("errors");
-    let mut child = Command::new(PROGRAM)
-        .args(["local", "--processes", "--storage", "2", "--port", "0", "--exit-with-stdin", "--data"])
-        .arg(folder.path().join("data"))
-        .arg("--ready-file")
-        .arg(&ready)
-        .stdin(Stdio::piped())
-        .stderr(std::fs::File::create(&errors).unwrap())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    eventually("the cluster is ready", || async { ready.exists() }).await;
-    let cluster: serde_json::Value = serde_json::from_slice(&std::fs::read(&ready).unwrap()).unwrap();
+    let local = Local::start(&folder, "log", &["--processes", "--storage", "2"]).await;
+    let cluster: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("log.ready")).unwrap()).unwrap();
     let victim = cluster["storage"][1]["pid"].to_string();
     assert!(std::process::Command::new("kill").args(["-9", &victim]).status().unwrap().success());
     let told = format!("process {victim}");
-    eventually("it is said", || async { std::fs::read_to_string(&errors).unwrap().contains(&told) }).await;
+    eventually("it is said", || async { std::fs::read_to_string(&local.errors).unwrap().contains(&told) }).await;
     // The others go on, until the cluster is told to stop.
     let options = ClientOptions::from_file(folder.path().join("data/client.toml")).unwrap();
     Client::connect(options).await.unwrap().collect("SELECT 1").await.unwrap();
-    drop(child.stdin.take());
-    let ended = tokio::time::timeout(Duration::from_secs(30), child.wait()).await;
-    assert!(ended.expect("it ends with its input").unwrap().success());
+    local.stop().await;
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
 }
 

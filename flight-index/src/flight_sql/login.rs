@@ -26,9 +26,8 @@ const BASIC: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Passwords that are checked at the same time, and logins that may wait for that.
-static LOGIN_TURNS: Semaphore = Semaphore::const_new(password::CONCURRENT_HASHES);
-static LOGINS_WAITING: Semaphore = Semaphore::const_new(1024);
+/// Logins at the same time. Each holds a thread while it waits for its turn to be hashed; the process has thousands.
+static LOGINS: Semaphore = Semaphore::const_new(512);
 
 /// How long a client may take to send its login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,12 +65,11 @@ impl FlightSqlServer {
             Some(hash) => password::verify(&secret, &hash),
             None => password::verify_unknown(&secret),
         };
-        // Whoever may not log in can still ask: the queue is bounded, and waiting in it costs no thread.
-        let _place = LOGINS_WAITING.try_acquire().map_err(|_| {
+        // Whoever may not log in can still ask: so the queue is bounded.
+        let _place = LOGINS.try_acquire().map_err(|_| {
             let error = WireError::new(ErrorCode::ResourceExhausted, "too many logins at the same time");
             error.with_hint("try again in a moment; keep connections, and the token, instead of logging in each time")
         })?;
-        let _turn = LOGIN_TURNS.acquire().await.map_err(|_| Error::internal("logins are closed"))?;
         let known = tokio::task::spawn_blocking(verify).await;
         if !known.map_err(|panic| Error::internal(format!("checking a password failed: {panic}")))? {
             return Err(WireError::new(ErrorCode::Unauthenticated, "wrong user name or password")

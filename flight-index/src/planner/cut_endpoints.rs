@@ -195,7 +195,7 @@ fn divisible_stage(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<(Arc<dyn Exec
 }
 
 /// Whether a plan reads rows of tables.
-pub fn reads_tables(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+fn reads_tables(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     Ok(plan.exists(|node| Ok(node.is::<ShardScanExec>()))?)
 }
 

@@ -219,9 +219,8 @@ impl Planner {
         statement: Statement,
         context: &QueryContext,
     ) -> Result<(SchemaRef, SchemaRef)> {
-        let (mut statement, explain) = explain::unwrap(statement)?;
+        let (statement, explain) = explain::unwrap(statement)?;
         let session = self.session(&state, &context.options)?;
-        placeholders::number(&mut statement);
         let counts = placeholders::counts(&statement);
         let logical = self.logical_plan(&session, statement, None).await?;
         let mut parameters: Vec<(String, _)> = logical.get_parameter_fields()?.into_iter().collect();
@@ -236,33 +235,12 @@ impl Planner {
         Ok((rows, parameters))
     }
 
-    /// Evaluates a statement that reads no table, in stored types; for the VALUES of an INSERT.
-    pub async fn evaluate_constants(
-        &self,
-        state: Arc<CatalogState>,
-        statement: Statement,
-        parameters: Option<&RecordBatch>,
-        context: &QueryContext,
-    ) -> Result<Vec<RecordBatch>> {
-        let session = self.session(&state, &context.options)?;
-        let logical = self.logical_plan(&session, statement, parameters).await?;
-        let physical = session.state.create_physical_plan(&logical).await?;
-        if cut_endpoints::reads_tables(&physical)? {
-            return Err(Error::new(
-                drsdb_core::ErrorCode::Unsupported,
-                "an INSERT takes its rows from VALUES here, not from tables",
-            ));
-        }
-        collect_bounded(physical, session.state.task_ctx()).await
-    }
-
     async fn logical_plan(
         &self,
         session: &PlanSession,
-        mut statement: Statement,
+        statement: Statement,
         parameters: Option<&RecordBatch>,
     ) -> Result<LogicalPlan> {
-        placeholders::number(&mut statement);
         let plan = session.state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| name_errors::explain(error, &session.catalog))?;
         match parameters {

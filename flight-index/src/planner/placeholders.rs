@@ -1,27 +1,11 @@
-//! `?` parameters become `$1`, `$2`, ... in order of appearance, which is what the planner knows.
+//! What the statement says about its parameters, which the parser has numbered `$1`, `$2`, ...
 
 use std::{collections::HashSet, ops::ControlFlow};
 
 use datafusion::sql::{
     parser::Statement,
-    sqlparser::ast::{Expr, LimitClause, Query, Value, Visit, Visitor, visit_expressions_mut},
+    sqlparser::ast::{Expr, LimitClause, Query, Value, Visit, Visitor},
 };
-
-/// Numbers the `?` parameters of `statement`.
-pub fn number(statement: &mut Statement) {
-    let Statement::Statement(inner) = statement else { return };
-    let mut next = 0;
-    let _ = visit_expressions_mut(inner.as_mut(), |expr: &mut Expr| {
-        if let Expr::Value(value) = expr
-            && let Value::Placeholder(name) = &mut value.value
-            && name == "?"
-        {
-            next += 1;
-            *name = format!("${next}");
-        }
-        ControlFlow::<()>::Continue(())
-    });
-}
 
 /// The parameters of LIMIT and OFFSET, which the planner gives no type: they count rows.
 pub fn counts(statement: &Statement) -> HashSet<String> {
