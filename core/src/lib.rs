@@ -30,4 +30,7 @@ pub mod wanted;
 pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, v1};
 pub use error::{Error, Result, carried_status, nearest_name};
 pub use sql_type::SqlType;
-pub use table::{Column, Engine, ForeignKey, SQL_TYPE_KEY, Table, TableName, parse_ulid};
+pub use table::{
+    Check, Column, Engine, ForeignKey, ReferentialAction, SQL_TYPE_KEY, Table, TableKind, TableName, UniqueKey,
+    parse_ulid,
+};

@@ -52,7 +52,7 @@ impl Engine {
     }
 }
 
-/// A column of a table.
+/// A column of a table. Its position in the table is its identity: columns are added at the end and never renumbered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Its name.
@@ -61,6 +61,109 @@ pub struct Column {
     pub sql_type: SqlType,
     /// NOT NULL, stated or implied by PRIMARY KEY.
     pub not_null: bool,
+    /// DEFAULT: a SQL expression, evaluated for each row that names no value.
+    #[serde(default)]
+    pub default: Option<String>,
+    /// What rows read as that were written before the column was there: a SQL literal. `None`: NULL.
+    #[serde(default)]
+    pub initial: Option<String>,
+    /// The database's own: the identity of rows in a table without a primary key. Users do not see it.
+    #[serde(default)]
+    pub hidden: bool,
+    /// Dropped by ALTER TABLE; only its position is left.
+    #[serde(default)]
+    pub dropped: bool,
+    /// COMMENT ON COLUMN.
+    #[serde(default)]
+    pub comment: Option<String>,
+}
+
+impl Column {
+    /// A column without a default.
+    pub fn new(name: impl Into<String>, sql_type: SqlType, not_null: bool) -> Self {
+        Self {
+            name: name.into(),
+            sql_type,
+            not_null,
+            default: None,
+            initial: None,
+            hidden: false,
+            dropped: false,
+            comment: None,
+        }
+    }
+
+    /// Whether users see it.
+    pub fn is_visible(&self) -> bool {
+        !self.hidden && !self.dropped
+    }
+}
+
+/// What happens to rows that refer to a row which is deleted, or whose key is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ReferentialAction {
+    /// The statement is refused when, at its end, a row still refers to it.
+    #[default]
+    NoAction,
+    /// The statement is refused.
+    Restrict,
+    /// They are deleted, or follow.
+    Cascade,
+    /// Their referring columns become NULL.
+    SetNull,
+}
+
+impl ReferentialAction {
+    /// As SQL says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReferentialAction::NoAction => "NO ACTION",
+            ReferentialAction::Restrict => "RESTRICT",
+            ReferentialAction::Cascade => "CASCADE",
+            ReferentialAction::SetNull => "SET NULL",
+        }
+    }
+
+    /// Back from [`ReferentialAction::as_str`]; an empty text is the default.
+    fn parse(text: &str) -> Result<Self> {
+        let all = [Self::NoAction, Self::Restrict, Self::Cascade, Self::SetNull];
+        let found = all.into_iter().find(|action| action.as_str() == text);
+        found.or(text.is_empty().then_some(Self::NoAction)).ok_or_else(|| bad_message("an unknown referential action"))
+    }
+}
+
+/// A UNIQUE constraint. Its keys are the rows of a table of their own, so that it holds across shards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UniqueKey {
+    /// The constraint's name, unique in the table.
+    pub name: String,
+    /// Its columns.
+    pub columns: Vec<usize>,
+    /// The table that keeps its keys, see [`TableKind::UniqueIndex`].
+    pub index: Ulid,
+}
+
+/// A CHECK constraint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// The constraint's name, unique in the table.
+    pub name: String,
+    /// The expression in SQL; a row for which it is false is refused.
+    pub sql: String,
+}
+
+/// What a table is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TableKind {
+    /// A user's table.
+    #[default]
+    Base,
+    /// The keys of a UNIQUE constraint: a row for each key without NULLs, its primary key; the other columns are the
+    /// identity of the row in the table `of`. Users do not see it.
+    UniqueIndex {
+        /// The constraint's table.
+        of: Ulid,
+    },
 }
 
 /// A foreign key. Column positions count from 0.
@@ -74,6 +177,12 @@ pub struct ForeignKey {
     pub parent: Ulid,
     /// The referenced columns, in the order of `columns`.
     pub parent_columns: Vec<usize>,
+    /// ON DELETE.
+    #[serde(default)]
+    pub on_delete: ReferentialAction,
+    /// ON UPDATE.
+    #[serde(default)]
+    pub on_update: ReferentialAction,
 }
 
 /// A table's definition.
@@ -99,9 +208,71 @@ pub struct Table {
     pub shard_function: u32,
     /// Sort order of column segments; the primary key unless said otherwise.
     pub cluster_key: Vec<usize>,
+    /// What it is for.
+    #[serde(default)]
+    pub kind: TableKind,
+    /// Grows with each ALTER TABLE.
+    #[serde(default)]
+    pub version: u64,
+    /// Its UNIQUE constraints.
+    #[serde(default)]
+    pub uniques: Vec<UniqueKey>,
+    /// Its CHECK constraints.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    /// The primary key constraint's name, if it has one of its own.
+    #[serde(default)]
+    pub primary_key_name: Option<String>,
+    /// Replicas of each shard; `None`: the cluster's default.
+    #[serde(default)]
+    pub replicas: Option<u32>,
+    /// COMMENT ON TABLE.
+    #[serde(default)]
+    pub comment: Option<String>,
+}
+
+/// The start of a definition: a column table of one shard, without columns.
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            id: Ulid::nil(),
+            name: TableName::new("public", ""),
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            foreign_keys: Vec::new(),
+            engine: Engine::Column,
+            shards: 1,
+            shard_key: Vec::new(),
+            shard_function: shard::SHARD_FUNCTION,
+            cluster_key: Vec::new(),
+            kind: TableKind::Base,
+            version: 0,
+            uniques: Vec::new(),
+            checks: Vec::new(),
+            primary_key_name: None,
+            replicas: None,
+            comment: None,
+        }
+    }
 }
 
 impl Table {
+    /// The columns that users see, with their positions.
+    pub fn visible_columns(&self) -> impl Iterator<Item = (usize, &Column)> {
+        self.columns.iter().enumerate().filter(|(_, column)| column.is_visible())
+    }
+
+    /// Whether the primary key is the user's, and not the hidden identity of rows.
+    pub fn has_user_key(&self) -> bool {
+        self.primary_key.iter().any(|&position| !self.columns[position].hidden)
+    }
+
+    /// The schema of the primary key's columns: what a deletion names rows by.
+    pub fn key_schema(&self) -> SchemaRef {
+        let schema = self.arrow_schema();
+        Arc::new(schema.project(&self.primary_key).expect("the primary key is made of the table's columns"))
+    }
+
     /// The Arrow schema of stored rows and of plans: views for text and bytes. See [`SqlType`].
     pub fn arrow_schema(&self) -> SchemaRef {
         let fields = self.columns.iter().map(|column| {
@@ -121,7 +292,7 @@ impl Table {
 
     /// The position of the column called `name`.
     pub fn column_position(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|column| column.name == name)
+        self.columns.iter().position(|column| column.is_visible() && column.name == name)
     }
 
     /// Checks the rules that every definition keeps, whoever made it.
@@ -131,7 +302,7 @@ impl Table {
             return bad(format!("table {} has no columns: name at least one", self.name));
         }
         let mut names = std::collections::HashSet::new();
-        for column in &self.columns {
+        for column in self.columns.iter().filter(|column| !column.dropped) {
             if !names.insert(column.name.as_str()) {
                 return bad(format!("column {} is there twice in table {}", column.name, self.name));
             }
@@ -140,7 +311,9 @@ impl Table {
             return bad(format!("a table has 1 to {} shards, not {}", shard::MAX_SHARDS, self.shards));
         }
         let positions = self.primary_key.iter().chain(&self.shard_key).chain(&self.cluster_key);
-        for &position in positions.chain(self.foreign_keys.iter().flat_map(|key| &key.columns)) {
+        let constraints =
+            self.foreign_keys.iter().map(|key| &key.columns).chain(self.uniques.iter().map(|key| &key.columns));
+        for &position in positions.chain(constraints.flatten()) {
             if position >= self.columns.len() {
                 return bad(format!("column position {position} is beyond table {}", self.name));
             }
@@ -162,6 +335,11 @@ impl Table {
                     name: column.name.clone(),
                     r#type: Some(column.sql_type.to_proto()),
                     not_null: column.not_null,
+                    default: column.default.clone(),
+                    initial: column.initial.clone(),
+                    hidden: column.hidden,
+                    dropped: column.dropped,
+                    comment: column.comment.clone(),
                 })
                 .collect(),
             primary_key: positions(&self.primary_key),
@@ -173,6 +351,8 @@ impl Table {
                     columns: positions(&key.columns),
                     parent_table_id: key.parent.to_string(),
                     parent_columns: positions(&key.parent_columns),
+                    on_delete: key.on_delete.as_str().to_owned(),
+                    on_update: key.on_update.as_str().to_owned(),
                 })
                 .collect(),
             engine: match self.engine {
@@ -183,6 +363,28 @@ impl Table {
             shard_key: positions(&self.shard_key),
             shard_function: self.shard_function,
             cluster_key: positions(&self.cluster_key),
+            unique_index_of: match self.kind {
+                TableKind::Base => String::new(),
+                TableKind::UniqueIndex { of } => of.to_string(),
+            },
+            version: self.version,
+            uniques: self
+                .uniques
+                .iter()
+                .map(|key| v1::UniqueKey {
+                    name: key.name.clone(),
+                    columns: positions(&key.columns),
+                    index_table_id: key.index.to_string(),
+                })
+                .collect(),
+            checks: self
+                .checks
+                .iter()
+                .map(|check| v1::Check { name: check.name.clone(), sql: check.sql.clone() })
+                .collect(),
+            primary_key_name: self.primary_key_name.clone(),
+            replicas: self.replicas,
+            comment: self.comment.clone(),
         }
     }
 
@@ -195,6 +397,11 @@ impl Table {
                 name: column.name.clone(),
                 sql_type: SqlType::from_proto(sql_type)?,
                 not_null: column.not_null,
+                default: column.default.clone(),
+                initial: column.initial.clone(),
+                hidden: column.hidden,
+                dropped: column.dropped,
+                comment: column.comment.clone(),
             })
         });
         let foreign_keys = proto.foreign_keys.iter().map(|key| {
@@ -203,6 +410,15 @@ impl Table {
                 columns: positions(&key.columns),
                 parent: parse_ulid(&key.parent_table_id)?,
                 parent_columns: positions(&key.parent_columns),
+                on_delete: ReferentialAction::parse(&key.on_delete)?,
+                on_update: ReferentialAction::parse(&key.on_update)?,
+            })
+        });
+        let uniques = proto.uniques.iter().map(|key| {
+            Ok(UniqueKey {
+                name: key.name.clone(),
+                columns: positions(&key.columns),
+                index: parse_ulid(&key.index_table_id)?,
             })
         });
         let table = Table {
@@ -220,6 +436,20 @@ impl Table {
             shard_key: positions(&proto.shard_key),
             shard_function: proto.shard_function,
             cluster_key: positions(&proto.cluster_key),
+            kind: match proto.unique_index_of.as_str() {
+                "" => TableKind::Base,
+                of => TableKind::UniqueIndex { of: parse_ulid(of)? },
+            },
+            version: proto.version,
+            uniques: uniques.collect::<Result<_>>()?,
+            checks: proto
+                .checks
+                .iter()
+                .map(|check| Check { name: check.name.clone(), sql: check.sql.clone() })
+                .collect(),
+            primary_key_name: proto.primary_key_name.clone(),
+            replicas: proto.replicas,
+            comment: proto.comment.clone(),
         };
         table.validate()?;
         Ok(table)

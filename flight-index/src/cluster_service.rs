@@ -209,7 +209,7 @@ fn commits(version: u64, events: &[Event]) -> impl Iterator<Item = Commit> {
         version: if at + 1 == events.len() { version } else { version - 1 },
         change: Some(match event {
             Event::Committed(transaction) => {
-                Change::Transaction(outcome_message(*transaction, Outcome::Committed { version }))
+                Change::Transaction(outcome_message(*transaction, Outcome::Committed { version, rows: 0 }))
             }
             Event::Aborted(transaction) => Change::Transaction(outcome_message(*transaction, Outcome::Aborted)),
             Event::TableDropped(table) => Change::DroppedTable(table.to_string()),
@@ -219,7 +219,7 @@ fn commits(version: u64, events: &[Event]) -> impl Iterator<Item = Commit> {
 
 fn outcome_message(transaction: Ulid, outcome: Outcome) -> TransactionOutcome {
     let (committed, version) = match outcome {
-        Outcome::Committed { version } => (true, version),
+        Outcome::Committed { version, .. } => (true, version),
         Outcome::Aborted => (false, 0),
     };
     TransactionOutcome { transaction_id: transaction.to_string(), committed, version }

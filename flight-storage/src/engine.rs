@@ -16,7 +16,7 @@ use arrow::{array::ArrayRef, record_batch::RecordBatch};
 use datafusion::{
     execution::SendableRecordBatchStream, physical_expr::PhysicalExpr, physical_plan::metrics::ExecutionPlanMetricsSet,
 };
-use drsdb_core::{Result, Table, Ulid};
+use drsdb_core::{Result, Table, Ulid, scan::OwnWrites};
 
 /// One shard of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +50,21 @@ pub struct ScanRequest {
     pub metrics: ExecutionPlanMetricsSet,
     /// The output partition for which the metrics count.
     pub partition: usize,
+    /// The transaction that reads, and how much of what it staged itself it sees.
+    pub own: Option<OwnWrites>,
+}
+
+/// Who stages, and how it is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageOptions {
+    /// The transaction.
+    pub transaction: Ulid,
+    /// The statement's number in the transaction, from 1.
+    pub sequence: u32,
+    /// What the transaction reads: a row that a later commit wrote or deleted is a conflict.
+    pub snapshot: u64,
+    /// Whether this replica checks. Of a shard's replicas the first does, and the others take what it let through.
+    pub checked: bool,
 }
 
 /// Statistics of one column over a set of rows. Values are arrays of length 1 of the column's stored type.
@@ -70,6 +85,8 @@ pub struct ColumnStatistics {
 pub struct StagedPiece {
     /// Rows staged.
     pub rows: u64,
+    /// Rows deleted.
+    pub deleted: u64,
     /// Bytes on disk, about.
     pub bytes: u64,
     /// In the table's column order; empty when the engine keeps none.
@@ -78,8 +95,16 @@ pub struct StagedPiece {
     pub segments: Vec<Ulid>,
 }
 
-/// Takes the rows of one transaction for one shard. Dropping it without [`StageWriter::finish`] undoes what it wrote.
+/// Takes what one statement changes in one shard: deletions first, then new rows. Dropping it without
+/// [`StageWriter::finish`] undoes what it wrote.
 pub trait StageWriter: Send {
+    /// Deletes rows by their primary keys: batches of [`Table::key_schema`]. Comes before the first
+    /// [`StageWriter::write`], so that an update deletes the old row and writes the new one.
+    ///
+    /// When checked, [`StageWriter::finish`] fails with `conflict` when a row is not there, was written or deleted by a
+    /// commit after the snapshot, or is being deleted by another transaction.
+    fn delete(&mut self, keys: &RecordBatch) -> Result<()>;
+
     /// Takes rows of [`Table::arrow_schema`]. NOT NULL and text lengths have been checked.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
 
@@ -90,9 +115,23 @@ pub trait StageWriter: Send {
 
 /// A storage engine.
 pub trait StorageEngine: Debug + Send + Sync {
-    /// Begins to stage rows of `transaction` in a shard; the shard is created if it is not there. Several writers, of
+    /// Begins to stage a statement's changes in a shard; the shard is created if it is not there. Several writers, of
     /// one transaction or of many, may be open at once.
-    fn stage(&self, transaction: Ulid, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>>;
+    fn stage(&self, options: StageOptions, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>>;
+
+    /// Undoes what `transaction` staged in statements after `sequence`, deletions included. Durable when it returns.
+    fn rollback_to(&self, transaction: Ulid, sequence: u32) -> Result<()>;
+
+    /// Begins to replace all of a shard by rows that are visible at snapshots >= `version`: a copy of another replica.
+    /// What was there, staged changes included, is gone when the writer finishes, and stays when it is dropped.
+    fn import(&self, table: &Arc<Table>, shard: u32, version: u64) -> Result<Box<dyn StageWriter>>;
+
+    /// Forgets a shard that lives elsewhere now. Scans that run keep their rows to the end.
+    fn drop_shard(&self, shard: ShardId) -> Result<()>;
+
+    /// Forgets versions of rows that no snapshot from `horizon` on sees, and puts stored rows into better order. May be
+    /// interrupted at any point and never changes what such a snapshot sees. Answers whether there is more to do.
+    fn compact(&self, horizon: u64) -> Result<bool>;
 
     /// Makes what `transaction` staged visible at snapshots >= `version`. Durable when it returns. Does nothing when
     /// `transaction` staged nothing here or is committed already, so that commits can be replayed.

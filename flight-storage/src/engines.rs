@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use crate::{
     column::{ColumnEngine, ColumnOptions},
     commits::AppliedVersion,
-    engine::{ScanRequest, StageWriter, StorageEngine},
+    engine::{ScanRequest, StageOptions, StageWriter, StorageEngine},
     row::RowEngine,
 };
 
@@ -46,9 +46,15 @@ impl Engines {
         }
     }
 
-    /// Begins to stage rows, see [`StorageEngine::stage`].
-    pub fn stage(&self, transaction: Ulid, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
-        self.of(table.engine).stage(transaction, table, shard)
+    /// Begins to stage changes, see [`StorageEngine::stage`].
+    pub fn stage(&self, options: StageOptions, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
+        self.of(table.engine).stage(options, table, shard)
+    }
+
+    /// Undoes the statements after `sequence` in both engines, see [`StorageEngine::rollback_to`].
+    pub fn rollback_to(&self, transaction: Ulid, sequence: u32) -> Result<()> {
+        self.row.rollback_to(transaction, sequence)?;
+        self.column.rollback_to(transaction, sequence)
     }
 
     /// Commits in both engines, see [`StorageEngine::commit`].
@@ -98,6 +104,7 @@ impl ShardScanner for Engines {
             batch_rows: task.batch_rows,
             metrics: task.metrics,
             partition: task.partition,
+            own: task.own,
         };
         let stream = async move {
             applied.wait_for(request.snapshot, SNAPSHOT_PATIENCE).await.map_err(Error::into_datafusion)?;

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     commits::AppliedVersion,
-    engine::{ColumnStatistics, StagedPiece},
+    engine::{ColumnStatistics, StageOptions, StagedPiece},
     engines::Engines,
     metrics::process,
     query::QueryEngine,
@@ -120,6 +120,12 @@ impl StageService {
         if header.shard >= table.shards {
             return Err(broken("a load into a shard that the table does not have"));
         }
+        let options = StageOptions {
+            transaction,
+            sequence: header.sequence.max(1),
+            snapshot: header.snapshot,
+            checked: !header.follower,
+        };
         let permit = Arc::clone(&self.writers).try_acquire_owned().map_err(|_| {
             let message = format!("{MAX_WRITERS} shards are being loaded on this server already");
             let error = WireError::new(ErrorCode::ResourceExhausted, message);
@@ -134,7 +140,7 @@ impl StageService {
         let (complete, completed) = tokio::sync::oneshot::channel::<()>();
         let writer = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut writer = engines.stage(transaction, &table, header.shard)?;
+            let mut writer = engines.stage(options, &table, header.shard)?;
             while let Some(batch) = receiver.blocking_recv() {
                 writer.write(&batch)?;
             }
@@ -205,6 +211,17 @@ impl Storage for StageService {
         Ok(Response::new(v1::AbortResponse {}))
     }
 
+    async fn rollback_to(
+        &self,
+        request: Request<v1::RollbackToRequest>,
+    ) -> Result<Response<v1::RollbackToResponse>, Status> {
+        let request = request.into_inner();
+        let transaction = parse_ulid(&request.transaction_id)?;
+        let engines = self.engines.clone();
+        join(tokio::task::spawn_blocking(move || engines.rollback_to(transaction, request.sequence)).await)?;
+        Ok(Response::new(v1::RollbackToResponse {}))
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let usage = process::usage();
         Ok(Response::new(v1::StatusResponse {
@@ -232,6 +249,8 @@ fn response_of(piece: &StagedPiece) -> Result<v1::StageResponse> {
         bytes: piece.bytes,
         columns: piece.columns.iter().map(statistics_of).collect::<Result<_>>()?,
         segments: piece.segments.iter().map(|segment| segment.to_string()).collect(),
+        deleted: piece.deleted,
+        applied_version: 0,
     })
 }
 

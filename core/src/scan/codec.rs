@@ -16,7 +16,7 @@ use drsdb_proto::{ErrorCode, v1};
 use prost::Message;
 use url::Url;
 
-use super::{ScanServer, ShardScanExec};
+use super::{OwnWrites, ScanServer, ShardScanExec};
 use crate::{Error, Table, table::parse_ulid};
 
 /// Encodes and decodes [`ShardScanExec`] inside a plan.
@@ -50,8 +50,11 @@ impl PhysicalExtensionCodec for ShardScanCodec {
                     id: server.id.to_string(),
                     url: server.url.to_string(),
                     shards: server.shards.clone(),
+                    also: server.also.iter().map(|id| id.to_string()).collect(),
                 })
                 .collect(),
+            transaction_id: scan.own.map(|own| own.transaction.to_string()).unwrap_or_default(),
+            sequence: scan.own.map_or(0, |own| own.sequence),
             partitions: scan.partitions as u32,
             rows_estimate: scan.statistics.num_rows.get_value().copied().unwrap_or(0) as u64,
             bytes_estimate: scan.statistics.total_byte_size.get_value().copied().unwrap_or(0) as u64,
@@ -88,8 +91,21 @@ impl PhysicalExtensionCodec for ShardScanCodec {
                 id: parse_ulid(&server.id).map_err(Error::into_datafusion)?,
                 url: Url::parse(&server.url).map_err(|error| broken(&error.to_string()))?,
                 shards: server.shards.clone(),
+                also: server
+                    .also
+                    .iter()
+                    .map(|id| parse_ulid(id))
+                    .collect::<crate::Result<_>>()
+                    .map_err(Error::into_datafusion)?,
             })
         });
+        let own = match proto.transaction_id.as_str() {
+            "" => None,
+            id => Some(OwnWrites {
+                transaction: parse_ulid(id).map_err(Error::into_datafusion)?,
+                sequence: proto.sequence,
+            }),
+        };
         let mut statistics = Statistics::new_unknown(&schema.project(&projection)?);
         statistics.num_rows = Precision::Inexact(proto.rows_estimate as usize);
         statistics.total_byte_size = Precision::Inexact(proto.bytes_estimate as usize);
@@ -101,6 +117,7 @@ impl PhysicalExtensionCodec for ShardScanCodec {
             proto.partitions as usize,
             statistics,
         )?;
-        Ok(Arc::new(scan.with_filters(filters).with_limit(proto.limit.map(|limit| limit as usize))))
+        let limit = proto.limit.map(|limit| limit as usize);
+        Ok(Arc::new(scan.with_filters(filters).with_limit(limit).with_own_writes(own)))
     }
 }

@@ -36,6 +36,17 @@ pub struct ScanServer {
     pub url: Url,
     /// The shards of the table that are read there; may be none.
     pub shards: Vec<u32>,
+    /// Other servers that hold the same shards, and can stand in for it.
+    pub also: Vec<Ulid>,
+}
+
+/// What a transaction sees of its own: what its statements up to `sequence` staged and deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnWrites {
+    /// The transaction.
+    pub transaction: Ulid,
+    /// Its last statement that counts.
+    pub sequence: u32,
 }
 
 /// Reads shards of one table at one snapshot.
@@ -53,6 +64,7 @@ pub struct ShardScanExec {
     pub(super) servers: Arc<Vec<ScanServer>>,
     pub(super) partitions: usize,
     pub(super) statistics: Arc<Statistics>,
+    pub(super) own: Option<OwnWrites>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -78,6 +90,7 @@ impl ShardScanExec {
             servers: Arc::new(servers),
             partitions,
             statistics: Arc::new(statistics),
+            own: None,
             metrics: ExecutionPlanMetricsSet::new(),
         })
     }
@@ -91,6 +104,12 @@ impl ShardScanExec {
     /// The same scan, which may stop after `limit` rows.
     pub fn with_limit(mut self, limit: Option<usize>) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// The same scan, which also sees what a transaction has staged.
+    pub fn with_own_writes(mut self, own: Option<OwnWrites>) -> Self {
+        self.own = own;
         self
     }
 
@@ -204,13 +223,11 @@ impl ExecutionPlan for ShardScanExec {
             ))
             .into_datafusion());
         };
-        if server.id != scanner.0.server_id() {
+        let here = scanner.0.server_id();
+        if server.id != here && !server.also.contains(&here) {
             return Err(Error::internal(format!(
                 "task {} of the scan of {} belongs on server {} and was sent to {}",
-                task.task_index,
-                self.table.name,
-                server.id,
-                scanner.0.server_id()
+                task.task_index, self.table.name, server.id, here
             ))
             .into_datafusion());
         }
@@ -224,6 +241,7 @@ impl ExecutionPlan for ShardScanExec {
             batch_rows: context.session_config().batch_size(),
             metrics: self.metrics.clone(),
             partition,
+            own: self.own,
         };
         scanner.0.scan(request).map_err(Error::into_datafusion)
     }

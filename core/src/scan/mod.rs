@@ -15,7 +15,7 @@ use datafusion::{
 
 pub use self::{
     codec::ShardScanCodec,
-    exec::{ScanServer, ShardScanExec},
+    exec::{OwnWrites, ScanServer, ShardScanExec},
 };
 use crate::{Result, Table, Ulid};
 
@@ -40,6 +40,8 @@ pub struct ShardScanTask {
     pub metrics: ExecutionPlanMetricsSet,
     /// The output partition.
     pub partition: usize,
+    /// The transaction that reads, if it has staged anything.
+    pub own: Option<OwnWrites>,
 }
 
 /// The storage behind a [`ShardScanExec`]: a storage server puts one into the session's extensions, as a [`Scanner`].

@@ -257,6 +257,10 @@ impl v1::storage_server::Storage for Services {
         Err(Status::unimplemented(""))
     }
 
+    async fn rollback_to(&self, _: Request<v1::RollbackToRequest>) -> Result<Response<v1::RollbackToResponse>, Status> {
+        Ok(Response::new(v1::RollbackToResponse {}))
+    }
+
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let server_id = name(Identity::of(&request)?);
         Ok(Response::new(v1::StatusResponse { server_id, ..Default::default() }))

@@ -81,6 +81,13 @@ pub enum Command {
         transaction: Ulid,
         /// What it staged.
         tables: Vec<TableChange>,
+        /// The client's id of the statement, or of the transaction's end: a second commit under it is not made, and gets
+        /// the first one's outcome.
+        #[serde(default)]
+        statement: Option<Ulid>,
+        /// What must not have happened meanwhile.
+        #[serde(default)]
+        validations: Vec<Validation>,
     },
     /// Decides that a transaction never commits, unless it has.
     AbortTransaction {
@@ -126,8 +133,34 @@ pub struct StorageServer {
 pub struct TableChange {
     /// The table.
     pub table: Ulid,
+    /// The definition's [`version`](Table::version) for which the changes were made.
+    #[serde(default)]
+    pub version: u64,
     /// The rows, piece by piece; a shard may have several pieces, or none.
     pub pieces: Vec<PieceInfo>,
+}
+
+/// What a transaction relies on beyond the rows that it writes: a foreign key's other side. Commits are ordered, and this
+/// is looked at in that order, so it needs no locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Validation {
+    /// The table.
+    pub table: Ulid,
+    /// One of its shards; `None`: any.
+    pub shard: Option<u32>,
+    /// What no commit after `since` may have done there.
+    pub absent: Absent,
+    /// What the transaction has seen.
+    pub since: u64,
+}
+
+/// See [`Validation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Absent {
+    /// Rows deleted: what refers to them would dangle.
+    Deletes,
+    /// Rows inserted: they may refer to what is deleted.
+    Inserts,
 }
 
 impl Command {

@@ -18,7 +18,7 @@ pub mod statistics;
 
 pub use apply::apply;
 pub use blob::Blob;
-pub use command::{Command, StorageServer, TableChange};
+pub use command::{Absent, Command, StorageServer, TableChange, Validation};
 pub use response::{Outcome, Refusal, Response};
-pub use state::{CatalogState, Cluster, Event, TableState, User};
+pub use state::{CatalogState, Cluster, Event, Replica, ReplicaState, ShardState, TableState, User};
 pub use statistics::{ColumnSummary, PieceInfo, ShardStats};

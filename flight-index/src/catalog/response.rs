@@ -27,6 +27,9 @@ pub enum Outcome {
     Committed {
         /// The commit version.
         version: u64,
+        /// Rows inserted and deleted; of an update, which does both, the rows updated.
+        #[serde(default)]
+        rows: u64,
     },
     /// It never commits.
     Aborted,

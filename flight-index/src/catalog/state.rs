@@ -35,6 +35,9 @@ pub struct CatalogState {
     pub(super) forgotten: u64,
     /// Aborted transactions up to this id are forgotten; so old a transaction can no longer commit.
     pub(super) oldest_transaction: Ulid,
+    /// What came of statements that clients have given ids, for those that ask again.
+    #[serde(default)]
+    pub(super) statements: Map<Ulid, Outcome>,
 }
 
 /// What makes the cluster this cluster.
@@ -51,16 +54,90 @@ pub struct Cluster {
 pub struct TableState {
     /// The definition.
     pub table: Arc<Table>,
-    /// For each shard the storage servers that hold it, first replica first.
-    pub placement: Arc<Vec<Vec<Ulid>>>,
-    /// Statistics of each shard.
-    pub shards: Vec<Arc<ShardStats>>,
+    /// Its shards: where each is, and what is in it.
+    pub shards: Vec<Arc<ShardState>>,
     /// Statistics of all shards together, in column order; empty when unknown or when there are no rows.
     pub columns: Vec<ColumnSummary>,
     /// The version at which it was created.
     pub created_version: u64,
     /// The version of the last commit that added rows.
     pub changed_version: u64,
+}
+
+/// A shard: where it is, and what is in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShardState {
+    /// Statistics of its rows.
+    pub stats: ShardStats,
+    /// Its replicas. The first current one decides who may write which key.
+    pub replicas: Vec<Replica>,
+    /// The version at which another replica became the first current one. What was checked before by another one does not
+    /// count any more.
+    pub epoch: u64,
+    /// The last commit that inserted rows here.
+    pub last_insert: u64,
+    /// The last commit that deleted rows here.
+    pub last_delete: u64,
+}
+
+/// A copy of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The storage server that has it.
+    pub server: Ulid,
+    /// Whether it has everything.
+    pub state: ReplicaState,
+}
+
+/// How far a replica is. Versions are those at which it came to be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaState {
+    /// It has every commit: snapshots of `since` and later can be read there.
+    Current {
+        /// Since when.
+        since: u64,
+    },
+    /// It missed a commit, and is neither read nor written.
+    Stale {
+        /// Since when.
+        since: u64,
+    },
+    /// It is written, and is being given what it missed.
+    Rebuilding {
+        /// Since when.
+        since: u64,
+    },
+}
+
+impl ShardState {
+    /// A new shard, empty on all of `servers`.
+    pub fn new(servers: &[Ulid], version: u64) -> Self {
+        let state = ReplicaState::Current { since: version };
+        Self {
+            stats: ShardStats::default(),
+            replicas: servers.iter().map(|&server| Replica { server, state }).collect(),
+            epoch: version,
+            last_insert: version,
+            last_delete: version,
+        }
+    }
+
+    /// Servers whose replicas have everything, the one that checks writes first.
+    pub fn current(&self) -> impl Iterator<Item = Ulid> {
+        let current = self.replicas.iter().filter(|replica| matches!(replica.state, ReplicaState::Current { .. }));
+        current.map(|replica| replica.server)
+    }
+
+    /// Servers at which `snapshot` can be read.
+    pub fn readable_at(&self, snapshot: u64) -> impl Iterator<Item = Ulid> {
+        let readable = move |state| matches!(state, ReplicaState::Current { since } if since <= snapshot);
+        self.replicas.iter().filter(move |replica| readable(replica.state)).map(|replica| replica.server)
+    }
+
+    /// How many current replicas must have staged a change for it to be committed.
+    pub fn majority(&self) -> usize {
+        self.replicas.len() / 2 + 1
+    }
 }
 
 /// Who may log in.
@@ -106,6 +183,7 @@ impl Default for CatalogState {
             events: Map::new_sync(),
             forgotten: 0,
             oldest_transaction: Ulid::nil(),
+            statements: Map::new_sync(),
         }
     }
 }
@@ -113,12 +191,12 @@ impl Default for CatalogState {
 impl TableState {
     /// Rows in all shards.
     pub fn rows(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.rows).sum()
+        self.shards.iter().map(|shard| shard.stats.rows).sum()
     }
 
     /// Bytes on disk of all shards, about.
     pub fn bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.bytes).sum()
+        self.shards.iter().map(|shard| shard.stats.bytes).sum()
     }
 }
 
@@ -201,6 +279,11 @@ impl CatalogState {
     /// What is decided about a transaction; `None`: nothing yet, or it is so long ago that nobody may need it.
     pub fn outcome(&self, transaction: Ulid) -> Option<Outcome> {
         self.transactions.get(&transaction).copied()
+    }
+
+    /// What came of the statement to which a client gave this id; `None`: it has not committed, or that was long ago.
+    pub fn statement_outcome(&self, statement: Ulid) -> Option<Outcome> {
+        self.statements.get(&statement).copied()
     }
 
     /// What storage servers have to know of each version after `version`, in order.

@@ -61,7 +61,7 @@ impl Setup {
         let table = Table {
             id,
             name: TableName::new(schema, id.to_string().to_lowercase()),
-            columns: vec![Column { name: "id".to_owned(), sql_type: SqlType::BigInt, not_null: true }],
+            columns: vec![Column::new("id".to_owned(), SqlType::BigInt, true)],
             primary_key: vec![0],
             foreign_keys: vec![],
             engine: Engine::Column,
@@ -69,6 +69,7 @@ impl Setup {
             shard_key: vec![0],
             shard_function: 1,
             cluster_key: vec![0],
+            ..Table::default()
         };
         self.propose(Command::CreateTable { table, if_not_exists: false }).await;
         id
@@ -76,9 +77,18 @@ impl Setup {
 
     async fn commit(&self, table: Ulid) -> (Ulid, u64) {
         let transaction = new_ulid();
-        let pieces = vec![PieceInfo { shard: 0, rows: 1, bytes: 8, columns: vec![] }];
-        let tables = vec![TableChange { table, pieces }];
-        (transaction, self.propose(Command::CommitTransaction { transaction, tables }).await)
+        let pieces = vec![PieceInfo {
+            rows: 1,
+            bytes: 8,
+            acks: self.catalog.state().servers().map(|server| server.id).collect(),
+            ..PieceInfo::default()
+        }];
+        let tables = vec![TableChange { table, version: 0, pieces }];
+        (
+            transaction,
+            self.propose(Command::CommitTransaction { transaction, tables, statement: None, validations: vec![] })
+                .await,
+        )
     }
 
     async fn follow(&self, server: Ulid, after: u64) -> Result<BoxStream<'static, Result<Commit, Status>>, WireError> {
@@ -101,7 +111,7 @@ impl Setup {
 }
 
 fn committed(transaction: Ulid, version: u64) -> Commit {
-    let outcome = outcome_message(transaction, Outcome::Committed { version });
+    let outcome = outcome_message(transaction, Outcome::Committed { version, rows: 1 });
     Commit { version, change: Some(Change::Transaction(outcome)) }
 }
 

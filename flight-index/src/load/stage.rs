@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{encode::encode, split::Piece, transport::StageTransport};
 use crate::{
-    catalog::{Command, Outcome, PieceInfo, Response, StorageServer, TableChange, TableState},
+    catalog::{Command, Outcome, PieceInfo, Response, ShardState, StorageServer, TableChange, TableState},
     raft::Catalog,
 };
 
@@ -39,7 +39,7 @@ pub struct Transaction {
     catalog: Arc<Catalog>,
     transport: Arc<dyn StageTransport>,
     table: Arc<Table>,
-    placement: Arc<Vec<Vec<Ulid>>>,
+    shards: Vec<Arc<ShardState>>,
     writers: HashMap<u32, mpsc::Sender<Piece>>,
     tasks: JoinSet<Result<PieceInfo>>,
     /// Servers that may have rows of the transaction.
@@ -54,7 +54,7 @@ impl Transaction {
             catalog,
             transport,
             table: Arc::clone(&table.table),
-            placement: Arc::clone(&table.placement),
+            shards: table.shards.clone(),
             writers: HashMap::new(),
             tasks: JoinSet::new(),
             touched: BTreeMap::new(),
@@ -90,9 +90,9 @@ impl Transaction {
 
     fn open(&mut self, shard: u32) -> Result<mpsc::Sender<Piece>> {
         let state = self.catalog.state();
-        let replicas = self.placement.get(shard as usize).map(Vec::as_slice).unwrap_or_default();
-        let servers = replicas.iter().map(|id| {
-            state.server(*id).cloned().ok_or_else(|| no_server(&self.table, shard, &format!("server {id} is unknown")))
+        let placed = self.shards.get(shard as usize).ok_or_else(|| no_server(&self.table, shard, "there is none"))?;
+        let servers = placed.current().map(|id| {
+            state.server(id).cloned().ok_or_else(|| no_server(&self.table, shard, &format!("server {id} is unknown")))
         });
         let servers = servers.collect::<Result<Vec<_>>>()?;
         if servers.is_empty() {
@@ -104,6 +104,7 @@ impl Transaction {
             transaction: self.id,
             table: Arc::clone(&self.table),
             shard,
+            epoch: placed.epoch,
             servers,
             transport: Arc::clone(&self.transport),
         };
@@ -127,13 +128,18 @@ impl Transaction {
         }
         // The same load makes the same log entry, whichever server was faster.
         pieces.sort_by_key(|piece| piece.shard);
-        let change = TableChange { table: self.table.id, pieces };
-        let command = Command::CommitTransaction { transaction: self.id, tables: vec![change] };
+        let change = TableChange { table: self.table.id, version: self.table.version, pieces };
+        let command = Command::CommitTransaction {
+            transaction: self.id,
+            tables: vec![change],
+            statement: None,
+            validations: Vec::new(),
+        };
         // From here on only Raft decides. Whoever drops this future drops no staged rows: the proposal goes on without
         // it, and may commit. If it is never made, the storage servers ask about what they have staged.
         let touched = std::mem::take(&mut self.touched);
         match self.catalog.propose(command).await {
-            Ok((_, Response::Transaction(Outcome::Committed { version }))) => Ok(version),
+            Ok((_, Response::Transaction(Outcome::Committed { version, .. }))) => Ok(version),
             Ok(_) => {
                 self.touched = touched;
                 let error = WireError::new(ErrorCode::Conflict, "the load was aborted: it took too long to commit");
@@ -148,7 +154,7 @@ impl Transaction {
     async fn settle(mut self, error: Error, touched: BTreeMap<Ulid, Arc<StorageServer>>) -> Result<u64> {
         let response = self.catalog.propose(Command::AbortTransaction { transaction: self.id }).await;
         match response.map(|(_, response)| response) {
-            Ok(Response::Transaction(Outcome::Committed { version })) => Ok(version),
+            Ok(Response::Transaction(Outcome::Committed { version, .. })) => Ok(version),
             Ok(_) => {
                 self.touched = touched;
                 Err(self.abort(error).await)
@@ -216,6 +222,7 @@ struct ShardWriter {
     transaction: Ulid,
     table: Arc<Table>,
     shard: u32,
+    epoch: u64,
     servers: Vec<Arc<StorageServer>>,
     transport: Arc<dyn StageTransport>,
 }
@@ -233,7 +240,9 @@ impl ShardWriter {
                 return Err(Error::internal(message));
             }
         }
-        PieceInfo::from_stage(&self.table, self.shard, &staged[0])
+        let piece = PieceInfo::from_stage(&self.table, self.shard, &staged[0])?;
+        let acks = self.servers.iter().map(|server| server.id).collect();
+        Ok(PieceInfo { acks, epoch: self.epoch, ..piece })
     }
 
     /// Returns how many rows there were.
@@ -246,6 +255,9 @@ impl ShardWriter {
             transaction_id: self.transaction.to_string(),
             table: Some(self.table.to_proto()),
             shard: self.shard,
+            snapshot: u64::MAX,
+            sequence: 1,
+            ..v1::StageHeader::default()
         };
         let mut rows = 0;
         let mut open = send_all(&senders, v1::stage_request::Part::Header(header)).await;

@@ -61,7 +61,7 @@ impl StageTransport for Servers {
                 self.staged.lock().entry(key).or_default().push(batch);
             }
         }
-        Ok(v1::StageResponse { rows, bytes: rows * 10, columns: Vec::new(), segments: Vec::new() })
+        Ok(v1::StageResponse { rows, bytes: rows * 10, ..v1::StageResponse::default() })
     }
 
     async fn abort(&self, server: &StorageServer, transaction: Ulid) -> Result<()> {

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn table(key: &[usize]) -> Table {
-        let column = |name: &str, sql_type| Column { name: name.to_owned(), sql_type, not_null: false };
+        let column = |name: &str, sql_type| Column::new(name.to_owned(), sql_type, false);
         Table {
             id: Ulid::nil(),
             name: TableName::new("public", "t"),
@@ -107,6 +107,7 @@ mod tests {
             shard_key: key.to_vec(),
             shard_function: SHARD_FUNCTION,
             cluster_key: key.to_vec(),
+            ..Table::default()
         }
     }
 

@@ -53,8 +53,8 @@ impl ShardedTable {
     fn servers_of(&self, shards: &[u32]) -> Result<Vec<ScanServer>> {
         let mut by_server: BTreeMap<Ulid, Vec<u32>> = BTreeMap::new();
         for &shard in shards {
-            let replicas = self.table.placement.get(shard as usize).map(Vec::as_slice).unwrap_or_default();
-            let Some(&first) = replicas.first() else {
+            let placed = self.table.shards.get(shard as usize);
+            let Some(first) = placed.and_then(|placed| placed.readable_at(self.state.version()).next()) else {
                 return Err(Error::internal(format!("shard {shard} of {} is placed nowhere", self.table.table.name)));
             };
             by_server.entry(first).or_default().push(shard);
@@ -66,7 +66,7 @@ impl ShardedTable {
                 let server = server.ok_or_else(|| Error::internal(format!("storage server {id} is not known")))?;
                 let url =
                     Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
-                Ok(ScanServer { id, url, shards })
+                Ok(ScanServer { id, url, shards, also: Vec::new() })
             })
             .collect()
     }
@@ -116,15 +116,18 @@ impl TableProvider for ShardedTable {
         let shards = shards_to_read(table, filters).map_err(Error::into_datafusion)?;
         let mut statistics = self.table_statistics().project(Some(&projection));
         if shards.len() < table.shards as usize {
-            let rows =
-                shards.iter().filter_map(|&shard| self.table.shards.get(shard as usize)).map(|s| s.rows).sum::<u64>();
+            let rows = shards
+                .iter()
+                .filter_map(|&shard| self.table.shards.get(shard as usize))
+                .map(|s| s.stats.rows)
+                .sum::<u64>();
             statistics = statistics.to_inexact();
             statistics.num_rows = Precision::Inexact(rows as usize);
         }
         // Shards without rows need no server.
         let shards: Vec<u32> = shards
             .into_iter()
-            .filter(|&shard| self.table.shards.get(shard as usize).is_some_and(|stats| stats.rows > 0))
+            .filter(|&shard| self.table.shards.get(shard as usize).is_some_and(|shard| shard.stats.rows > 0))
             .collect();
         let servers = self.servers_of(&shards).map_err(Error::into_datafusion)?;
         let partitions = options_of(session.config()).target_partitions;

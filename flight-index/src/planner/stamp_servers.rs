@@ -56,6 +56,7 @@ pub fn stamp_servers(plan: Arc<dyn ExecutionPlan>, workers: &Workers) -> DfResul
                 id: *id,
                 url: url.clone(),
                 shards: own.map(|server| server.shards.clone()).unwrap_or_default(),
+                also: own.map(|server| server.also.clone()).unwrap_or_default(),
             }
         });
         let stamped = scan.clone().with_servers(servers.collect());

@@ -40,12 +40,23 @@ impl Cluster {
         };
         let no_parents = |name: &TableName| panic!("{name} is no parent");
         let table = table.resolve(Ulid(10), shards, &no_parents).unwrap();
-        let pieces = (0..shards).map(|shard| PieceInfo { shard, rows: 1000, bytes: 10_000, columns: vec![] });
-        let change = TableChange { table: Ulid(10), pieces: pieces.collect() };
+        let pieces = (0..shards).map(|shard| PieceInfo {
+            shard,
+            rows: 1000,
+            bytes: 10_000,
+            acks: (1..=servers).map(Ulid).collect(),
+            ..PieceInfo::default()
+        });
+        let change = TableChange { table: Ulid(10), version: 0, pieces: pieces.collect() };
         let commands = std::iter::once(bootstrap)
             .chain((1..=servers).map(register))
             .chain([Command::CreateTable { table, if_not_exists: false }])
-            .chain([Command::CommitTransaction { transaction: Ulid(100), tables: vec![change] }]);
+            .chain([Command::CommitTransaction {
+                transaction: Ulid(100),
+                tables: vec![change],
+                statement: None,
+                validations: vec![],
+            }]);
         let mut state = CatalogState::default();
         for (version, command) in (1..).zip(commands) {
             let response = apply(&mut state, version, &command);

@@ -228,10 +228,8 @@ impl CreateTable {
     /// The definition, with `id` and, unless the statement says how many, `default_shards` shards.
     pub fn resolve(&self, id: Ulid, default_shards: u32, parents: &dyn Parents) -> Result<Table> {
         let primary_key = self.positions(&self.primary_key, "the primary key")?;
-        let columns = self.columns.iter().enumerate().map(|(position, column)| Column {
-            name: column.name.clone(),
-            sql_type: column.sql_type,
-            not_null: column.not_null || primary_key.contains(&position),
+        let columns = self.columns.iter().enumerate().map(|(position, column)| {
+            Column::new(column.name.clone(), column.sql_type, column.not_null || primary_key.contains(&position))
         });
         let shard_key = match &self.options.shard_key {
             Some(names) => self.positions(names, "the shard key")?,
@@ -259,6 +257,7 @@ impl CreateTable {
             shard_key,
             shard_function: SHARD_FUNCTION,
             cluster_key,
+            ..Table::default()
         };
         for key in &self.foreign_keys {
             let key = self.resolve_foreign_key(key, &table, parents)?;
@@ -349,7 +348,14 @@ impl CreateTable {
             }
         }
         let name = key.name.clone().unwrap_or_else(|| format!("{}_{}_fkey", self.name.table, key.columns.join("_")));
-        Ok(ForeignKey { name, columns, parent: parent.id, parent_columns })
+        Ok(ForeignKey {
+            name,
+            columns,
+            parent: parent.id,
+            parent_columns,
+            on_delete: Default::default(),
+            on_update: Default::default(),
+        })
     }
 }
 

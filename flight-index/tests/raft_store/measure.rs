@@ -12,10 +12,9 @@ use super::{id, open};
 
 /// A table like TPC-H's lineitem.
 fn table(columns: usize, shards: u32) -> Table {
-    let column = |at: usize| Column {
-        name: format!("column_{at}"),
-        sql_type: if at.is_multiple_of(2) { SqlType::BigInt } else { SqlType::Text },
-        not_null: true,
+    let column = |at: usize| {
+        let sql_type = if at.is_multiple_of(2) { SqlType::BigInt } else { SqlType::Text };
+        Column::new(format!("column_{at}"), sql_type, true)
     };
     Table {
         id: id(),
@@ -28,6 +27,7 @@ fn table(columns: usize, shards: u32) -> Table {
         shard_key: vec![0],
         shard_function: 1,
         cluster_key: vec![0],
+        ..Table::default()
     }
 }
 
@@ -43,9 +43,21 @@ fn commit(table: &Table) -> Command {
         ColumnSummary::new(column.sql_type, 0, Some((&value, &value)), 1000)
     };
     let columns: Vec<ColumnSummary> = table.columns.iter().map(summary).collect();
-    let piece = |shard| PieceInfo { shard, rows: 500_000, bytes: 30_000_000, columns: columns.clone() };
+    let piece = |shard| PieceInfo {
+        shard,
+        rows: 500_000,
+        bytes: 30_000_000,
+        columns: columns.clone(),
+        acks: vec![id()],
+        ..PieceInfo::default()
+    };
     let pieces = (0..table.shards).map(piece).collect();
-    Command::CommitTransaction { transaction: id(), tables: vec![TableChange { table: table.id, pieces }] }
+    Command::CommitTransaction {
+        transaction: id(),
+        tables: vec![TableChange { table: table.id, version: 0, pieces }],
+        statement: None,
+        validations: vec![],
+    }
 }
 
 async fn proposals_per_second(catalog: &Arc<Catalog>, table: &Arc<Table>, proposers: usize, each: usize) -> f64 {

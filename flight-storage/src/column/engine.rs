@@ -21,7 +21,7 @@ use super::{
     unique::UniqueCheck,
     write::{ColumnStageWriter, WriteBudget, sync_folder},
 };
-use crate::engine::{ScanRequest, ShardId, StageWriter, StorageEngine};
+use crate::engine::{ScanRequest, ShardId, StageOptions, StageWriter, StorageEngine};
 
 /// How a column engine works. [`Default`] is made for a server with a few gigabytes of memory.
 #[derive(Debug, Clone)]
@@ -211,9 +211,13 @@ fn delete_orphans(dir: &Path, segments: &Segments) -> Result<()> {
     Ok(())
 }
 
+fn not_done(what: &str) -> Error {
+    Error::new(ErrorCode::Unsupported, format!("{what} is not done"))
+}
+
 impl StorageEngine for ColumnEngine {
-    fn stage(&self, transaction: Ulid, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
-        let writer = ColumnStageWriter::new(Arc::clone(&self.store), transaction, Arc::clone(table), shard)?;
+    fn stage(&self, options: StageOptions, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
+        let writer = ColumnStageWriter::new(Arc::clone(&self.store), options.transaction, Arc::clone(table), shard)?;
         Ok(Box::new(writer))
     }
 
@@ -240,6 +244,22 @@ impl StorageEngine for ColumnEngine {
         drop(segments);
         self.store.forget(&ids);
         Ok(())
+    }
+
+    fn rollback_to(&self, _: Ulid, _: u32) -> Result<()> {
+        Err(not_done("rolling a statement back"))
+    }
+
+    fn import(&self, _: &Arc<Table>, _: u32, _: u64) -> Result<Box<dyn StageWriter>> {
+        Err(not_done("importing a shard"))
+    }
+
+    fn drop_shard(&self, _: ShardId) -> Result<()> {
+        Err(not_done("dropping a shard"))
+    }
+
+    fn compact(&self, _: u64) -> Result<bool> {
+        Ok(false)
     }
 
     fn staged_transactions(&self) -> Result<Vec<Ulid>> {

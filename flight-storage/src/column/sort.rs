@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let column = |name: &str| Column { name: name.to_owned(), sql_type: SqlType::BigInt, not_null: false };
+        let column = |name: &str| Column::new(name.to_owned(), SqlType::BigInt, false);
         Table {
             id: ids::new_ulid(),
             name: TableName::new("public", "t"),
@@ -120,6 +120,7 @@ mod tests {
             shard_key: vec![],
             shard_function: 1,
             cluster_key: vec![0],
+            ..Table::default()
         }
     }
 

@@ -213,7 +213,7 @@ mod tests {
         let table = Table {
             id: ids::new_ulid(),
             name: TableName::new("public", "t"),
-            columns: vec![Column { name: "a".to_owned(), sql_type, not_null: false }],
+            columns: vec![Column::new("a".to_owned(), sql_type, false)],
             primary_key: vec![],
             foreign_keys: vec![],
             engine: Engine::Column,
@@ -221,6 +221,7 @@ mod tests {
             shard_key: vec![],
             shard_function: 1,
             cluster_key: vec![],
+            ..Table::default()
         };
         let mut gatherer = Gatherer::new(&table);
         for array in arrays {

@@ -260,6 +260,10 @@ impl ColumnStageWriter {
 }
 
 impl StageWriter for ColumnStageWriter {
+    fn delete(&mut self, _: &RecordBatch) -> Result<()> {
+        Err(Error::new(drsdb_core::ErrorCode::Unsupported, "deleting rows is not done"))
+    }
+
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         // The same arrays under the table's own schema: types and NULLs are checked on the way.
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
@@ -299,6 +303,7 @@ impl StageWriter for ColumnStageWriter {
             bytes: records.clone().map(|record| record.bytes).sum(),
             segments: records.map(|record| record.id).collect(),
             columns: self.gatherer.finish()?.columns(),
+            deleted: 0,
         })
     }
 }

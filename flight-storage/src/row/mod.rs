@@ -50,7 +50,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
 
 use self::{operations::Operation, readers::Readers, stage::PieceWriter, writer::Writer};
-use crate::engine::{ScanRequest, StageWriter, StorageEngine};
+use crate::engine::{ScanRequest, ShardId, StageOptions, StageWriter, StorageEngine};
 
 /// The row engine. See the module for how it works.
 #[derive(Debug)]
@@ -112,11 +112,15 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
+fn not_done(what: &str) -> Error {
+    Error::new(ErrorCode::Unsupported, format!("{what} is not done"))
+}
+
 impl StorageEngine for RowEngine {
-    fn stage(&self, transaction: Ulid, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
+    fn stage(&self, options: StageOptions, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
         let piece = self.last_piece.fetch_add(1, Ordering::Relaxed) + 1;
         let queue = self.writer.queue().clone();
-        Ok(Box::new(PieceWriter::new(queue, piece, transaction, Arc::clone(table), shard)))
+        Ok(Box::new(PieceWriter::new(queue, piece, options.transaction, Arc::clone(table), shard)))
     }
 
     fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
@@ -125,6 +129,22 @@ impl StorageEngine for RowEngine {
 
     fn abort(&self, transaction: Ulid) -> Result<()> {
         self.run(Operation::Abort { transaction })
+    }
+
+    fn rollback_to(&self, _: Ulid, _: u32) -> Result<()> {
+        Err(not_done("rolling a statement back"))
+    }
+
+    fn import(&self, _: &Arc<Table>, _: u32, _: u64) -> Result<Box<dyn StageWriter>> {
+        Err(not_done("importing a shard"))
+    }
+
+    fn drop_shard(&self, _: ShardId) -> Result<()> {
+        Err(not_done("dropping a shard"))
+    }
+
+    fn compact(&self, _: u64) -> Result<bool> {
+        Ok(false)
     }
 
     fn staged_transactions(&self) -> Result<Vec<Ulid>> {

@@ -87,6 +87,10 @@ impl PieceWriter {
 }
 
 impl StageWriter for PieceWriter {
+    fn delete(&mut self, _: &RecordBatch) -> Result<()> {
+        Err(drsdb_core::Error::new(drsdb_core::ErrorCode::Unsupported, "deleting rows is not done"))
+    }
+
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let mut offset = 0;
         let row_bytes = (value_bytes(batch) / batch.num_rows().max(1)).max(1);
@@ -112,7 +116,7 @@ impl StageWriter for PieceWriter {
             self.await_pending()?;
         }
         self.settled = true;
-        Ok(StagedPiece { rows: self.rows, bytes: self.bytes, columns: vec![], segments: vec![] })
+        Ok(StagedPiece { rows: self.rows, bytes: self.bytes, ..StagedPiece::default() })
     }
 }
 

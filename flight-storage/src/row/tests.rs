@@ -23,10 +23,14 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 
 use super::{RowEngine, filter::conjunction};
-use crate::engine::{ScanRequest, StorageEngine};
+use crate::engine::{ScanRequest, StageOptions, StorageEngine};
+
+fn checked(transaction: Ulid) -> StageOptions {
+    StageOptions { transaction, sequence: 1, snapshot: u64::MAX, checked: true }
+}
 
 fn people() -> Arc<Table> {
-    let column = |name: &str, sql_type, not_null| Column { name: name.to_owned(), sql_type, not_null };
+    let column = |name: &str, sql_type, not_null| Column::new(name.to_owned(), sql_type, not_null);
     Arc::new(Table {
         id: new_ulid(),
         name: TableName::new("public", "people"),
@@ -38,6 +42,7 @@ fn people() -> Arc<Table> {
         shard_key: vec![0],
         shard_function: 1,
         cluster_key: vec![0],
+        ..Table::default()
     })
 }
 
@@ -49,7 +54,7 @@ fn rows(table: &Table, ids: std::ops::Range<i64>, name_bytes: usize) -> RecordBa
 
 fn stage(engine: &RowEngine, table: &Arc<Table>, rows: &RecordBatch) -> Result<Ulid> {
     let transaction = new_ulid();
-    let mut writer = engine.stage(transaction, table, 0)?;
+    let mut writer = engine.stage(checked(transaction), table, 0)?;
     writer.write(rows)?;
     writer.finish()?;
     Ok(transaction)

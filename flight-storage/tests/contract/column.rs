@@ -28,7 +28,9 @@ use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::support::{Fixture, TYPES, VALUES, batch, filter, ids, people, people_rows, plain, request, table, values};
+use super::support::{
+    Fixture, TYPES, VALUES, batch, checked, filter, ids, people, people_rows, plain, request, table, values,
+};
 
 /// Small units, so that a few thousand rows make many segments of several row groups.
 fn small() -> ColumnOptions {
@@ -84,7 +86,7 @@ fn cities() -> (Arc<Table>, RecordBatch) {
 fn a_load_in_key_order_makes_full_segments_whatever_its_buffer() {
     let (fixture, directory) = fixture();
     let (table, rows) = cities();
-    let mut writer = fixture.engine().stage(new_ulid(), &table, 0).unwrap();
+    let mut writer = fixture.engine().stage(checked(new_ulid()), &table, 0).unwrap();
     for start in (0..rows.num_rows()).step_by(1000) {
         writer.write(&rows.slice(start, 1000)).unwrap();
     }
@@ -281,7 +283,7 @@ fn a_load_out_of_order_is_checked_against_itself() {
     let table = people();
     let load = |ids: Vec<i64>| {
         let transaction = new_ulid();
-        let mut writer = fixture.engine().stage(transaction, &table, 0)?;
+        let mut writer = fixture.engine().stage(checked(transaction), &table, 0)?;
         // Small buffers, so that the segments of one load overlap.
         for part in ids.chunks(5000) {
             writer.write(&people_rows(&table, part.iter().copied()))?;
@@ -316,7 +318,7 @@ fn dropped_and_aborted_files_are_gone() {
     let staged = fixture.stage(&table, &people_rows(&table, 0..10)).unwrap();
     fixture.engine().abort(staged).unwrap();
     assert_eq!(files(&directory), [] as [PathBuf; 0]);
-    let mut writer = fixture.engine().stage(new_ulid(), &table, 0).unwrap();
+    let mut writer = fixture.engine().stage(checked(new_ulid()), &table, 0).unwrap();
     writer.write(&people_rows(&table, 0..100_000)).unwrap();
     assert!(!files(&directory).is_empty());
     drop(writer);
@@ -376,7 +378,7 @@ fn the_cache_keeps_its_budget() {
     let engine = ColumnEngine::open(directory.path(), options).unwrap();
     let (table, rows) = cities();
     let transaction = new_ulid();
-    let mut writer = engine.stage(transaction, &table, 0).unwrap();
+    let mut writer = engine.stage(checked(transaction), &table, 0).unwrap();
     writer.write(&rows).unwrap();
     writer.finish().unwrap();
     engine.commit(transaction, 1).unwrap();
@@ -420,7 +422,7 @@ fn a_load_until_the_disk_is_full() {
     let (fixture, table) = (Fixture::at(open_small, folder), people());
     fixture.load(&table, &people_rows(&table, 0..10), 1);
     // The ids run backwards in steps that scatter them: nothing compresses well, and segments overlap.
-    let mut writer = fixture.engine().stage(new_ulid(), &table, 0).unwrap();
+    let mut writer = fixture.engine().stage(checked(new_ulid()), &table, 0).unwrap();
     let mut next = 100_i64;
     let error = loop {
         let ids: Vec<i64> = (next..next + 10_000).collect();

@@ -21,7 +21,7 @@ use drsdb_storage::{
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 
-use super::support::{batch, request, table};
+use super::support::{batch, checked, request, table};
 
 const ROWS: i64 = 6_000_000;
 const SHARDS: i64 = 12;
@@ -96,7 +96,7 @@ fn load(engine: &dyn StorageEngine, table: &Arc<Table>) -> Duration {
     let mut elapsed = Duration::ZERO;
     for shard in 0..SHARDS {
         let per_shard = ROWS / SHARDS;
-        let mut writer = engine.stage(transaction, table, shard as u32).unwrap();
+        let mut writer = engine.stage(checked(transaction), table, shard as u32).unwrap();
         for start in (0..per_shard).step_by(50_000) {
             let start = shard * per_shard + start;
             let rows = rows(table, start..start + 50_000);

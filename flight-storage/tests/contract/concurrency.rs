@@ -8,13 +8,13 @@ use std::{
 use drsdb_core::{ErrorCode, ids::new_ulid};
 use drsdb_storage::engine::ScanRequest;
 
-use super::support::{Factory, Fixture, ids, people, people_rows, request};
+use super::support::{Factory, Fixture, checked, ids, people, people_rows, request};
 
 pub fn two_loads_write_in_turns(factory: Factory) {
     let fixture = Fixture::new(factory);
     let table = people();
     let (even, odd) = (new_ulid(), new_ulid());
-    let mut writers = [even, odd].map(|transaction| fixture.engine().stage(transaction, &table, 0).unwrap());
+    let mut writers = [even, odd].map(|transaction| fixture.engine().stage(checked(transaction), &table, 0).unwrap());
     for round in 0..20 {
         for (parity, writer) in writers.iter_mut().enumerate() {
             let from = round * 2000 + parity as i64;

@@ -16,7 +16,7 @@ use std::{
 use drsdb_core::{Table, TableName, Ulid, ids::new_ulid};
 use drsdb_storage::engine::{ScanRequest, StorageEngine};
 
-use super::support::{Factory, Fixture, ids, people, people_rows, request};
+use super::support::{Factory, Fixture, checked, ids, people, people_rows, request};
 
 /// The folder the child is to work in. Not set: the test is not the child, and does nothing.
 const CHILD_FOLDER: &str = "DRSDB_CONTRACT_CHILD_FOLDER";
@@ -48,7 +48,7 @@ pub fn loads_until_killed(factory: Factory) {
     let engine = factory(Path::new(&folder));
     let table = shared_table();
     // A load of many chunks that never ends: whenever the process dies, this one is half written.
-    let mut unfinished = engine.stage(new_ulid(), &table, 0).unwrap();
+    let mut unfinished = engine.stage(checked(new_ulid()), &table, 0).unwrap();
     unfinished.write(&people_rows(&table, UNFINISHED)).unwrap();
     let next = AtomicU64::new(first);
     thread::scope(|scope| {
@@ -68,7 +68,7 @@ fn load_until_killed(engine: &Arc<dyn StorageEngine>, load: u64) {
     let transaction = new_ulid();
     let ids: Vec<i64> = ids_of(load).collect();
     for shard in 0..2_u32 {
-        let mut writer = engine.stage(transaction, &table, shard).unwrap();
+        let mut writer = engine.stage(checked(transaction), &table, shard).unwrap();
         let mine = ids.iter().copied().filter(|id| *id as u32 % 2 == shard);
         let rows = people_rows(&table, mine);
         for from in (0..rows.num_rows()).step_by(1000) {

@@ -6,7 +6,9 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, new_null_array};
 use drsdb_core::{SqlType, ids::new_ulid};
 use drsdb_storage::engine::ScanRequest;
 
-use super::support::{Factory, Fixture, TYPES, VALUES, batch, ids, people, people_rows, plain, request, table, values};
+use super::support::{
+    Factory, Fixture, TYPES, VALUES, batch, checked, ids, people, people_rows, plain, request, table, values,
+};
 
 pub fn a_thousand_columns(factory: Factory) {
     let mut fixture = Fixture::new(factory);
@@ -49,9 +51,9 @@ pub fn a_load_without_rows(factory: Factory) {
     let fixture = Fixture::new(factory);
     let table = people();
     let transaction = new_ulid();
-    let piece = fixture.engine().stage(transaction, &table, 0).unwrap().finish().unwrap();
+    let piece = fixture.engine().stage(checked(transaction), &table, 0).unwrap().finish().unwrap();
     assert_eq!(piece.rows, 0);
-    let mut writer = fixture.engine().stage(transaction, &table, 1).unwrap();
+    let mut writer = fixture.engine().stage(checked(transaction), &table, 1).unwrap();
     writer.write(&RecordBatch::new_empty(table.arrow_schema())).unwrap();
     assert_eq!(writer.finish().unwrap().rows, 0);
     fixture.engine().commit(transaction, 1).unwrap();
@@ -64,7 +66,7 @@ pub fn loads_far_larger_than_a_chunk(factory: Factory) {
     let mut fixture = Fixture::new(factory);
     let table = people();
     let transaction = new_ulid();
-    let mut writer = fixture.engine().stage(transaction, &table, 0).unwrap();
+    let mut writer = fixture.engine().stage(checked(transaction), &table, 0).unwrap();
     let sizes = [1, 40_000, 3, 8192, 1, 20_000, 5];
     let mut from = 0;
     for size in sizes {

@@ -6,7 +6,7 @@ use arrow::array::{Array, Int64Array, RecordBatch, StringViewArray};
 use drsdb_core::{Error, ErrorCode, Result, SqlType, Table, Ulid, ids::new_ulid};
 use drsdb_storage::engine::StagedPiece;
 
-use super::support::{Factory, Fixture, TYPES, VALUES, batch, ids, people, people_rows, plain, table, values};
+use super::support::{Factory, Fixture, TYPES, VALUES, batch, checked, ids, people, people_rows, plain, table, values};
 
 /// Checks code and fields.
 fn assert_refused(result: Result<impl std::fmt::Debug>, code: ErrorCode, key: &str) {
@@ -23,7 +23,7 @@ fn stage_batches(
     table: &Arc<Table>,
     batches: &[RecordBatch],
 ) -> Result<StagedPiece> {
-    let mut writer = fixture.engine().stage(transaction, table, 0)?;
+    let mut writer = fixture.engine().stage(checked(transaction), table, 0)?;
     for batch in batches {
         writer.write(batch)?;
     }

@@ -3,7 +3,7 @@
 use drsdb_core::{ErrorCode, ids::new_ulid};
 use drsdb_storage::engine::ScanRequest;
 
-use super::support::{Factory, Fixture, ids, people, people_rows, plain, request};
+use super::support::{Factory, Fixture, checked, ids, people, people_rows, plain, request};
 
 pub fn staged_rows_are_invisible_until_commit(factory: Factory) {
     let fixture = Fixture::new(factory);
@@ -98,7 +98,7 @@ pub fn a_writer_that_is_dropped_leaves_nothing(factory: Factory) {
     let mut fixture = Fixture::new(factory);
     let table = people();
     for rows in [10, 50_000] {
-        let mut writer = fixture.engine().stage(new_ulid(), &table, 0).unwrap();
+        let mut writer = fixture.engine().stage(checked(new_ulid()), &table, 0).unwrap();
         writer.write(&people_rows(&table, 0..rows)).unwrap();
         drop(writer);
         assert_eq!(fixture.engine().staged_transactions().unwrap(), []);

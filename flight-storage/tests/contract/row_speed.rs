@@ -26,7 +26,7 @@ use drsdb_storage::{
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 
-use super::support::{people, people_rows, request};
+use super::support::{checked, people, people_rows, request};
 
 const ROWS: i64 = 1_000_000;
 const COMMIT_TIME: Duration = Duration::from_secs(3);
@@ -45,7 +45,7 @@ fn how_fast_rows_are() {
     let table = people();
     let start = Instant::now();
     let transaction = new_ulid();
-    let mut writer = engine.stage(transaction, &table, 0).unwrap();
+    let mut writer = engine.stage(checked(transaction), &table, 0).unwrap();
     for from in (0..ROWS).step_by(8192) {
         writer.write(&people_rows(&table, from..ROWS.min(from + 8192))).unwrap();
     }
@@ -102,7 +102,7 @@ fn commits_per_second(engine: &RowEngine, threads: i64) -> f64 {
                 let mut id = thread * 1_000_000;
                 while start.elapsed() < COMMIT_TIME {
                     let transaction = new_ulid();
-                    let mut writer = engine.stage(transaction, table, 0).unwrap();
+                    let mut writer = engine.stage(checked(transaction), table, 0).unwrap();
                     writer.write(&people_rows(table, [id])).unwrap();
                     writer.finish().unwrap();
                     engine.commit(transaction, version.fetch_add(1, Ordering::SeqCst)).unwrap();

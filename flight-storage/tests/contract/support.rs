@@ -19,7 +19,7 @@ use arrow::{
 };
 use datafusion::{physical_expr::PhysicalExpr, physical_plan::metrics::ExecutionPlanMetricsSet};
 use drsdb_core::{Column, Engine, Result, SqlType, Table, TableName, Ulid, ids::new_ulid};
-use drsdb_storage::engine::{ScanRequest, StagedPiece, StorageEngine};
+use drsdb_storage::engine::{ScanRequest, StageOptions, StagedPiece, StorageEngine};
 use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -77,7 +77,7 @@ impl Fixture {
         shard: u32,
         batch: &RecordBatch,
     ) -> Result<StagedPiece> {
-        let mut writer = self.engine().stage(transaction, table, shard)?;
+        let mut writer = self.engine().stage(checked(transaction), table, shard)?;
         writer.write(batch)?;
         writer.finish()
     }
@@ -126,6 +126,11 @@ impl Fixture {
     }
 }
 
+/// How a transaction of one statement stages, that reads everything committed.
+pub fn checked(transaction: Ulid) -> StageOptions {
+    StageOptions { transaction, sequence: 1, snapshot: u64::MAX, checked: true }
+}
+
 /// A scan of all columns of shard 0.
 pub fn request(table: &Arc<Table>, snapshot: u64) -> ScanRequest {
     ScanRequest {
@@ -138,15 +143,14 @@ pub fn request(table: &Arc<Table>, snapshot: u64) -> ScanRequest {
         batch_rows: 8192,
         metrics: ExecutionPlanMetricsSet::new(),
         partition: 0,
+        own: None,
     }
 }
 
 /// A table named `t`. Key columns are NOT NULL.
 pub fn table(columns: &[(&str, SqlType)], primary_key: &[usize]) -> Arc<Table> {
-    let columns = columns.iter().enumerate().map(|(position, (name, sql_type))| Column {
-        name: (*name).to_owned(),
-        sql_type: *sql_type,
-        not_null: primary_key.contains(&position),
+    let columns = columns.iter().enumerate().map(|(position, (name, sql_type))| {
+        Column::new((*name).to_owned(), *sql_type, primary_key.contains(&position))
     });
     let table = Table {
         id: new_ulid(),
@@ -160,6 +164,7 @@ pub fn table(columns: &[(&str, SqlType)], primary_key: &[usize]) -> Arc<Table> {
         shard_key: primary_key.to_vec(),
         shard_function: 1,
         cluster_key: primary_key.to_vec(),
+        ..Table::default()
     };
     table.validate().unwrap();
     Arc::new(table)

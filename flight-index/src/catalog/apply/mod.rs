@@ -40,7 +40,9 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         Command::CreateTable { table, if_not_exists } => tables::create(state, table, *if_not_exists),
         Command::DropTable { name, if_exists, cascade } => tables::drop(state, name, *if_exists, *cascade),
         Command::DropEmptyTable { table } => tables::drop_empty(state, *table),
-        Command::CommitTransaction { transaction, tables } => transactions::commit(state, *transaction, tables),
+        Command::CommitTransaction { transaction, tables, statement, validations } => {
+            transactions::commit(state, *transaction, *statement, tables, validations)
+        }
         Command::AbortTransaction { transaction } => transactions::abort(state, *transaction),
         Command::CreateUser { name, password_hash } => users::create(state, name, password_hash, false),
         Command::AlterUser { name, password_hash } => users::alter(state, name, password_hash),

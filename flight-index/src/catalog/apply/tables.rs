@@ -6,7 +6,7 @@ use drsdb_core::{Error, ErrorCode, ForeignKey, Table, TableName, Ulid, WireError
 
 use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name};
 use crate::{
-    catalog::{CatalogState, ShardStats, TableState, state::Event},
+    catalog::{CatalogState, ShardState, TableState, state::Event},
     placement,
 };
 
@@ -33,11 +33,12 @@ pub(super) fn create(state: &mut CatalogState, table: &Table, if_not_exists: boo
         return Err(WireError::new(ErrorCode::Unavailable, "there is no storage server to hold a table")
             .with_hint("start a storage server and retry"));
     }
-    let empty = Arc::new(ShardStats::default());
     let created = TableState {
         table: Arc::new(table.clone()),
-        placement: Arc::new(placement::place(table.shards, &servers)),
-        shards: std::iter::repeat_n(empty, table.shards as usize).collect(),
+        shards: placement::place(table.shards, &servers)
+            .iter()
+            .map(|servers| Arc::new(ShardState::new(servers, state.version)))
+            .collect(),
         columns: Vec::new(),
         created_version: state.version,
         changed_version: state.version,

@@ -12,8 +12,8 @@ fn table(id: u128, name: &str) -> Table {
         id: Ulid(id),
         name: TableName::new("public", name),
         columns: vec![
-            Column { name: "id".to_owned(), sql_type: SqlType::BigInt, not_null: true },
-            Column { name: "parent".to_owned(), sql_type: SqlType::BigInt, not_null: false },
+            Column::new("id".to_owned(), SqlType::BigInt, true),
+            Column::new("parent".to_owned(), SqlType::BigInt, false),
         ],
         primary_key: vec![0],
         foreign_keys: vec![],
@@ -22,12 +22,19 @@ fn table(id: u128, name: &str) -> Table {
         shard_key: vec![0],
         shard_function: 1,
         cluster_key: vec![0],
+        ..Table::default()
     }
 }
 
 fn child(id: u128, name: &str, parent: u128) -> Table {
-    let key =
-        ForeignKey { name: format!("{name}_fk"), columns: vec![1], parent: Ulid(parent), parent_columns: vec![0] };
+    let key = ForeignKey {
+        name: format!("{name}_fk"),
+        columns: vec![1],
+        parent: Ulid(parent),
+        parent_columns: vec![0],
+        on_delete: Default::default(),
+        on_update: Default::default(),
+    };
     Table { foreign_keys: vec![key], ..table(id, name) }
 }
 
@@ -44,13 +51,17 @@ fn bootstrap() -> Command {
     }
 }
 
+fn placement(table: &TableState) -> Vec<Vec<Ulid>> {
+    table.shards.iter().map(|shard| shard.current().collect()).collect()
+}
+
 fn piece(shard: u32, rows: u64) -> PieceInfo {
-    PieceInfo { shard, rows, bytes: rows * 10, columns: vec![] }
+    PieceInfo { shard, rows, bytes: rows * 10, acks: vec![Ulid(1)], ..PieceInfo::default() }
 }
 
 fn commit(transaction: u128, table: u128, pieces: Vec<PieceInfo>) -> Command {
-    let tables = vec![TableChange { table: Ulid(table), pieces }];
-    Command::CommitTransaction { transaction: Ulid(transaction), tables }
+    let tables = vec![TableChange { table: Ulid(table), version: 0, pieces }];
+    Command::CommitTransaction { transaction: Ulid(transaction), tables, statement: None, validations: vec![] }
 }
 
 fn create(table: Table) -> Command {
@@ -117,12 +128,12 @@ fn a_table_is_placed_on_the_servers_that_are_there() {
     done(&mut state, Command::RegisterStorage { server: server(1) });
     done(&mut state, create(table(10, "t")));
     let created = state.find_table(&TableName::new("public", "t")).unwrap();
-    assert_eq!(*created.placement, vec![vec![Ulid(1)]; 4]);
+    assert_eq!(placement(created), vec![vec![Ulid(1)]; 4]);
     assert_eq!(created.created_version, state.version());
     assert_eq!((created.shards.len(), created.rows()), (4, 0));
     // A server that joins later does not move the table.
     done(&mut state, Command::RegisterStorage { server: server(2) });
-    assert_eq!(*state.table(Ulid(10)).unwrap().placement, vec![vec![Ulid(1)]; 4]);
+    assert_eq!(placement(state.table(Ulid(10)).unwrap()), vec![vec![Ulid(1)]; 4]);
 }
 
 #[test]
@@ -215,10 +226,10 @@ fn a_commit_adds_rows_and_a_repetition_gets_the_first_outcome() {
     let load = commit(100, 10, vec![piece(0, 5), piece(3, 7), piece(0, 1)]);
     let first = run(&mut state, load.clone());
     let committed = state.version();
-    assert_eq!(first, Ok(Response::Transaction(Outcome::Committed { version: committed })));
+    assert_eq!(first, Ok(Response::Transaction(Outcome::Committed { version: committed, rows: 8 })));
     assert_eq!(run(&mut state, load), first);
     let loaded = state.table(Ulid(10)).unwrap();
-    let rows: Vec<u64> = loaded.shards.iter().map(|shard| shard.rows).collect();
+    let rows: Vec<u64> = loaded.shards.iter().map(|shard| shard.stats.rows).collect();
     assert_eq!((rows, loaded.bytes(), loaded.changed_version), (vec![6, 0, 0, 7], 130, committed));
     // Asked about it, the outcome stands.
     let resolved = run(&mut state, Command::AbortTransaction { transaction: Ulid(100) });
@@ -245,8 +256,8 @@ fn a_commit_that_cannot_be_aborts_and_changes_no_table() {
     let both = Command::CommitTransaction {
         transaction: Ulid(100),
         tables: vec![
-            TableChange { table: Ulid(10), pieces: vec![piece(0, 5)] },
-            TableChange { table: Ulid(11), pieces: vec![piece(0, 5)] },
+            TableChange { table: Ulid(10), version: 0, pieces: vec![piece(0, 5)] },
+            TableChange { table: Ulid(11), version: 0, pieces: vec![piece(0, 5)] },
         ],
     };
     assert_eq!(run(&mut state, both).unwrap_err().code, ErrorCode::Conflict);
@@ -275,7 +286,7 @@ fn what_every_server_has_is_forgotten() {
     assert_eq!(state.forgotten_version(), versions[1]);
     assert_eq!(events(&state, 0), [(versions[2], vec![Event::Committed(Ulid(102))])]);
     assert_eq!(state.outcome(Ulid(101)), None);
-    assert_eq!(state.outcome(Ulid(102)), Some(Outcome::Committed { version: versions[2] }));
+    assert_eq!(state.outcome(Ulid(102)), Some(Outcome::Committed { version: versions[2], rows: 1 }));
     // It goes forward only, and not beyond what there is.
     assert_eq!(run(&mut state, applied(3, 1)), Ok(Response::Done { changed: false }));
     assert_eq!(refused(&mut state, applied(3, 1000)).code, ErrorCode::Corrupt);
@@ -386,7 +397,7 @@ proptest! {
             let (before, kept) = (state.clone(), reread(&state));
             let response = apply(&mut state, at as u64 + 1, command);
             prop_assert_eq!(&before, &kept, "a clone does not change with the original");
-            if let Response::Transaction(Outcome::Committed { version }) = response {
+            if let Response::Transaction(Outcome::Committed { version, .. }) = response {
                 let transaction = match command {
                     Command::CommitTransaction { transaction, .. } | Command::AbortTransaction { transaction } => transaction,
                     other => panic!("{other:?} commits nothing"),
@@ -398,9 +409,9 @@ proptest! {
             prop_assert_eq!(state.names.size(), state.tables.size());
             for table in state.tables() {
                 prop_assert!(state.has_schema(&table.table.name.schema));
-                prop_assert_eq!(table.placement.len(), table.table.shards as usize);
                 prop_assert_eq!(table.shards.len(), table.table.shards as usize);
-                prop_assert!(table.placement.iter().flatten().all(|server| state.server(*server).is_some()));
+                prop_assert_eq!(table.shards.len(), table.table.shards as usize);
+                prop_assert!(placement(table).iter().flatten().all(|server| state.server(*server).is_some()));
                 for key in &table.table.foreign_keys {
                     prop_assert!(state.table(key.parent).is_some(), "no foreign key dangles");
                 }

@@ -2,20 +2,30 @@
 
 use std::sync::Arc;
 
-use drsdb_core::{ErrorCode, Ulid, WireError};
+use drsdb_core::{ErrorCode, TableKind, Ulid, WireError};
 
 use super::{Applied, remove_all};
-use crate::catalog::{CatalogState, Outcome, Response, ShardStats, TableChange, TableState, state::Event, statistics};
+use crate::catalog::{
+    Absent, CatalogState, Outcome, PieceInfo, ReplicaState, Response, ShardState, TableChange, TableState, Validation,
+    state::Event, statistics,
+};
 
 /// Aborted transactions that are remembered. Ids grow with time, so the oldest go first, and a commit older than all
 /// that are remembered is refused.
 pub(super) const MAX_ABORTED: usize = 100_000;
 
-pub(super) fn commit(state: &mut CatalogState, transaction: Ulid, changes: &[TableChange]) -> Applied {
+/// Statements whose outcomes are remembered; the oldest are forgotten first.
+pub(super) const MAX_STATEMENTS: usize = 100_000;
+
+pub(super) fn commit(
+    state: &mut CatalogState,
+    transaction: Ulid,
+    statement: Option<Ulid>,
+    changes: &[TableChange],
+    validations: &[Validation],
+) -> Applied {
     match state.transactions.get(&transaction) {
-        Some(&Outcome::Committed { version }) => {
-            return Ok(Response::Transaction(Outcome::Committed { version }));
-        }
+        Some(&outcome @ Outcome::Committed { .. }) => return Ok(Response::Transaction(outcome)),
         Some(Outcome::Aborted) => {
             return Err(conflict(transaction, "it was aborted, for it took too long or a server lost it"));
         }
@@ -24,7 +34,13 @@ pub(super) fn commit(state: &mut CatalogState, transaction: Ulid, changes: &[Tab
         }
         None => {}
     }
-    let changed = match changed_tables(state, transaction, changes) {
+    if let Some(first) = statement.and_then(|statement| state.statement_outcome(statement)) {
+        // The client asked twice. What the first run did stands, and this one leaves nothing.
+        decide_abort(state, transaction);
+        return Ok(Response::Transaction(first));
+    }
+    let checked = validate(state, transaction, validations).and_then(|()| changed_tables(state, transaction, changes));
+    let changed = match checked {
         Ok(changed) => changed,
         Err(error) => {
             decide_abort(state, transaction);
@@ -34,10 +50,51 @@ pub(super) fn commit(state: &mut CatalogState, transaction: Ulid, changes: &[Tab
     for table in changed {
         state.tables.insert_mut(table.table.id, Arc::new(table));
     }
-    let outcome = Outcome::Committed { version: state.version };
+    let outcome = Outcome::Committed { version: state.version, rows: rows_of(state, changes) };
     state.transactions.insert_mut(transaction, outcome);
+    if let Some(statement) = statement {
+        remember(state, statement, outcome);
+    }
     state.record(Event::Committed(transaction));
     Ok(Response::Transaction(outcome))
+}
+
+/// Rows that the transaction changed in users' tables. An update deletes and inserts.
+fn rows_of(state: &CatalogState, changes: &[TableChange]) -> u64 {
+    let visible = |change: &&TableChange| {
+        state.tables.get(&change.table).is_some_and(|table| table.table.kind == TableKind::Base)
+    };
+    let pieces = changes.iter().filter(visible).flat_map(|change| &change.pieces);
+    let (inserted, deleted) = pieces.fold((0, 0), |(i, d), piece| (i + piece.rows, d + piece.deleted));
+    u64::max(inserted, deleted)
+}
+
+fn remember(state: &mut CatalogState, statement: Ulid, outcome: Outcome) {
+    state.statements.insert_mut(statement, outcome);
+    if state.statements.size() > 2 * MAX_STATEMENTS {
+        // Ids grow with time.
+        let oldest: Vec<Ulid> = state.statements.keys().copied().take(MAX_STATEMENTS).collect();
+        remove_all(&mut state.statements, &oldest);
+    }
+}
+
+fn validate(state: &CatalogState, transaction: Ulid, validations: &[Validation]) -> Result<(), WireError> {
+    for validation in validations {
+        let Some(table) = state.tables.get(&validation.table) else {
+            return Err(conflict(transaction, "a table that its foreign keys involve was dropped meanwhile"));
+        };
+        let shards = table.shards.iter().enumerate();
+        let mut watched = shards.filter(|(at, _)| validation.shard.is_none_or(|shard| shard as usize == *at));
+        let last = |shard: &ShardState| match validation.absent {
+            Absent::Deletes => shard.last_delete,
+            Absent::Inserts => shard.last_insert,
+        };
+        if watched.any(|(_, shard)| last(shard) > validation.since) {
+            let why = "rows on the other side of a foreign key were changed meanwhile";
+            return Err(conflict(transaction, why).with_field("table", &table.table.name));
+        }
+    }
+    Ok(())
 }
 
 /// The tables as they are after the commit.
@@ -59,33 +116,59 @@ fn changed_tables(
                 changed.len() - 1
             }
         };
-        add(&mut changed[at], change, state.version)?;
+        if changed[at].table.version != change.version {
+            return Err(conflict(transaction, "a table that it wrote to was altered meanwhile")
+                .with_field("table", &changed[at].table.name));
+        }
+        for piece in &change.pieces {
+            add(&mut changed[at], transaction, piece, state.version)?;
+        }
     }
     for table in &mut changed {
-        table.columns = statistics::of_table(&table.table, table.shards.iter().map(AsRef::<ShardStats>::as_ref));
+        table.changed_version = state.version;
+        table.columns = statistics::of_table(&table.table, table.shards.iter().map(|shard| &shard.stats));
     }
     Ok(changed)
 }
 
-fn add(table: &mut TableState, change: &TableChange, version: u64) -> Result<(), WireError> {
+/// Takes a staged piece in, and notes which replicas missed it.
+fn add(table: &mut TableState, transaction: Ulid, piece: &PieceInfo, version: u64) -> Result<(), WireError> {
     let definition = table.table.clone();
-    for piece in &change.pieces {
-        if !piece.columns.is_empty() && piece.columns.len() != definition.columns.len() {
-            return Err(WireError::new(
-                ErrorCode::Internal,
-                format!("statistics of {} columns for table {}", piece.columns.len(), definition.name),
-            ));
-        }
-        let shards = table.shards.len();
-        let shard = table.shards.get_mut(piece.shard as usize).ok_or_else(|| {
-            WireError::new(
-                ErrorCode::Internal,
-                format!("shard {} of table {}, which has {shards}", piece.shard, definition.name),
-            )
-        })?;
-        Arc::make_mut(shard).add(&definition, piece);
+    if !piece.columns.is_empty() && piece.columns.len() != definition.columns.len() {
+        return Err(WireError::new(
+            ErrorCode::Internal,
+            format!("statistics of {} columns for table {}", piece.columns.len(), definition.name),
+        ));
     }
-    table.changed_version = version;
+    let shards = table.shards.len();
+    let shard = table.shards.get_mut(piece.shard as usize).ok_or_else(|| {
+        WireError::new(
+            ErrorCode::Internal,
+            format!("shard {} of table {}, which has {shards}", piece.shard, definition.name),
+        )
+    })?;
+    let place = |error: WireError| error.with_field("table", &definition.name).with_field("shard", piece.shard);
+    let shard = Arc::make_mut(shard);
+    if shard.epoch != piece.epoch {
+        return Err(place(conflict(transaction, "another replica checks writes now")));
+    }
+    let staged = shard.current().filter(|server| piece.acks.contains(server)).count();
+    if staged < shard.majority() {
+        let why = format!("{staged} of {} replicas have staged it, which is no majority", shard.replicas.len());
+        return Err(place(conflict(transaction, &why)));
+    }
+    for replica in &mut shard.replicas {
+        if !piece.acks.contains(&replica.server) && !matches!(replica.state, ReplicaState::Stale { .. }) {
+            replica.state = ReplicaState::Stale { since: version };
+        }
+    }
+    shard.stats.add(&definition, piece);
+    if piece.rows > 0 {
+        shard.last_insert = version;
+    }
+    if piece.deleted > 0 {
+        shard.last_delete = version;
+    }
     Ok(())
 }
 

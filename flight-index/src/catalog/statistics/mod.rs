@@ -1,14 +1,14 @@
 //! What a commit says about the rows it adds, and how that adds up: to shards, and to tables.
 //!
 //! Statistics are bounds and estimates, good for pruning and for join order. A minimum may be lower and a maximum higher
-//! than any row has (long texts are cut, see `bound.rs`); counts of rows and NULLs are exact as long as tables only grow;
+//! than any row has (long texts are cut, see `bound.rs`); counts of rows are exact, and those of NULLs as long as tables only grow;
 //! distinct counts are estimates, made with integers only, so that every index server gets the same ones.
 
 mod bound;
 
 use arrow::{array::ArrayRef, ipc::reader::StreamReader};
 use datafusion::scalar::ScalarValue;
-use drsdb_core::{Error, Result, SqlType, Table, v1};
+use drsdb_core::{Error, Result, SqlType, Table, Ulid, v1};
 use serde::{Deserialize, Serialize};
 
 use super::Blob;
@@ -24,6 +24,21 @@ pub struct PieceInfo {
     pub bytes: u64,
     /// In the table's column order; empty when the engine keeps no statistics.
     pub columns: Vec<ColumnSummary>,
+    /// Rows deleted.
+    #[serde(default)]
+    pub deleted: u64,
+    /// The storage servers that have staged it.
+    #[serde(default)]
+    pub acks: Vec<Ulid>,
+    /// The shard's [`epoch`](super::ShardState::epoch) as it was when its first replica checked.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+impl Default for PieceInfo {
+    fn default() -> Self {
+        Self { shard: 0, rows: 0, bytes: 0, columns: Vec::new(), deleted: 0, acks: Vec::new(), epoch: 0 }
+    }
 }
 
 /// One column of a set of rows.
@@ -83,7 +98,14 @@ impl PieceInfo {
                 distinct_estimate: statistics.distinct_estimate,
             })
         });
-        Ok(Self { shard, rows: staged.rows, bytes: staged.bytes, columns: columns.collect::<Result<_>>()? })
+        Ok(Self {
+            shard,
+            rows: staged.rows,
+            bytes: staged.bytes,
+            columns: columns.collect::<Result<_>>()?,
+            deleted: staged.deleted,
+            ..Self::default()
+        })
     }
 }
 
@@ -190,7 +212,7 @@ impl ShardStats {
     /// Adds a committed piece.
     pub(super) fn add(&mut self, table: &Table, piece: &PieceInfo) {
         merge_columns(table, (&mut self.columns, self.rows), (&piece.columns, piece.rows), |_| Overlap::Possible);
-        self.rows += piece.rows;
+        self.rows = (self.rows + piece.rows).saturating_sub(piece.deleted);
         self.bytes += piece.bytes;
     }
 }

@@ -120,8 +120,7 @@ fn the_stored_form_is_pinned() {
 }
 
 fn table(types: &[SqlType]) -> Table {
-    let column =
-        |(at, sql_type): (usize, &SqlType)| Column { name: format!("c{at}"), sql_type: *sql_type, not_null: false };
+    let column = |(at, sql_type): (usize, &SqlType)| Column::new(format!("c{at}"), *sql_type, false);
     Table {
         id: Ulid(1),
         name: TableName::new("public", "t"),
@@ -133,6 +132,7 @@ fn table(types: &[SqlType]) -> Table {
         shard_key: vec![0],
         shard_function: 1,
         cluster_key: vec![0],
+        ..Table::default()
     }
 }
 
@@ -184,7 +184,7 @@ fn piece(shard: u32, values: &[i32], nulls: u64) -> PieceInfo {
     let summary = ColumnSummary::new(SqlType::Integer, nulls, range, distinct.len() as u64);
     // The second column has the same values; it does not decide the shard.
     let rows = values.len() as u64 + nulls;
-    PieceInfo { shard, rows, bytes: rows * 4, columns: vec![summary.clone(), summary] }
+    PieceInfo { shard, rows, bytes: rows * 4, columns: vec![summary.clone(), summary], ..PieceInfo::default() }
 }
 
 fn shards_of(table: &Table, pieces: &[PieceInfo]) -> Vec<ShardStats> {

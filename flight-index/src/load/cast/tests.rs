@@ -16,7 +16,7 @@ use drsdb_core::WireError;
 use super::*;
 
 fn column(sql_type: SqlType) -> Column {
-    Column { name: "c".to_owned(), sql_type, not_null: false }
+    Column::new("c".to_owned(), sql_type, false)
 }
 
 fn convert(source: ArrayRef, sql_type: SqlType) -> Result<ArrayRef, WireError> {
