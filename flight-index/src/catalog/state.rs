@@ -71,8 +71,8 @@ pub struct ShardState {
     pub stats: ShardStats,
     /// Its replicas. The first current one decides who may write which key.
     pub replicas: Vec<Replica>,
-    /// The version at which another replica became the first current one. What was checked before by another one does not
-    /// count any more.
+    /// The version at which another replica became the first current one, 0 before that. What was checked by the one before
+    /// does not count any more.
     pub epoch: u64,
     /// The last commit that inserted rows here.
     pub last_insert: u64,
@@ -116,7 +116,7 @@ impl ShardState {
         Self {
             stats: ShardStats::default(),
             replicas: servers.iter().map(|&server| Replica { server, state }).collect(),
-            epoch: version,
+            epoch: 0,
             last_insert: version,
             last_delete: version,
         }

@@ -80,7 +80,7 @@ impl Setup {
         let pieces = vec![PieceInfo {
             rows: 1,
             bytes: 8,
-            acks: self.catalog.state().servers().map(|server| server.id).collect(),
+            acks: self.service.catalog.state().servers().map(|server| server.id).collect(),
             ..PieceInfo::default()
         }];
         let tables = vec![TableChange { table, version: 0, pieces }];

@@ -115,7 +115,7 @@ async fn rows_without_a_shard_key_are_spread() {
     let rows = batches(12, 10);
     let schema = rows[0].as_ref().unwrap().schema();
     bench.loader.load(&table, schema, stream::iter(rows)).await.unwrap();
-    let per_shard: Vec<u64> = bench.table().shards.iter().map(|shard| shard.rows).collect();
+    let per_shard: Vec<u64> = bench.table().shards.iter().map(|shard| shard.stats.rows).collect();
     assert_eq!(per_shard, [20; 6]);
     bench.catalog.shutdown().await;
 }

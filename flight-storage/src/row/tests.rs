@@ -71,6 +71,7 @@ fn request(table: &Arc<Table>) -> ScanRequest {
         batch_rows: 1000,
         metrics: ExecutionPlanMetricsSet::new(),
         partition: 0,
+        own: None,
     }
 }
 

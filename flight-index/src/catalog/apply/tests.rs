@@ -56,7 +56,7 @@ fn placement(table: &TableState) -> Vec<Vec<Ulid>> {
 }
 
 fn piece(shard: u32, rows: u64) -> PieceInfo {
-    PieceInfo { shard, rows, bytes: rows * 10, acks: vec![Ulid(1)], ..PieceInfo::default() }
+    PieceInfo { shard, rows, bytes: rows * 10, acks: (1..=9).map(Ulid).collect(), ..PieceInfo::default() }
 }
 
 fn commit(transaction: u128, table: u128, pieces: Vec<PieceInfo>) -> Command {
@@ -259,6 +259,8 @@ fn a_commit_that_cannot_be_aborts_and_changes_no_table() {
             TableChange { table: Ulid(10), version: 0, pieces: vec![piece(0, 5)] },
             TableChange { table: Ulid(11), version: 0, pieces: vec![piece(0, 5)] },
         ],
+        statement: None,
+        validations: vec![],
     };
     assert_eq!(run(&mut state, both).unwrap_err().code, ErrorCode::Conflict);
     assert_eq!(state.table(Ulid(10)).unwrap().rows(), 0);

@@ -157,7 +157,7 @@ fn what_a_storage_server_says_is_understood() {
             column(0, range(one(StringViewArray::from(vec!["a", "b"]))), 2),
             column(0, bytes::Bytes::new(), 0),
         ],
-        segments: vec![],
+        ..v1::StageResponse::default()
     };
     let piece = PieceInfo::from_stage(&table, 2, &staged).unwrap();
     assert_eq!((piece.shard, piece.rows, piece.bytes), (2, 10, 100));
