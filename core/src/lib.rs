@@ -9,12 +9,14 @@
 //! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
 //! - [`wanted`]: ends joins that nobody waits for.
 //! - [`config`], [`telemetry`]: how a process is set up.
+//! - [`crash_point`]: where tests can make a process die.
 //!
 //! Invariant: nothing here opens a data file, and nothing here knows Raft.
 
 pub mod checked_arithmetic;
 pub mod checked_sum;
 pub mod config;
+pub mod crash_point;
 pub mod edge;
 mod error;
 pub mod net;

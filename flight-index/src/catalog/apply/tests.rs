@@ -226,7 +226,7 @@ fn a_commit_adds_rows_and_a_repetition_gets_the_first_outcome() {
     let load = commit(100, 10, vec![piece(0, 5), piece(3, 7), piece(0, 1)]);
     let first = run(&mut state, load.clone());
     let committed = state.version();
-    assert_eq!(first, Ok(Response::Transaction(Outcome::Committed { version: committed, rows: 8 })));
+    assert_eq!(first, Ok(Response::Transaction(Outcome::Committed { version: committed, rows: 13 })));
     assert_eq!(run(&mut state, load), first);
     let loaded = state.table(Ulid(10)).unwrap();
     let rows: Vec<u64> = loaded.shards.iter().map(|shard| shard.stats.rows).collect();
