@@ -22,7 +22,7 @@ use datafusion::{
     physical_expr_common::datum::apply,
 };
 
-use crate::checked_sum::CheckedSum;
+use crate::{checked_sum::CheckedSum, id_functions::register_id_functions};
 
 /// One of the checked operators, as a function of two integers.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -84,13 +84,13 @@ impl ScalarUDFImpl for Checked {
     }
 }
 
-/// Registers the functions and [`CheckedSum`], so that SQL and plans that name them find them.
+/// Registers the functions, [`CheckedSum`] and those that make ids, so that SQL and plans that name them find them.
 pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
     for function in all() {
         state.register_udf(Arc::new(ScalarUDF::from(function)))?;
     }
     state.register_udaf(Arc::new(AggregateUDF::from(CheckedSum::default())))?;
-    Ok(())
+    register_id_functions(state)
 }
 
 /// Rewrites integer `+`, `-` and `*` into the functions.

@@ -53,7 +53,17 @@ pub struct IndexConfig {
     pub public_url: Url,
     /// Its certificate.
     pub tls: TlsFiles,
-    /// What a new cluster starts with; a cluster that exists ignores it.
+    /// Which of the index servers it is. A data folder keeps its number for ever, and a number is never given twice.
+    pub node_id: u64,
+    /// All index servers of a new cluster with their URLs, this one among them: 1, 3 or 5. Empty: this one alone. A
+    /// cluster that exists ignores it and keeps its own list, which ALTER CLUSTER changes.
+    #[serde(default, with = "values::voters", skip_serializing_if = "BTreeMap::is_empty")]
+    pub voters: BTreeMap<u64, Url>,
+    /// Whether it waits, empty, to be added to a cluster that exists.
+    #[serde(default)]
+    pub join: bool,
+    /// What a new cluster starts with; a cluster that exists ignores it. One of the new cluster's index servers has it,
+    /// and that one makes the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<Bootstrap>,
     /// Shards of a table that does not say how many.
@@ -65,6 +75,12 @@ pub struct IndexConfig {
     /// Partitions for which queries are planned; by default as many as the storage servers have cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_partitions: Option<usize>,
+    /// Seconds after which the replicas of a storage server that does not answer are taken from among the current ones.
+    pub demote_after_s: u64,
+    /// Seconds after which the shards of a storage server that does not answer are copied to others.
+    pub replace_after_s: u64,
+    /// Shards that are copied from server to server at a time.
+    pub shard_copies: usize,
 }
 
 /// The first user of a new cluster.
@@ -106,6 +122,9 @@ pub struct StorageConfig {
     /// Threads that run queries; by default as many as there are cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_threads: Option<usize>,
+    /// Seconds for which versions of rows stay readable that were changed or deleted: queries and transactions that take
+    /// longer than this may have to begin anew.
+    pub retention_s: u64,
     /// Seconds after which a load whose rows have all come, but no outcome, is asked about and aborted if it has none.
     pub staged_lease_s: u64,
     /// Where the server is (`zone`, `rack`, ...): replicas of a shard are placed apart.
@@ -121,11 +140,17 @@ impl IndexConfig {
             listen,
             public_url,
             tls,
+            node_id: 1,
+            voters: BTreeMap::new(),
+            join: false,
             bootstrap: None,
             default_shards: 12,
             ticket_lifetime_s: 300,
             token_lifetime_s: 24 * 3600,
             target_partitions: None,
+            demote_after_s: 3,
+            replace_after_s: 600,
+            shard_copies: 4,
         }
     }
 
@@ -155,6 +180,12 @@ impl IndexConfig {
         if self.target_partitions == Some(0) {
             return refuse("target_partitions", "must be at least 1; leave it out to use all cores");
         }
+        if self.shard_copies == 0 {
+            return refuse("shard_copies", "must be at least 1: replicas would never be rebuilt");
+        }
+        if self.replace_after_s < self.demote_after_s {
+            return refuse("replace_after_s", "must not be less than demote_after_s");
+        }
         const DAY_S: u64 = 24 * 3600;
         if !(1..=DAY_S).contains(&self.ticket_lifetime_s) {
             return refuse(
@@ -172,6 +203,7 @@ impl IndexConfig {
                 "must not be less than ticket_lifetime_s: a login has to outlive the results that it pulls",
             );
         }
+        self.check_voters()?;
         if let Some(bootstrap) = &self.bootstrap {
             if bootstrap.admin_user.trim().is_empty() {
                 return refuse("bootstrap.admin_user", "must not be empty");
@@ -184,9 +216,73 @@ impl IndexConfig {
         Ok(())
     }
 
+    fn check_voters(&self) -> Result<()> {
+        if self.join {
+            let other = match (&self.bootstrap, self.voters.is_empty()) {
+                (Some(_), _) => "bootstrap",
+                (None, false) => "voters",
+                (None, true) => return Ok(()),
+            };
+            return refuse(
+                "join",
+                format!("waits for a cluster that exists, and {other} makes a new one: remove one of the two"),
+            );
+        }
+        if self.voters.is_empty() {
+            return Ok(());
+        }
+        if !matches!(self.voters.len(), 1 | 3 | 5) {
+            let is = self.voters.len();
+            return refuse(
+                "voters",
+                format!(
+                    "must name 1, 3 or 5 index servers, not {is}: one more than an odd number survives no more failures"
+                ),
+            );
+        }
+        for (id, url) in &self.voters {
+            check_url("voters", url)?;
+            if let Some((other, _)) = self.voters.iter().find(|(other, there)| *other != id && *there == url) {
+                return refuse("voters", format!("has {url} twice, as {id} and as {other}"));
+            }
+        }
+        match self.voters.get(&self.node_id) {
+            Some(url) if *url == self.public_url => Ok(()),
+            Some(url) => {
+                let (id, own) = (self.node_id, &self.public_url);
+                refuse("voters", format!("says that index server {id} is at {url}, and its public_url is {own}"))
+            }
+            None => refuse(
+                "voters",
+                format!(
+                    "does not name this server, node_id {}: add it, or set join = true instead of voters",
+                    self.node_id
+                ),
+            ),
+        }
+    }
+
+    /// The index servers that a new cluster begins with.
+    pub fn initial_voters(&self) -> BTreeMap<u64, Url> {
+        if self.voters.is_empty() {
+            return BTreeMap::from([(self.node_id, self.public_url.clone())]);
+        }
+        self.voters.clone()
+    }
+
     /// For how long the endpoints of a result can be pulled.
     pub fn ticket_lifetime(&self) -> Duration {
         Duration::from_secs(self.ticket_lifetime_s)
+    }
+
+    /// How long a storage server may be silent before it is demoted.
+    pub fn demote_after(&self) -> Duration {
+        Duration::from_secs(self.demote_after_s)
+    }
+
+    /// How long a storage server may be silent before others take over its shards.
+    pub fn replace_after(&self) -> Duration {
+        Duration::from_secs(self.replace_after_s)
     }
 
     /// For how long a login lasts.
@@ -208,6 +304,7 @@ impl StorageConfig {
             query_memory_bytes: (memory / 5 * 2).max(MIN_QUERY_MEMORY_BYTES),
             column_cache_bytes: memory / 5,
             query_threads: None,
+            retention_s: 300,
             staged_lease_s: 120,
             labels: BTreeMap::new(),
         }
@@ -251,6 +348,9 @@ impl StorageConfig {
         if self.query_threads == Some(0) {
             return refuse("query_threads", "must be at least 1; leave it out to use all cores");
         }
+        if self.retention_s > 86_400 {
+            return refuse("retention_s", format!("must be a day (86400) at most, not {}", self.retention_s));
+        }
         if !(1..=3600).contains(&self.staged_lease_s) {
             return refuse("staged_lease_s", format!("must be 1 to 3600 seconds, not {}", self.staged_lease_s));
         }
@@ -258,6 +358,11 @@ impl StorageConfig {
             return refuse("labels", format!("has the empty name {label:?}: write them as zone = \"a\""));
         }
         Ok(())
+    }
+
+    /// How long versions stay readable that are not the newest.
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_s)
     }
 
     /// How long a staged load may be without an outcome.

@@ -33,8 +33,6 @@ pub const STORAGE_POINTS: &[&str] = &[
     "row.commit.synced",
     "segment.written",
     "segment.synced",
-    "manifest.commit.before",
-    "manifest.commit.synced",
     "stage.done",
     "outcome.received",
     "outcome.applied",

@@ -109,6 +109,17 @@ fn is_disk_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether an error of execution is about the servers that run a query together, and not about its values: these have no
+/// type of their own.
+fn is_of_servers(text: &str) -> bool {
+    const BEGINNINGS: [&str; 3] = [
+        "Worker::",
+        "Error connecting to Distributed DataFusion worker",
+        "Error waiting for Distributed DataFusion channel",
+    ];
+    BEGINNINGS.iter().any(|beginning| text.starts_with(beginning))
+}
+
 /// Finds the code of an error that DataFusion raised or passed on.
 fn wire_of_datafusion(error: &DataFusionError) -> WireError {
     // The first typed error in the chain of sources wins: it was raised by drsdb, or came over the wire.
@@ -137,6 +148,10 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
         return carried;
     }
     let code = match root {
+        DataFusionError::Execution(text) if is_of_servers(text) => {
+            return WireError::new(ErrorCode::Unavailable, root.strip_backtrace())
+                .with_hint("a storage server did not do its part of the query: retry");
+        }
         DataFusionError::SQL(..) => ErrorCode::Syntax,
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => ErrorCode::InvalidArgument,
         DataFusionError::NotImplemented(_) => ErrorCode::Unsupported,
@@ -203,6 +218,14 @@ mod tests {
         assert_eq!(Error::from(DataFusionError::External(told.into())).to_wire(), error);
         let plain = DataFusionError::External("no [drsdb-error here]".into());
         assert_eq!(Error::from(plain).code(), ErrorCode::Internal);
+    }
+
+    #[test]
+    fn a_server_that_does_not_do_its_part_is_unavailable() {
+        let late = "Worker::execute_task timed-out while waiting for the plan to be set by the coordinator. (elapsed)";
+        let code = |text: &str| Error::from(DataFusionError::Execution(text.to_owned()).context("stage")).code();
+        assert_eq!(code(late), ErrorCode::Unavailable);
+        assert_eq!(code("Exceeded the maximum length"), ErrorCode::InvalidArgument);
     }
 
     #[test]

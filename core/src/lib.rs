@@ -1,12 +1,14 @@
 //! What both servers of drsdb must agree on.
 //!
 //! - [`SqlType`], [`Table`]: types, table definitions, and their three Arrow schemas (stored, planned, edge).
+//! - [`initial`]: what rows read as that are older than a column.
 //! - [`shard`]: which shard a row belongs to.
 //! - [`scan`]: the leaf of every plan, and the codec that carries it between servers.
 //! - [`security`]: TLS, the development CA, signed tickets and tokens, and who may call what.
 //! - [`net`]: listeners and channels; every connection of drsdb is made here.
 //! - [`Error`]: the error type of the servers, with its code.
 //! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
+//! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
 //! - [`wanted`]: ends joins that nobody waits for.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //! - [`crash_point`]: where tests can make a process die.
@@ -19,6 +21,8 @@ pub mod config;
 pub mod crash_point;
 pub mod edge;
 mod error;
+pub mod id_functions;
+pub mod initial;
 pub mod net;
 pub mod query_session;
 pub mod scan;
@@ -33,6 +37,6 @@ pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, v1};
 pub use error::{Error, Result, carried_status, nearest_name};
 pub use sql_type::SqlType;
 pub use table::{
-    Check, Column, Engine, ForeignKey, ReferentialAction, SQL_TYPE_KEY, Table, TableKind, TableName, UniqueKey,
+    Check, Column, Engine, ForeignKey, ROW_ID, ReferentialAction, SQL_TYPE_KEY, Table, TableKind, TableName, UniqueKey,
     parse_ulid,
 };

@@ -37,6 +37,7 @@ impl QueryOptions {
             time_zone: self.time_zone.clone(),
             batch_rows: self.batch_rows as u32,
             target_partitions: self.target_partitions as u32,
+            ..v1::SessionOptions::default()
         }
     }
 

@@ -11,6 +11,9 @@ use crate::{Error, Result, SqlType, shard};
 /// Arrow field metadata: the column's SQL type as text, so that clients can tell VARCHAR(10) from TEXT.
 pub const SQL_TYPE_KEY: &str = "drsdb.sql_type";
 
+/// The name of the hidden column that identifies the rows of a table without a primary key.
+pub const ROW_ID: &str = "_row_id";
+
 /// A schema-qualified table name. Names are case-sensitive; unquoted SQL identifiers arrive in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableName {
@@ -64,7 +67,7 @@ pub struct Column {
     /// DEFAULT: a SQL expression, evaluated for each row that names no value.
     #[serde(default)]
     pub default: Option<String>,
-    /// What rows read as that were written before the column was there: a SQL literal. `None`: NULL.
+    /// What rows read as that were written before the column was there, see [`Column::initial_value`]. `None`: NULL.
     #[serde(default)]
     pub initial: Option<String>,
     /// The database's own: the identity of rows in a table without a primary key. Users do not see it.
@@ -267,6 +270,58 @@ impl Table {
         self.primary_key.iter().any(|&position| !self.columns[position].hidden)
     }
 
+    /// The name of the primary key constraint; `None` when users have not made one.
+    pub fn key_name(&self) -> Option<String> {
+        let default = || format!("{}_pkey", self.name.table);
+        self.has_user_key().then(|| self.primary_key_name.clone().unwrap_or_else(default))
+    }
+
+    /// The names of all constraints but NOT NULL. Each is there once.
+    pub fn constraint_names(&self) -> impl Iterator<Item = String> {
+        let uniques = self.uniques.iter().map(|key| key.name.clone());
+        let checks = self.checks.iter().map(|check| check.name.clone());
+        let foreign_keys = self.foreign_keys.iter().map(|key| key.name.clone());
+        self.key_name().into_iter().chain(uniques).chain(checks).chain(foreign_keys)
+    }
+
+    /// Whether `columns`, in any order, are the user's primary key or a UNIQUE key: what a foreign key can reference.
+    pub fn is_key(&self, columns: &[usize]) -> bool {
+        let sorted = |positions: &[usize]| {
+            let mut positions = positions.to_vec();
+            positions.sort_unstable();
+            positions
+        };
+        let wanted = sorted(columns);
+        (self.has_user_key() && sorted(&self.primary_key) == wanted)
+            || self.uniques.iter().any(|key| sorted(&key.columns) == wanted)
+    }
+
+    /// The table that keeps the keys of a UNIQUE constraint of this one: columns `u0`, `u1`, ... are the constraint's, and
+    /// the key; `k0`, `k1`, ... are the primary key's, the identity of the row. Names by position, for columns can be
+    /// renamed.
+    pub fn unique_index(&self, key: &UniqueKey) -> Table {
+        let named = |prefix: &'static str, positions: &[usize]| {
+            let columns = positions.iter().enumerate();
+            columns
+                .map(|(at, &position)| Column::new(format!("{prefix}{at}"), self.columns[position].sql_type, true))
+                .collect::<Vec<_>>()
+        };
+        let columns = [named("u", &key.columns), named("k", &self.primary_key)].concat();
+        let positions: Vec<usize> = (0..key.columns.len()).collect();
+        Table {
+            id: key.index,
+            name: TableName::new(&self.name.schema, &key.name),
+            columns,
+            primary_key: positions.clone(),
+            engine: Engine::Row,
+            shards: self.shards,
+            shard_key: positions,
+            kind: TableKind::UniqueIndex { of: self.id },
+            replicas: self.replicas,
+            ..Table::default()
+        }
+    }
+
     /// The schema of the primary key's columns: what a deletion names rows by.
     pub fn key_schema(&self) -> SchemaRef {
         let schema = self.arrow_schema();
@@ -305,6 +360,12 @@ impl Table {
         for column in self.columns.iter().filter(|column| !column.dropped) {
             if !names.insert(column.name.as_str()) {
                 return bad(format!("column {} is there twice in table {}", column.name, self.name));
+            }
+        }
+        let mut names = std::collections::HashSet::new();
+        for name in self.constraint_names() {
+            if let Some(name) = names.replace(name) {
+                return bad(format!("two constraints of table {} are called {name}: give one another name", self.name));
             }
         }
         if self.shards == 0 || self.shards > shard::MAX_SHARDS {

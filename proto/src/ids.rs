@@ -46,6 +46,11 @@ pub fn new_ulid() -> Ulid {
     GLOBAL.next()
 }
 
+/// Random bits, for ids of other forms.
+pub fn random_bits() -> u128 {
+    rand::random()
+}
+
 /// Milliseconds since 1970; 0 when the clock stands before it.
 #[allow(clippy::disallowed_methods)]
 pub fn unix_ms() -> u64 {

@@ -15,12 +15,18 @@ pub(super) const INDEX_SETTINGS: &[&str] = &[
     "bootstrap",
     "data_dir",
     "default_shards",
+    "demote_after_s",
+    "join",
     "listen",
+    "node_id",
     "public_url",
+    "replace_after_s",
+    "shard_copies",
     "target_partitions",
     "ticket_lifetime_s",
     "tls",
     "token_lifetime_s",
+    "voters",
 ];
 
 /// A storage server's settings, at their first level.
@@ -33,6 +39,7 @@ pub(super) const STORAGE_SETTINGS: &[&str] = &[
     "public_url",
     "query_memory_bytes",
     "query_threads",
+    "retention_s",
     "staged_lease_s",
     "tls",
 ];

@@ -114,6 +114,13 @@ fn bad_values_are_refused_and_named() {
         ("data_dir = \"\"", "data_dir"),
         ("bootstrap = { admin_user = \"a\", admin_password = \"short\" }", "admin_password"),
         ("bootstrap = { admin_user = \"a\" }", "admin_password"),
+        ("voters = { 1 = \"https://127.0.0.1:7432\", 2 = \"https://b:2\" }", "voters"),
+        ("voters = { 2 = \"https://b:2\" }", "join"),
+        ("voters = { 1 = \"https://c:3\" }", "public_url"),
+        ("voters = { one = \"https://127.0.0.1:7432\" }", "node_id"),
+        ("voters = { 1 = \"https://127.0.0.1:7432\", 2 = \"https://b:2\", 3 = \"https://b:2\" }", "twice"),
+        ("join = true\nvoters = { 1 = \"https://127.0.0.1:7432\" }", "join"),
+        ("join = true\nbootstrap = { admin_user = \"a\", admin_password = \"long enough\" }", "join"),
         ("not toml", "TOML"),
     ] {
         let message = refused(sources(toml, &[]).index(json!({})));
@@ -133,6 +140,22 @@ fn bad_values_are_refused_and_named() {
     let nothing = Environment::from_variables([]).unwrap();
     let message = refused(IndexConfig::from_sources(Some(Path::new("/no/such.toml")), nothing, json!({})));
     assert!(message.contains("/no/such.toml"), "{message}");
+}
+
+#[test]
+fn voters_are_a_table_by_number() {
+    let toml = "node_id = 2\npublic_url = \"https://b:2\"\n\
+                voters = { 1 = \"https://a:1\", 2 = \"https://b:2\", 3 = \"https://c:3\" }";
+    let config = sources(toml, &[]).index(json!({})).unwrap();
+    assert_eq!(config.initial_voters()[&3].as_str(), "https://c:3/");
+    let variables = [("VOTERS__1", "https://127.0.0.1:7432"), ("NODE_ID", "1")];
+    let config = sources("", &variables).index(json!({})).unwrap();
+    assert_eq!(config.voters.keys().copied().collect::<Vec<_>>(), [1]);
+    let nothing = Environment::from_variables([]).unwrap();
+    assert_eq!(IndexConfig::from_sources(None, nothing, &config).unwrap(), config);
+    // Without a table, the server is a cluster of its own.
+    let alone = sources("node_id = 4", &[]).index(json!({})).unwrap();
+    assert_eq!(alone.initial_voters()[&4].as_str(), "https://127.0.0.1:7432/");
 }
 
 #[test]

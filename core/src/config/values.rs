@@ -70,6 +70,34 @@ pub(super) mod urls {
     }
 }
 
+/// Index servers by their numbers: `{ 1 = "https://a:7432", 2 = "https://b:7432" }`.
+pub(super) mod voters {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use url::Url;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        voters: &BTreeMap<u64, Url>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(voters.iter().map(|(id, url)| (id.to_string(), url.as_str())))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<u64, Url>, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let voter = |(id, url): (&String, &String)| {
+            let id = id.parse().map_err(|_| {
+                D::Error::custom(format!("{id:?} is no node_id: voters are written as 1 = \"https://host:port\""))
+            })?;
+            Ok((id, super::url::parse(url)?))
+        };
+        texts.iter().map(voter).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ use tokio::{net::TcpStream, runtime::Handle, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
     Code, Status,
+    metadata::MetadataValue,
     transport::{Channel, Endpoint},
 };
 use url::{Host, Url};
@@ -65,7 +66,14 @@ impl ChannelPool {
         // A typed status as the connector's error reaches the caller of each request whole.
         let connector = tower::service_fn(move |_: Uri| {
             let (server, tls) = (server.clone(), tls.clone());
-            async move { connect(&server, tls).await.map(TokioIo::new).map_err(Status::from) }
+            async move {
+                let connected = connect(&server, tls).await.map(TokioIo::new);
+                connected.map_err(|error| {
+                    let mut status = Status::from(error);
+                    status.metadata_mut().insert(NOT_SENT, MetadataValue::from_static("1"));
+                    status
+                })
+            }
         });
         // The channel's tasks are spawned into the runtime that is entered here.
         let _entered = self.runtime.enter();
@@ -147,6 +155,14 @@ async fn connect(server: &ServerAddress, tls: TlsConnector) -> Result<TlsStream<
 fn unavailable(origin: &str, why: &dyn std::fmt::Display) -> WireError {
     WireError::new(ErrorCode::Unavailable, format!("server {origin} cannot be reached: {why}"))
         .with_field("server", origin)
+}
+
+/// Marks a status that was made because no connection could be made.
+const NOT_SENT: &str = "drsdb-not-sent";
+
+/// Whether the call that ended in `status` never left this process: then the server surely did nothing of it.
+pub fn was_not_sent(status: &Status) -> bool {
+    status.metadata().contains_key(NOT_SENT)
 }
 
 /// The error in `status`, which a call to the server at `url` returned. An error that the server itself gave stays what

@@ -15,7 +15,7 @@ mod serve;
 
 use std::time::Duration;
 
-pub use channel_pool::{ChannelPool, name_server};
+pub use channel_pool::{ChannelPool, name_server, was_not_sent};
 pub use serve::{DRAIN_TIME, bind, serve};
 
 /// Between servers, a ping goes out after this much silence, and a connection is given up when the answer takes as long

@@ -27,7 +27,7 @@ use url::Url;
 use super::{Scanner, ShardScanTask};
 use crate::{Error, Table, Ulid};
 
-/// A storage server of a scan, and what the scan reads there.
+/// A storage server of a scan, and what the scan reads there. Before servers are chosen: the replicas of some shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanServer {
     /// The server.
@@ -129,6 +129,11 @@ impl ShardScanExec {
     /// The table.
     pub fn table(&self) -> &Arc<Table> {
         &self.table
+    }
+
+    /// Statistics of the projected columns.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// The servers in task order.

@@ -4,7 +4,7 @@
 //! - [`dev_ca`]: the certificate authority of a cluster on one machine; real clusters bring theirs.
 //! - [`keys`]: the cluster's Ed25519 key, which signs [`token`]s (a login, proven) and [`ticket`]s (the right to pull
 //!   one endpoint of one result).
-//! - [`password`]: argon2id hashes.
+//! - [`password`]: argon2id hashes; [`digest`]: hashes of what is compared.
 //! - [`auth_layer`]: the one place where a request gets its [`Identity`] or is refused.
 //!
 //! ```text
@@ -17,6 +17,7 @@
 
 pub mod auth_layer;
 pub mod dev_ca;
+pub mod digest;
 mod identity;
 pub mod keys;
 pub mod password;

@@ -261,6 +261,23 @@ impl v1::storage_server::Storage for Services {
         Ok(Response::new(v1::RollbackToResponse {}))
     }
 
+    async fn checksum(&self, _: Request<v1::ChecksumRequest>) -> Result<Response<v1::ChecksumResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn rebuild(&self, _: Request<v1::RebuildRequest>) -> Result<Response<v1::RebuildResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ExportShardStream = Stream<v1::ExportedRows>;
+
+    async fn export_shard(
+        &self,
+        _: Request<v1::ExportShardRequest>,
+    ) -> Result<Response<Self::ExportShardStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let server_id = name(Identity::of(&request)?);
         Ok(Response::new(v1::StatusResponse { server_id, ..Default::default() }))
@@ -278,6 +295,22 @@ impl v1::raft_server::Raft for Services {
     }
 
     async fn install_snapshot(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn propose(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn read_index(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn change_members(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn node_status(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
         Err(Status::unimplemented(""))
     }
 }
