@@ -4,8 +4,12 @@
 //! ```text
 //! stage(transaction) ── write* ── finish ──▶ staged: durable, checked, invisible
 //!                                              │ commit(transaction, version) ──▶ visible at snapshots >= version
+//!                                              ├ rollback_to(transaction, n)  ──▶ statements after n are gone
 //!                                              └ abort(transaction)           ──▶ gone
 //! ```
+//!
+//! A statement's changes of a shard are one piece: deletions, then new rows. Until the commit they are seen by scans with
+//! [`ScanRequest::own`] and by nobody else; for everybody else they hold the keys that they name.
 //!
 //! Everything here blocks: callers run it on a thread where blocking is allowed. Not here: where rows come from and
 //! in which order commits happen (`crate::commits`), nor how a scan becomes part of a plan (`crate::query`).
@@ -101,15 +105,17 @@ pub trait StageWriter: Send {
     /// Deletes rows by their primary keys: batches of [`Table::key_schema`]. Comes before the first
     /// [`StageWriter::write`], so that an update deletes the old row and writes the new one.
     ///
-    /// When checked, [`StageWriter::finish`] fails with `conflict` when a row is not there, was written or deleted by a
-    /// commit after the snapshot, or is being deleted by another transaction.
+    /// When checked, this or [`StageWriter::finish`] fails with `conflict` when a row is not there, was written or deleted
+    /// by a commit after the snapshot, or is being written or deleted by another transaction. When not checked, versions are
+    /// of no account. A table without a primary key is refused as `unsupported`.
     fn delete(&mut self, keys: &RecordBatch) -> Result<()>;
 
     /// Takes rows of [`Table::arrow_schema`]. NOT NULL and text lengths have been checked.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
 
-    /// Makes the rows durable (fsync) and checks the primary key: against the rows themselves, committed rows and rows
-    /// that other transactions have staged (then the error's code is `conflict`, else `constraint_violation`).
+    /// Makes the changes durable (fsync) and checks the primary key: against the rows themselves and committed rows
+    /// (`constraint_violation`), and against what other transactions have staged, inserted or deleted, or what commits
+    /// after the snapshot deleted (`conflict`). When not checked, whatever is in the way is a `conflict`.
     fn finish(self: Box<Self>) -> Result<StagedPiece>;
 }
 
@@ -119,18 +125,21 @@ pub trait StorageEngine: Debug + Send + Sync {
     /// one transaction or of many, may be open at once.
     fn stage(&self, options: StageOptions, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>>;
 
-    /// Undoes what `transaction` staged in statements after `sequence`, deletions included. Durable when it returns.
+    /// Undoes what `transaction` staged in statements after `sequence`, deletions included. Durable when it returns. Their
+    /// numbers may be given again.
     fn rollback_to(&self, transaction: Ulid, sequence: u32) -> Result<()>;
 
     /// Begins to replace all of a shard by rows that are visible at snapshots >= `version`: a copy of another replica.
-    /// What was there, staged changes included, is gone when the writer finishes, and stays when it is dropped.
+    /// What was there, staged changes included, is gone when the writer finishes, and stays when it is dropped. Snapshots
+    /// below `version` see an empty shard afterwards: the caller keeps them away.
     fn import(&self, table: &Arc<Table>, shard: u32, version: u64) -> Result<Box<dyn StageWriter>>;
 
     /// Forgets a shard that lives elsewhere now. Scans that run keep their rows to the end.
     fn drop_shard(&self, shard: ShardId) -> Result<()>;
 
     /// Forgets versions of rows that no snapshot from `horizon` on sees, and puts stored rows into better order. May be
-    /// interrupted at any point and never changes what such a snapshot sees. Answers whether there is more to do.
+    /// interrupted at any point and never changes what such a snapshot sees. Does a bounded part and answers whether there
+    /// is more to do. Scans at older snapshots, and statements that read one, fail with `conflict` where rows are gone.
     fn compact(&self, horizon: u64) -> Result<bool>;
 
     /// Makes what `transaction` staged visible at snapshots >= `version`. Durable when it returns. Does nothing when
@@ -145,6 +154,18 @@ pub trait StorageEngine: Debug + Send + Sync {
 
     /// Drops all of a table's shards. Scans that run keep their rows to the end.
     fn drop_table(&self, table: Ulid) -> Result<()>;
+
+    /// Shards of which something stored was found damaged: they are to be replaced by a copy, see
+    /// [`StorageEngine::import`].
+    fn damaged(&self) -> Vec<ShardId> {
+        Vec::new()
+    }
+
+    /// Compares the next part of what is stored with its checksums; what does not match is told by
+    /// [`StorageEngine::damaged`]. Answers false at the end of a round, after which the next one begins.
+    fn verify(&self) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Reads rows. Errors after the start come through the stream.
     fn scan(&self, request: ScanRequest) -> Result<SendableRecordBatchStream>;

@@ -2,7 +2,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
+use datafusion::{
+    execution::SendableRecordBatchStream,
+    physical_plan::{metrics::ExecutionPlanMetricsSet, stream::RecordBatchStreamAdapter},
+};
 use drsdb_core::{
     Engine, Error, Result, Table, Ulid,
     scan::{ShardScanTask, ShardScanner},
@@ -10,14 +13,19 @@ use drsdb_core::{
 use futures::TryStreamExt;
 
 use crate::{
+    checksum::Checksum,
     column::{ColumnEngine, ColumnOptions},
     commits::AppliedVersion,
-    engine::{ScanRequest, StageOptions, StageWriter, StorageEngine},
+    engine::{ScanRequest, ShardId, StageOptions, StageWriter, StorageEngine},
+    rebuild::floors::Floors,
     row::RowEngine,
 };
 
 /// How long a scan waits for commits up to its snapshot to arrive here before it says that they do not.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Rows that a checksum looks at in one go.
+const CHECKSUM_BATCH_ROWS: usize = 8192;
 
 /// The row engine, the column engine, and how far commits have been applied to both.
 #[derive(Debug, Clone)]
@@ -26,17 +34,32 @@ pub struct Engines {
     row: Arc<dyn StorageEngine>,
     column: Arc<dyn StorageEngine>,
     applied: AppliedVersion,
+    floors: Floors,
 }
 
 impl Engines {
-    /// Opens both engines under `dir`.
+    /// Opens both engines under `dir`. They share a file: what ends a transaction or a table in the column engine ends it in
+    /// the row engine in the same step.
     pub fn open(dir: &Path, server_id: Ulid, options: ColumnOptions, applied: AppliedVersion) -> Result<Self> {
-        Ok(Self {
-            server_id,
-            row: Arc::new(RowEngine::open(&dir.join("row"))?),
-            column: Arc::new(ColumnEngine::open(&dir.join("column"), options)?),
-            applied,
-        })
+        let row = Arc::new(RowEngine::open(&dir.join("row"))?);
+        let column = Arc::new(ColumnEngine::open_with(&dir.join("column"), options, Arc::clone(&row))?);
+        Ok(Self { server_id, row, column, applied, floors: Floors::open(dir.join("floors.json"))? })
+    }
+
+    /// From which snapshots on shards can be read here.
+    pub fn floors(&self) -> &Floors {
+        &self.floors
+    }
+
+    /// Begins to replace a shard by a copy, see [`StorageEngine::import`].
+    pub fn import(&self, table: &Arc<Table>, shard: u32, version: u64) -> Result<Box<dyn StageWriter>> {
+        self.of(table.engine).import(table, shard, version)
+    }
+
+    /// Forgets a shard that lives elsewhere now.
+    pub fn drop_shard(&self, shard: ShardId) -> Result<()> {
+        self.row.drop_shard(shard)?;
+        self.column.drop_shard(shard)
     }
 
     fn of(&self, engine: Engine) -> &Arc<dyn StorageEngine> {
@@ -53,35 +76,68 @@ impl Engines {
 
     /// Undoes the statements after `sequence` in both engines, see [`StorageEngine::rollback_to`].
     pub fn rollback_to(&self, transaction: Ulid, sequence: u32) -> Result<()> {
-        self.row.rollback_to(transaction, sequence)?;
         self.column.rollback_to(transaction, sequence)
     }
 
     /// Commits in both engines, see [`StorageEngine::commit`].
     pub fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
-        self.row.commit(transaction, version)?;
         self.column.commit(transaction, version)
     }
 
     /// Aborts in both engines, see [`StorageEngine::abort`].
     pub fn abort(&self, transaction: Ulid) -> Result<()> {
-        self.row.abort(transaction)?;
         self.column.abort(transaction)
     }
 
     /// Transactions with staged rows and no outcome yet.
     pub fn staged_transactions(&self) -> Result<Vec<Ulid>> {
-        let mut transactions = self.row.staged_transactions()?;
-        transactions.extend(self.column.staged_transactions()?);
-        transactions.sort_unstable();
-        transactions.dedup();
-        Ok(transactions)
+        self.column.staged_transactions()
     }
 
     /// Drops a table in both engines.
     pub fn drop_table(&self, table: Ulid) -> Result<()> {
-        self.row.drop_table(table)?;
         self.column.drop_table(table)
+    }
+
+    /// Does a step of compaction in both engines, see [`StorageEngine::compact`].
+    pub fn compact(&self, horizon: u64) -> Result<bool> {
+        self.column.compact(horizon)
+    }
+
+    /// Shards found damaged in either engine, see [`StorageEngine::damaged`].
+    pub fn damaged(&self) -> Vec<ShardId> {
+        let mut damaged = self.row.damaged();
+        damaged.extend(self.column.damaged());
+        damaged
+    }
+
+    /// Verifies the next part of what is stored, see [`StorageEngine::verify`].
+    pub fn verify(&self) -> Result<bool> {
+        Ok(self.row.verify()? | self.column.verify()?)
+    }
+}
+
+impl Engines {
+    /// A digest of a shard's rows at a version, in whatever order they lie here. Waits until commits up to it have come.
+    pub async fn checksum(&self, table: Arc<Table>, shard: u32, version: u64) -> Result<Checksum> {
+        let columns: Vec<usize> = (0..table.columns.len()).filter(|&at| !table.columns[at].dropped).collect();
+        let mut checksum = Checksum::new(&table, &columns)?;
+        let mut rows = self.scan(ShardScanTask {
+            table,
+            shards: vec![shard],
+            snapshot: version,
+            projection: columns,
+            filters: vec![],
+            limit: None,
+            batch_rows: CHECKSUM_BATCH_ROWS,
+            metrics: ExecutionPlanMetricsSet::new(),
+            partition: 0,
+            own: None,
+        })?;
+        while let Some(batch) = rows.try_next().await? {
+            checksum.add(&batch)?;
+        }
+        Ok(checksum)
     }
 }
 
@@ -93,7 +149,7 @@ impl ShardScanner for Engines {
     fn scan(&self, task: ShardScanTask) -> Result<SendableRecordBatchStream> {
         let schema = Arc::new(task.table.arrow_schema().project(&task.projection)?);
         let engine = Arc::clone(self.of(task.table.engine));
-        let applied = self.applied.clone();
+        let (applied, floors) = (self.applied.clone(), self.floors.clone());
         let request = ScanRequest {
             table: task.table,
             shards: task.shards,
@@ -108,7 +164,14 @@ impl ShardScanner for Engines {
         };
         let stream = async move {
             applied.wait_for(request.snapshot, SNAPSHOT_PATIENCE).await.map_err(Error::into_datafusion)?;
-            let opened = tokio::task::spawn_blocking(move || engine.scan(request)).await;
+            let (table, shards, snapshot) = (request.table.id, request.shards.clone(), request.snapshot);
+            let opened = tokio::task::spawn_blocking(move || {
+                let stream = engine.scan(request)?;
+                // Afterwards: what was opened stays as it was, even if the shard is replaced by a copy now.
+                floors.check(table, &shards, snapshot)?;
+                Ok(stream)
+            });
+            let opened = opened.await;
             let opened = opened.map_err(|error| Error::internal(format!("a scan failed to open: {error}")));
             opened.and_then(|stream| stream).map_err(Error::into_datafusion)
         };

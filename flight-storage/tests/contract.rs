@@ -4,15 +4,22 @@
 #![allow(clippy::unwrap_used)]
 
 mod contract {
+    pub mod added_columns;
+    pub mod changes;
     pub mod column;
+    pub mod column_changes;
     pub mod column_speed;
     pub mod comparisons;
     pub mod concurrency;
+    pub mod conflicts;
     pub mod crash;
+    pub mod crash_changes;
     pub mod extremes;
     pub mod keys;
+    pub mod model;
     pub mod outcomes;
     pub mod random;
+    pub mod replicas;
     pub mod row_speed;
     pub mod scans;
     pub mod support;
@@ -37,13 +44,14 @@ fn open_column(dir: &Path) -> Arc<dyn StorageEngine> {
     Arc::new(ColumnEngine::open(dir, ColumnOptions::default()).unwrap())
 }
 
-/// One module a test list and engine; a test's name tells both.
+/// Without a buffer: every row goes to a segment, of small units.
+fn open_segments(dir: &Path) -> Arc<dyn StorageEngine> {
+    Arc::new(ColumnEngine::open(dir, contract::column::small()).unwrap())
+}
+
+/// One module an engine and test list; a test's name tells both.
 macro_rules! contract {
-    ($($module:ident { $($test:ident),+ $(,)? })+) => {
-        contract!(@engine row, super::super::open_row, $($module { $($test),+ })+);
-        contract!(@engine column, super::super::open_column, $($module { $($test),+ })+);
-    };
-    (@engine $engine:ident, $open:expr, $($module:ident { $($test:ident),+ })+) => {
+    ($engine:ident, $open:expr, $($module:ident { $($test:ident),+ $(,)? })+) => {
         mod $engine {
             $(mod $module {
                 $(#[test] fn $test() { super::super::contract::$module::$test($open) })+
@@ -52,7 +60,16 @@ macro_rules! contract {
     };
 }
 
-contract! {
+/// What holds for both engines.
+macro_rules! contract_of_both {
+    ($($list:tt)+) => {
+        contract!(row, super::super::open_row, $($list)+);
+        contract!(column, super::super::open_column, $($list)+);
+        contract!(segments, super::super::open_segments, $($list)+);
+    };
+}
+
+contract_of_both! {
     scans {
         an_unknown_shard_is_empty,
         a_snapshot_sees_commits_up_to_its_version,
@@ -117,6 +134,50 @@ contract! {
     }
     random {
         random_tables_and_filters_agree_with_memory,
+    }
+    changes {
+        a_deleted_row_stays_for_older_snapshots,
+        an_update_replaces_a_row,
+        a_key_may_come_and_go_in_one_transaction,
+        a_transaction_sees_its_own_changes,
+        a_statement_that_is_rolled_back_never_was,
+        a_rollback_survives_a_restart,
+        large_changes_are_committed_and_undone_alike,
+        changes_survive_a_restart,
+        a_table_without_a_key_deletes_nothing,
+        keys_of_every_type_can_be_deleted,
+    }
+    conflicts {
+        a_row_that_changed_after_the_snapshot,
+        a_row_that_is_not_there,
+        a_row_that_another_transaction_deletes,
+        a_key_that_another_transaction_has_freed,
+        a_failed_statement_leaves_nothing,
+        followers_take_what_the_first_let_through,
+        followers_refuse_what_is_in_the_way,
+    }
+    replicas {
+        an_import_replaces_a_shard,
+        an_import_that_is_dropped_changes_nothing,
+        an_import_without_rows_empties_the_shard,
+        a_dropped_shard_is_empty_and_may_come_back,
+        compaction_forgets_what_nobody_sees,
+        a_snapshot_that_was_compacted_away_is_refused,
+    }
+    added_columns {
+        rows_from_before_read_as_the_initial_value,
+        initial_values_of_every_type,
+        filters_on_an_added_column,
+        a_dropped_column_takes_null,
+        statements_from_before_the_change_fill_in_the_initial_value,
+    }
+    model {
+        random_transactions_agree_with_a_model,
+        large_random_transactions_agree_with_a_model,
+    }
+    crash_changes {
+        a_killed_process_keeps_each_transaction_whole,
+        changes_until_killed,
     }
 }
 

@@ -35,7 +35,7 @@ use super::error::corrupt;
 const INTEGER_DECIMAL_DIGITS: u8 = 18;
 
 /// The type that a column has in a STRICT table of SQLite.
-pub(super) fn column_type(sql_type: SqlType) -> &'static str {
+pub(crate) fn column_type(sql_type: SqlType) -> &'static str {
     match sql_type {
         SqlType::Char { .. } | SqlType::Varchar { .. } | SqlType::Text => "TEXT",
         SqlType::Interval | SqlType::Bytea | SqlType::Uuid | SqlType::Ulid => "BLOB",
@@ -45,7 +45,7 @@ pub(super) fn column_type(sql_type: SqlType) -> &'static str {
 }
 
 /// A DOUBLE as an integer that sorts by IEEE 754's total order. Its own inverse on the bits.
-pub(super) fn fold_f64(value: f64) -> i64 {
+pub(crate) fn fold_f64(value: f64) -> i64 {
     let bits = value.to_bits() as i64;
     bits ^ ((bits >> 63) as u64 >> 1) as i64
 }
@@ -55,7 +55,7 @@ fn unfold_f64(folded: i64) -> f64 {
 }
 
 /// A REAL as an integer that sorts by IEEE 754's total order.
-pub(super) fn fold_f32(value: f32) -> i64 {
+pub(crate) fn fold_f32(value: f32) -> i64 {
     let bits = value.to_bits() as i32;
     i64::from(bits ^ ((bits >> 31) as u32 >> 1) as i32)
 }
@@ -65,7 +65,7 @@ fn unfold_f32(folded: i32) -> f32 {
 }
 
 /// A decimal's unscaled number in the form of a column with `precision` digits.
-pub(super) fn fold_decimal(value: i128, precision: u8) -> Value {
+pub(crate) fn fold_decimal(value: i128, precision: u8) -> Value {
     match i64::try_from(value) {
         Ok(small) if precision <= INTEGER_DECIMAL_DIGITS => Value::Integer(small),
         _ => Value::Blob((value ^ i128::MIN).to_be_bytes().to_vec()),
@@ -73,7 +73,7 @@ pub(super) fn fold_decimal(value: i128, precision: u8) -> Value {
 }
 
 /// The values of one column of a batch, ready to be bound to an INSERT.
-pub(super) enum Values<'a> {
+pub(crate) enum Values<'a> {
     Boolean(&'a BooleanArray),
     SmallInt(&'a PrimitiveArray<Int16Type>),
     Integer(&'a PrimitiveArray<Int32Type>),
@@ -92,7 +92,7 @@ pub(super) enum Values<'a> {
 
 impl<'a> Values<'a> {
     /// Takes an array of the type that `sql_type` is stored as.
-    pub(super) fn new(array: &'a ArrayRef, sql_type: SqlType) -> Result<Self> {
+    pub(crate) fn new(array: &'a ArrayRef, sql_type: SqlType) -> Result<Self> {
         if *array.data_type() != sql_type.to_arrow() {
             return Err(Error::internal(format!("a column of {sql_type} came as Arrow's {}", array.data_type())));
         }
@@ -134,7 +134,7 @@ impl<'a> Values<'a> {
     }
 
     /// The value of `row` as SQLite keeps it.
-    pub(super) fn get(&self, row: usize) -> ToSqlOutput<'a> {
+    pub(crate) fn get(&self, row: usize) -> ToSqlOutput<'a> {
         if self.is_null(row) {
             return ToSqlOutput::Owned(Value::Null);
         }
@@ -166,7 +166,7 @@ impl<'a> Values<'a> {
 }
 
 /// Bytes of a value in memory, about.
-pub(super) fn size_of(value: &ValueRef<'_>) -> usize {
+pub(crate) fn size_of(value: &ValueRef<'_>) -> usize {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => 16 + bytes.len(),
         _ => 8,
@@ -174,7 +174,7 @@ pub(super) fn size_of(value: &ValueRef<'_>) -> usize {
 }
 
 /// Builds an Arrow column from kept values.
-pub(super) enum ColumnBuilder {
+pub(crate) enum ColumnBuilder {
     Boolean(BooleanBuilder),
     SmallInt(PrimitiveBuilder<Int16Type>),
     Integer(PrimitiveBuilder<Int32Type>),
@@ -193,7 +193,7 @@ pub(super) enum ColumnBuilder {
 
 impl ColumnBuilder {
     /// A builder for a column of `sql_type` with room for `capacity` values.
-    pub(super) fn new(sql_type: SqlType, capacity: usize) -> Self {
+    pub(crate) fn new(sql_type: SqlType, capacity: usize) -> Self {
         let data_type = sql_type.to_arrow();
         match sql_type {
             SqlType::Boolean => ColumnBuilder::Boolean(BooleanBuilder::with_capacity(capacity)),
@@ -216,7 +216,7 @@ impl ColumnBuilder {
     }
 
     /// Appends a kept value.
-    pub(super) fn append(&mut self, value: ValueRef<'_>) -> Result<()> {
+    pub(crate) fn append(&mut self, value: ValueRef<'_>) -> Result<()> {
         if matches!(value, ValueRef::Null) {
             self.append_null();
             return Ok(());
@@ -276,7 +276,7 @@ impl ColumnBuilder {
     }
 
     /// The column so far; the builder begins anew.
-    pub(super) fn finish(&mut self) -> ArrayRef {
+    pub(crate) fn finish(&mut self) -> ArrayRef {
         match self {
             ColumnBuilder::Boolean(builder) => Arc::new(builder.finish()),
             ColumnBuilder::SmallInt(builder) => Arc::new(builder.finish()),

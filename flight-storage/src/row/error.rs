@@ -4,8 +4,10 @@
 use drsdb_core::{Error, ErrorCode, Result, WireError};
 use rusqlite::ffi;
 
+use crate::engine::ShardId;
+
 /// Says what was being done when SQLite failed.
-pub(super) trait Context<T> {
+pub(crate) trait Context<T> {
     fn context(self, what: &str) -> Result<T>;
 }
 
@@ -16,7 +18,7 @@ impl<T> Context<T> for rusqlite::Result<T> {
 }
 
 /// The error of drsdb for an error of SQLite.
-pub(super) fn from_sqlite(what: &str, error: &rusqlite::Error) -> Error {
+pub(crate) fn from_sqlite(what: &str, error: &rusqlite::Error) -> Error {
     let message = format!("row engine, {what}: {error}");
     let extended = error.sqlite_extended_error_code().unwrap_or(0);
     let wire = match error.sqlite_error_code() {
@@ -34,16 +36,29 @@ pub(super) fn from_sqlite(what: &str, error: &rusqlite::Error) -> Error {
 }
 
 /// The file holds something that the engine cannot have written.
-pub(super) fn corrupt(message: impl Into<String>) -> WireError {
+pub(crate) fn corrupt(message: impl Into<String>) -> WireError {
     WireError::new(ErrorCode::Corrupt, message)
-        .with_hint("check the server's disk, then restore the server's row data from another copy")
+        .with_hint("check the server's disk, then remove its row data: its shards are rebuilt from other replicas")
 }
 
 fn disk_full(message: String) -> WireError {
     WireError::new(ErrorCode::DiskFull, message).with_hint("free space on the server's disk, then retry")
 }
 
+/// Says which shard is damaged, so that it can be rebuilt.
+pub(crate) fn name_shard(error: Error, id: ShardId) -> Error {
+    match error.code() {
+        ErrorCode::Corrupt => {
+            let (table, shard) = (id.table, id.shard);
+            let mut wire = error.to_wire().with_field("table_id", table).with_field("shard", shard);
+            wire.message = format!("shard {shard} of table {table}: {}", wire.message);
+            wire.into()
+        }
+        _ => error,
+    }
+}
+
 /// Whether an INSERT failed because its key is there already.
-pub(super) fn is_duplicate(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_duplicate(error: &rusqlite::Error) -> bool {
     error.sqlite_extended_error_code() == Some(ffi::SQLITE_CONSTRAINT_UNIQUE)
 }

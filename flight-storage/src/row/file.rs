@@ -1,45 +1,51 @@
 //! The SQLite file: its own tables, the table of a shard, and how connections to it are set up.
 //!
 //! ```text
-//! shards          number ─ table_id, shard, definition, dropped     one row a shard that ever got rows
-//! shard_<number>  v_from, v_to, c0, c1, ...                         the shard's rows; c<i> is the table's i-th column
-//! pieces          piece ─ transaction_id, shard, state, version     staged rows, and large commits
-//! dropped_tables  table_id                                          may not come back
+//! shards          number ─ table_id, shard, import, columns, definition, dropped   one row a shard that ever got rows
+//! shard_<number>  v_from, v_to, c0, c1, ...              the shard's rows; c<i> is the table's i-th column
+//! shard_versions  shard ─ last_delete, forgotten         the last commit that deleted, the last one compacted away
+//! pieces          piece ─ transaction_id, sequence, shard, state, version, counts, rows    staged changes, large commits
+//! dropped_tables  table_id                               may not come back
+//! counters        name ─ value                           `groups`: how often the file was written, see [`super::mark`]
 //! ```
 //!
 //! A row's `v_from` is the version that made it visible, or, while that is not known or not worth writing down, minus
-//! the number of its piece. `v_to` is the version that ended it, [`LIVE`] as long as there is none. The primary key is a
-//! unique index over the key's columns and `v_to`: unique among live rows, and of use for lookups at any snapshot.
+//! the number of its piece. `v_to` is [`LIVE`] as long as nothing ended the row, then the version that did, or, in the same
+//! way, minus the number of the piece that deletes it. So both are undone by looking for minus the piece.
+//!
+//! Two indexes belong to a shard. `_key` is unique over the key's columns and `v_to`: unique among live rows, of use for
+//! lookups at any snapshot, and a row that is being deleted leaves room for its successor. `_ended` holds the rows that
+//! are not live, by `v_to`: what a piece deletes and what compaction removes are found without reading the others.
 //!
 //! Columns are named by position, so no name that SQL allows can clash with SQLite's words, and a rename costs nothing.
+//! Only the key's columns are NOT NULL here: the index servers check that, and a column may be dropped later. A column
+//! that was added later is added here when rows with it are first staged; what its `initial` says is its DEFAULT, which
+//! SQLite gives to the rows from before without touching them, and to rows of statements that do not know it yet.
 
 use std::{fs::File, path::Path};
 
-use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
+use rusqlite::{Connection, OpenFlags};
 
-use super::{encoding::column_type, error::Context};
+use super::error::{Context, from_sqlite};
 
 /// `v_to` of a row that nothing ended. Above every version, so `v_to > snapshot` needs no second case.
-pub(super) const LIVE: i64 = i64::MAX;
-
-/// SQLite's own limit is 2,000 columns; two are the versions'.
-const MAX_COLUMNS: usize = 1998;
+pub(crate) const LIVE: i64 = i64::MAX;
 
 /// Marks the file as drsdb's ("drsR"), and with which layout.
 const APPLICATION_ID: i64 = 0x6472_7352;
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 /// States of a piece, in the order of its life.
-pub(super) mod state {
+pub(crate) mod state {
     /// Its writer has not finished: after a restart it is removed.
-    pub(in crate::row) const WRITING: i64 = 0;
+    pub(crate) const WRITING: i64 = 0;
     /// Durable and checked: waits for its transaction's outcome.
-    pub(in crate::row) const STAGED: i64 = 1;
-    /// Visible from `version` on; its rows still say minus the piece.
-    pub(in crate::row) const COMMITTED: i64 = 2;
-    /// Its rows are being removed.
-    pub(in crate::row) const REMOVING: i64 = 3;
+    pub(crate) const STAGED: i64 = 1;
+    /// Takes effect at `version`; its rows still say minus the piece.
+    pub(crate) const COMMITTED: i64 = 2;
+    /// It is being undone. What it changed is of no account any more: whoever meets a row of it may undo that row.
+    pub(crate) const REMOVING: i64 = 3;
 }
 
 const LAYOUT_SQL: &str = "
@@ -47,28 +53,42 @@ CREATE TABLE shards (
     -- AUTOINCREMENT: the name of a dropped shard's table is never given to another.
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     table_id BLOB NOT NULL,
-    shard INTEGER NOT NULL,
+    -- NULL: dropped, or an import that has not finished.
+    shard INTEGER,
+    -- The piece of an import that has not finished.
+    import INTEGER UNIQUE,
+    columns INTEGER NOT NULL,
     definition TEXT NOT NULL,
     dropped INTEGER NOT NULL DEFAULT 0,
     UNIQUE (table_id, shard)
 ) STRICT;
+CREATE TABLE shard_versions (
+    shard INTEGER PRIMARY KEY,
+    last_delete INTEGER NOT NULL DEFAULT 0,
+    forgotten INTEGER NOT NULL DEFAULT 0
+) STRICT;
 CREATE TABLE pieces (
     piece INTEGER PRIMARY KEY,
     transaction_id BLOB NOT NULL,
-    shard INTEGER NOT NULL REFERENCES shards (number),
+    sequence INTEGER NOT NULL,
+    shard INTEGER NOT NULL,
     state INTEGER NOT NULL,
     version INTEGER,
     row_count INTEGER NOT NULL,
+    deleted INTEGER NOT NULL,
     first_row INTEGER NOT NULL,
     last_row INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX pieces_of_transaction ON pieces (transaction_id);
 CREATE INDEX pieces_of_shard ON pieces (shard, state);
+CREATE INDEX pieces_that_delete ON pieces (shard) WHERE deleted > 0;
 CREATE TABLE dropped_tables (table_id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO counters VALUES ('groups', 0);
 ";
 
 /// Opens the file for its one writer, and makes it if it is not there.
-pub(super) fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection> {
+pub(crate) fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection> {
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -125,7 +145,7 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Opens the file for a reader. The writer has opened it before.
-pub(super) fn open_reader(path: &Path) -> Result<Connection> {
+pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .context("opening its file to read")?;
@@ -137,86 +157,40 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
 }
 
 /// A ULID as SQLite keeps it.
-pub(super) fn id_bytes(id: Ulid) -> [u8; 16] {
+pub(crate) fn id_bytes(id: Ulid) -> [u8; 16] {
     id.0.to_be_bytes()
 }
 
 /// Back from [`id_bytes`].
-pub(super) fn id_from_bytes(bytes: [u8; 16]) -> Ulid {
+pub(crate) fn id_from_bytes(bytes: [u8; 16]) -> Ulid {
     Ulid(u128::from_be_bytes(bytes))
 }
 
 /// A version as SQLite keeps it.
-pub(super) fn version_integer(version: u64) -> Result<i64> {
+pub(crate) fn version_integer(version: u64) -> Result<i64> {
     i64::try_from(version)
         .ok()
         .filter(|&version| version < LIVE)
         .ok_or_else(|| Error::internal(format!("version {version} is beyond what the row engine counts")))
 }
 
-/// The SQLite table of shard `number`.
-pub(super) fn shard_table(number: i64) -> String {
-    format!("shard_{number}")
+/// A snapshot as SQLite compares it with versions: [`LIVE`] itself must stay above every snapshot.
+pub(crate) fn snapshot_integer(snapshot: u64) -> i64 {
+    i64::try_from(snapshot).unwrap_or(LIVE).min(LIVE - 1)
 }
 
-/// Refuses a table that was dropped.
-pub(super) fn check_not_dropped(connection: &Connection, table: &Table) -> Result<()> {
-    let dropped = connection
-        .prepare_cached("SELECT 1 FROM dropped_tables WHERE table_id = ?1")
-        .and_then(|mut statement| statement.exists([id_bytes(table.id)]))
-        .context("looking up a table")?;
-    if dropped {
-        let message = format!("table {} was dropped", table.name);
-        return Err(Error::new(ErrorCode::NotFound, message));
-    }
-    Ok(())
+/// Runs a statement and answers how many rows it changed.
+pub(crate) fn execute(connection: &Connection, sql: &str, parameters: impl rusqlite::Params) -> Result<usize> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(parameters))
+        .map_err(|error| from_sqlite(sql, &error))
 }
 
-/// The number of a table's shard, if it has rows or ever had.
-pub(super) fn find_shard(connection: &Connection, table: &Table, shard: u32) -> Result<Option<i64>> {
+/// Runs a statement and answers the first column of its rows.
+pub(crate) fn integers(connection: &Connection, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<i64>> {
     connection
-        .prepare_cached("SELECT number FROM shards WHERE table_id = ?1 AND shard = ?2")
-        .and_then(|mut statement| statement.query_row(params![id_bytes(table.id), shard], |row| row.get(0)).optional())
-        .context("looking up a shard")
-}
-
-/// Makes the SQLite table of a shard, and answers its number.
-pub(super) fn create_shard(connection: &Connection, table: &Table, shard: u32) -> Result<i64> {
-    if table.columns.len() > MAX_COLUMNS {
-        let message = format!("table {} has {} columns", table.name, table.columns.len());
-        return Err(WireError::new(ErrorCode::Unsupported, message)
-            .with_hint(format!("the row engine takes {MAX_COLUMNS} columns: use WITH (engine = 'column')"))
-            .into());
-    }
-    let definition = serde_json::to_string(table)
-        .map_err(|error| Error::internal(format!("table {} has no JSON form: {error}", table.name)))?;
-    let what = "creating a shard";
-    connection
-        .prepare_cached("INSERT INTO shards (table_id, shard, definition) VALUES (?1, ?2, ?3)")
-        .and_then(|mut statement| statement.insert(params![id_bytes(table.id), shard, definition]))
-        .context(what)?;
-    let number = connection.last_insert_rowid();
-    let name = shard_table(number);
-    let columns: Vec<String> = table
-        .columns
-        .iter()
-        .enumerate()
-        .map(|(position, column)| {
-            let not_null = if column.not_null { " NOT NULL" } else { "" };
-            format!(", c{position} {}{not_null}", column_type(column.sql_type))
-        })
-        .collect();
-    let columns = columns.concat();
-    connection
-        .execute_batch(&format!(
-            "CREATE TABLE {name} (v_from INTEGER NOT NULL, v_to INTEGER NOT NULL{columns}) STRICT;"
-        ))
-        .context(what)?;
-    if !table.primary_key.is_empty() {
-        let key: Vec<String> = table.primary_key.iter().map(|position| format!("c{position}, ")).collect();
-        connection
-            .execute_batch(&format!("CREATE UNIQUE INDEX {name}_key ON {name} ({}v_to);", key.concat()))
-            .context(what)?;
-    }
-    Ok(number)
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_map(parameters, |row| row.get(0))?.collect())
+        .map_err(|error| from_sqlite(sql, &error))
 }

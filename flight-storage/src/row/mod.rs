@@ -11,31 +11,47 @@
 //!
 //! # Life of a row
 //!
-//! 1. [`stage`] cuts what a load brings into chunks and queues them. The caller's thread does no I/O.
-//! 2. [`writer`], the only thread that writes, runs what is queued in one transaction and syncs once. [`operations`] says
-//!    what is done: the row is inserted with minus its piece as `v_from`, so it is durable, holds its primary key against
-//!    others ([`primary_key`]), and no snapshot sees it.
-//! 3. The commit stamps the version, or notes it once for a large piece ([`operations`]).
-//! 4. [`scan`] reads with a connection of its own ([`readers`]), a WHERE made of the snapshot and of as much of the filters
-//!    as [`filter`] can say in SQLite. [`encoding`] keeps SQL's order, so that it can.
+//! 1. [`stage`] cuts what a statement changes into chunks and queues them. The caller's thread does no I/O.
+//! 2. [`writer`], the only thread that writes, runs what is queued in one transaction and syncs once. [`operations`] lists
+//!    what can be done. [`changes`] stages: the row is inserted with minus its piece as `v_from`, so it is durable, holds
+//!    its [`primary_key`] against others, and no snapshot sees it; a row to be deleted gets minus the piece as `v_to`, which
+//!    holds it against others and leaves it to be seen. A piece is what one statement changes in one shard.
+//! 3. The [`outcome`] stamps the version, or notes it once for a large piece, or undoes the piece; a rollback undoes those
+//!    of some statements.
+//! 4. [`scan`] reads with a connection of its own ([`readers`]), a WHERE made of the snapshot and of the transaction's own
+//!    changes ([`visibility`]), and of as much of the filters as [`filter`] can say in SQLite. [`encoding`] keeps SQL's
+//!    order, so that it can.
+//! 5. [`compaction`] removes rows that no snapshot sees any more.
 //!
-//! A crash at any point leaves a file in which each operation happened or did not: [`operations::left_undone`] removes
-//! pieces whose writers never finished and goes on with removals that were under way.
+//! [`shards`] makes the tables that hold the rows, in the layout of [`file`](mod@file); [`import`] replaces one.
+//!
+//! A crash at any point leaves a file in which each operation happened or did not: [`outcome::left_undone`] undoes pieces
+//! whose writers never finished and goes on with what was being undone. [`mark`] notices a file that lost its end.
+//!
+//! The column engine keeps its books and the rows that wait to become segments in the same file, so that one fsync carries
+//! both: it queues [`operations::ForeignOperation`]s beside the row engine's own ([`RowEngine::run_all`]).
 //!
 //! Not here: deciding outcomes and versions (`crate::commits`).
 
-mod encoding;
-mod error;
-mod file;
-mod filter;
-mod operations;
-mod primary_key;
-mod readers;
+pub(crate) mod changes;
+mod compaction;
+pub(crate) mod encoding;
+pub(crate) mod error;
+pub(crate) mod file;
+pub(crate) mod filter;
+mod import;
+mod mark;
+pub(crate) mod operations;
+mod outcome;
+pub(crate) mod primary_key;
+pub(crate) mod readers;
 mod scan;
+pub(crate) mod shards;
 mod stage;
 #[cfg(test)]
 mod tests;
-mod writer;
+pub(crate) mod visibility;
+pub(crate) mod writer;
 
 use std::{
     fs::{File, TryLockError},
@@ -49,7 +65,14 @@ use std::{
 use datafusion::execution::SendableRecordBatchStream;
 use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
 
-use self::{operations::Operation, readers::Readers, stage::PieceWriter, writer::Writer};
+use self::{
+    file::version_integer,
+    mark::Mark,
+    operations::{Done, Operation},
+    readers::{Reader, Readers},
+    stage::{PieceWriter, Purpose},
+    writer::{Pending, Writer},
+};
 use crate::engine::{ScanRequest, ShardId, StageOptions, StageWriter, StorageEngine};
 
 /// The row engine. See the module for how it works.
@@ -77,18 +100,49 @@ impl RowEngine {
         let lock = lock(&dir.join("lock"))?;
         let path = dir.join("rows.sqlite");
         let connection = file::open_writer(&path, max_pages)?;
-        let undone = operations::left_undone(&connection)?;
+        let mark = Mark::open(&dir.join("rows.mark"), &path, &connection)?;
+        let undone = outcome::left_undone(&connection)?;
         let last_piece = AtomicI64::new(operations::last_piece(&connection)?);
         Ok(RowEngine {
-            writer: Writer::start(connection, undone)?,
+            writer: Writer::start(connection, mark, undone)?,
             readers: Readers::new(&path),
             last_piece,
             _lock: lock,
         })
     }
 
-    fn run(&self, operation: Operation) -> Result<()> {
-        self.writer.queue().submit(operation)?.wait().map(drop)
+    /// Queues an operation.
+    pub(crate) fn submit(&self, operation: Operation) -> Result<Pending> {
+        self.writer.queue().submit(operation)
+    }
+
+    /// Runs an operation and waits until it is durable.
+    pub(crate) fn run(&self, operation: Operation) -> Result<Done> {
+        self.submit(operation)?.wait()
+    }
+
+    /// Runs operations in their order and waits until all are durable. Mostly they share one fsync; a crash may leave those
+    /// after some point undone.
+    #[allow(dead_code, reason = "for the column engine")]
+    pub(crate) fn run_all(&self, operations: Vec<Operation>) -> Result<Vec<Done>> {
+        let pending: Vec<Pending> =
+            operations.into_iter().map(|operation| self.writer.queue().submit(operation)).collect::<Result<_>>()?;
+        pending.into_iter().map(Pending::wait).collect()
+    }
+
+    /// A connection to read the file with.
+    pub(crate) fn reader(&self) -> Result<Reader> {
+        self.readers.lease()
+    }
+
+    /// A number for a piece, which no other has.
+    pub(crate) fn next_piece(&self) -> i64 {
+        self.last_piece.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn piece_writer(&self, purpose: Purpose, table: &Arc<Table>, shard: u32) -> Box<dyn StageWriter> {
+        let queue = self.writer.queue().clone();
+        Box::new(PieceWriter::new(queue, self.next_piece(), purpose, Arc::clone(table), shard))
     }
 }
 
@@ -112,47 +166,41 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-fn not_done(what: &str) -> Error {
-    Error::new(ErrorCode::Unsupported, format!("{what} is not done"))
-}
-
 impl StorageEngine for RowEngine {
     fn stage(&self, options: StageOptions, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
-        let piece = self.last_piece.fetch_add(1, Ordering::Relaxed) + 1;
-        let queue = self.writer.queue().clone();
-        Ok(Box::new(PieceWriter::new(queue, piece, options.transaction, Arc::clone(table), shard)))
+        Ok(self.piece_writer(Purpose::Stage(options), table, shard))
+    }
+
+    fn rollback_to(&self, transaction: Ulid, sequence: u32) -> Result<()> {
+        self.run(Operation::RollbackTo { transaction, sequence }).map(drop)
+    }
+
+    fn import(&self, table: &Arc<Table>, shard: u32, version: u64) -> Result<Box<dyn StageWriter>> {
+        Ok(self.piece_writer(Purpose::Import(version_integer(version)?), table, shard))
+    }
+
+    fn drop_shard(&self, shard: ShardId) -> Result<()> {
+        self.run(Operation::DropShard { shard }).map(drop)
+    }
+
+    fn compact(&self, horizon: u64) -> Result<bool> {
+        self.run(Operation::Compact { horizon }).map(|done| done.more)
     }
 
     fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
-        self.run(Operation::Commit { transaction, version })
+        self.run(Operation::Commit { transaction, version }).map(drop)
     }
 
     fn abort(&self, transaction: Ulid) -> Result<()> {
-        self.run(Operation::Abort { transaction })
-    }
-
-    fn rollback_to(&self, _: Ulid, _: u32) -> Result<()> {
-        Err(not_done("rolling a statement back"))
-    }
-
-    fn import(&self, _: &Arc<Table>, _: u32, _: u64) -> Result<Box<dyn StageWriter>> {
-        Err(not_done("importing a shard"))
-    }
-
-    fn drop_shard(&self, _: ShardId) -> Result<()> {
-        Err(not_done("dropping a shard"))
-    }
-
-    fn compact(&self, _: u64) -> Result<bool> {
-        Ok(false)
+        self.run(Operation::Abort { transaction }).map(drop)
     }
 
     fn staged_transactions(&self) -> Result<Vec<Ulid>> {
-        operations::staged_transactions(&*self.readers.lease()?)
+        operations::staged_transactions(&*self.reader()?)
     }
 
     fn drop_table(&self, table: Ulid) -> Result<()> {
-        self.run(Operation::DropTable { table })
+        self.run(Operation::DropTable { table }).map(drop)
     }
 
     fn scan(&self, request: ScanRequest) -> Result<SendableRecordBatchStream> {

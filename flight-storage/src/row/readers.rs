@@ -21,18 +21,18 @@ const INSTRUCTIONS_PER_CHECK: i32 = 2000;
 
 /// The pool.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(crate) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Arc<Self> {
+    pub(crate) fn new(path: &Path) -> Arc<Self> {
         Arc::new(Self { path: path.to_owned(), idle: Mutex::new(Vec::new()) })
     }
 
     /// A connection of one's own until it is dropped.
-    pub(super) fn lease(self: &Arc<Self>) -> Result<Reader> {
+    pub(crate) fn lease(self: &Arc<Self>) -> Result<Reader> {
         let idle = self.idle.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -44,7 +44,7 @@ impl Readers {
 
 /// A leased connection.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     /// `None` only while being dropped.
     connection: Option<Connection>,
     pool: Arc<Readers>,
@@ -52,7 +52,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Has statements on this connection stop with an error soon after `unwanted` says so.
-    pub(super) fn stop_when(&mut self, unwanted: impl FnMut() -> bool + Send + 'static) -> Result<()> {
+    pub(crate) fn stop_when(&mut self, unwanted: impl FnMut() -> bool + Send + 'static) -> Result<()> {
         let connection = self.connection.as_mut().expect("a reader has its connection until it is dropped");
         connection.progress_handler(INSTRUCTIONS_PER_CHECK, Some(unwanted)).context("preparing a scan")
     }

@@ -16,18 +16,20 @@ use datafusion::{
         stream::RecordBatchReceiverStreamBuilder,
     },
 };
-use drsdb_core::Result;
+use drsdb_core::{Error, ErrorCode, Result, WireError};
 use rusqlite::types::Value;
 use tokio::sync::mpsc::Sender;
 
 use super::{
     encoding::{ColumnBuilder, size_of},
-    error::Context,
-    file::{LIVE, check_not_dropped, find_shard, shard_table, state},
+    error::{Context, name_shard},
+    file::snapshot_integer,
     filter::{Condition, conjunction},
     readers::{Reader, Readers},
+    shards::{ShardTable, check_not_dropped, find_shard, initial_literal},
+    visibility::visible,
 };
-use crate::engine::ScanRequest;
+use crate::engine::{ScanRequest, ShardId};
 
 /// A batch ends at this many bytes of values, however few rows that is.
 const BATCH_BYTES: usize = 4 << 20;
@@ -48,7 +50,7 @@ pub(super) fn start(readers: &Arc<Readers>, request: ScanRequest) -> Result<Send
         match scan.run() {
             // Stopped because nobody wants the rows: nobody wants the error either.
             Err(_) if output.is_closed() => Ok(()),
-            other => other.map_err(drsdb_core::Error::into_datafusion),
+            other => other.map_err(Error::into_datafusion),
         }
     });
     Ok(builder.build())
@@ -81,8 +83,7 @@ impl Scan {
         // The first read fixes what the transaction sees.
         check_not_dropped(&reader, &request.table)?;
         Ok(Self {
-            // LIVE itself must stay above every snapshot.
-            snapshot: i64::try_from(request.snapshot).unwrap_or(LIVE).min(LIVE - 1),
+            snapshot: snapshot_integer(request.snapshot),
             remaining: request.limit.unwrap_or(usize::MAX),
             reader,
             schema,
@@ -105,32 +106,23 @@ impl Scan {
             if self.remaining == 0 || self.output.is_closed() {
                 break;
             }
-            if let Some(number) = find_shard(&self.reader, &self.request.table, shard)? {
-                if self.request.projection.is_empty() {
-                    self.count_shard(number)?;
-                } else {
-                    self.read_shard(number)?;
-                }
+            let id = ShardId { table: self.request.table.id, shard };
+            if let Some(found) = find_shard(&self.reader, id)? {
+                let read =
+                    if self.request.projection.is_empty() { self.count_shard(&found) } else { self.read_shard(&found) };
+                read.map_err(|error| name_shard(error, id))?;
             }
         }
         Ok(())
     }
 
     /// The part of a statement from FROM on, and what its `?` stand for.
-    fn visible_rows(&self, number: i64) -> Result<(String, Vec<Value>)> {
-        let has_large_commits = self
-            .reader
-            .prepare_cached("SELECT 1 FROM pieces WHERE shard = ?1 AND state = ?2")
-            .and_then(|mut statement| statement.exists([number, state::COMMITTED]))
-            .context(WHAT)?;
-        let snapshot = Value::Integer(self.snapshot);
-        let mut parameters = vec![snapshot.clone(), snapshot.clone()];
-        let committed = if has_large_commits {
-            parameters.extend([Value::Integer(number), Value::Integer(state::COMMITTED), snapshot]);
-            " OR v_from IN (SELECT -piece FROM pieces WHERE shard = ? AND state = ? AND version <= ?)"
-        } else {
-            ""
-        };
+    fn visible_rows(&self, shard: &ShardTable) -> Result<(String, Vec<Value>)> {
+        if self.snapshot < shard.forgotten {
+            let message = format!("version {} is too old to be read: its rows have been compacted", self.snapshot);
+            return Err(WireError::new(ErrorCode::Conflict, message).with_hint("run the query again").into());
+        }
+        let (condition, mut parameters) = visible(&self.reader, shard.number, self.snapshot, self.request.own)?;
         let filter = match &self.condition {
             Some(condition) => {
                 parameters.extend(condition.parameters.iter().cloned());
@@ -138,13 +130,28 @@ impl Scan {
             }
             None => String::new(),
         };
-        let table = shard_table(number);
-        let sql = format!("FROM {table} WHERE v_to > ? AND (v_from BETWEEN 0 AND ?{committed}){filter}");
-        Ok((sql, parameters))
+        Ok((format!("FROM {} WHERE {condition}{filter}", self.source(shard)?), parameters))
     }
 
-    fn count_shard(&mut self, number: i64) -> Result<()> {
-        let (from, parameters) = self.visible_rows(number)?;
+    /// The shard's table, with the columns that it does not have yet.
+    fn source(&self, shard: &ShardTable) -> Result<String> {
+        let (name, columns) = (shard.name(), &self.request.table.columns);
+        if shard.columns >= columns.len() {
+            return Ok(name);
+        }
+        let mut all = String::from("v_from, v_to");
+        for (position, column) in columns.iter().enumerate() {
+            if position < shard.columns {
+                all += &format!(", c{position}");
+            } else {
+                all += &format!(", {} AS c{position}", initial_literal(column)?);
+            }
+        }
+        Ok(format!("(SELECT {all} FROM {name})"))
+    }
+
+    fn count_shard(&mut self, shard: &ShardTable) -> Result<()> {
+        let (from, parameters) = self.visible_rows(shard)?;
         let rows: usize = self
             .reader
             .prepare_cached(&format!("SELECT count(*) {from}"))
@@ -166,8 +173,8 @@ impl Scan {
         Ok(())
     }
 
-    fn read_shard(&mut self, number: i64) -> Result<()> {
-        let (from, mut parameters) = self.visible_rows(number)?;
+    fn read_shard(&mut self, shard: &ShardTable) -> Result<()> {
+        let (from, mut parameters) = self.visible_rows(shard)?;
         let columns: Vec<String> = self.request.projection.iter().map(|position| format!("c{position}")).collect();
         let limit = match i64::try_from(self.remaining) {
             Ok(limit) if self.request.limit.is_some() => {

@@ -22,8 +22,8 @@ use drsdb_core::{Column, Engine, ErrorCode, Result, SqlType, Table, TableName, U
 use futures::TryStreamExt;
 use tempfile::TempDir;
 
-use super::{RowEngine, filter::conjunction};
-use crate::engine::{ScanRequest, StageOptions, StorageEngine};
+use super::{RowEngine, file::LIVE, filter::conjunction};
+use crate::engine::{ScanRequest, ShardId, StageOptions, StorageEngine};
 
 fn checked(transaction: Ulid) -> StageOptions {
     StageOptions { transaction, sequence: 1, snapshot: u64::MAX, checked: true }
@@ -277,4 +277,125 @@ fn filters_become_conditions() {
     assert!(conjunction(&table, &[long]).0.is_some());
     let long = (0..2000).map(|value| id(Operator::Eq, value)).reduce(or).unwrap();
     assert_eq!(sql(long), None);
+}
+
+/// The files as a crash right now would leave them.
+fn crashed(directory: &TempDir) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for name in ["rows.sqlite", "rows.sqlite-wal", "rows.mark"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_is_noticed() {
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let first = stage(&engine, &table, &rows(&table, 0..10, 10)).unwrap();
+    engine.commit(first, 1).unwrap();
+    // Staged and not committed: nobody else would miss it.
+    stage(&engine, &table, &rows(&table, 10..20, 10)).unwrap();
+
+    let whole = crashed(&directory);
+    let opened = RowEngine::open(whole.path()).unwrap();
+    assert_eq!(count(&opened, request(&table)).await.unwrap(), 10);
+    assert_eq!(opened.staged_transactions().unwrap().len(), 1);
+    drop(opened);
+    RowEngine::open(whole.path()).unwrap();
+
+    let size = std::fs::metadata(directory.path().join("rows.sqlite-wal")).unwrap().len();
+    for kept in [size - 1, size - 5000, 0] {
+        let torn = crashed(&directory);
+        let log = std::fs::File::options().write(true).open(torn.path().join("rows.sqlite-wal")).unwrap();
+        log.set_len(kept).unwrap();
+        let error = RowEngine::open(torn.path()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Corrupt, "{kept} of {size} bytes: {error}");
+    }
+    let rotten = crashed(&directory);
+    overwrite(&rotten.path().join("rows.sqlite-wal"), size - 2000, 1);
+    let error = RowEngine::open(rotten.path()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+    // Without the mark, or with half of it, nothing can be said.
+    let unmarked = crashed(&directory);
+    overwrite(&unmarked.path().join("rows.mark"), 3, 2);
+    RowEngine::open(unmarked.path()).unwrap();
+}
+
+#[tokio::test]
+async fn damage_names_the_shard() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("rows.sqlite");
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let transaction = stage(&engine, &table, &rows(&table, 0..20_000, 100)).unwrap();
+    engine.commit(transaction, 1).unwrap();
+    drop(engine);
+    let size = std::fs::metadata(&path).unwrap().len();
+    overwrite(&path, size / 2, 64 << 10);
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let error = drsdb_core::Error::from(count(&engine, request(&table)).await.unwrap_err()).to_wire();
+    assert_eq!(error.code, ErrorCode::Corrupt);
+    assert_eq!((error.fields["table_id"].clone(), error.fields["shard"].as_str()), (table.id.to_string(), "0"));
+}
+
+/// How SQLite runs a statement, one step a line.
+fn plan(engine: &RowEngine, sql: &str, parameters: &[rusqlite::types::Value]) -> String {
+    let reader = engine.reader().unwrap();
+    let mut statement = reader.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let steps = statement.query_map(rusqlite::params_from_iter(parameters), |row| row.get::<_, String>(3)).unwrap();
+    steps.collect::<rusqlite::Result<Vec<String>>>().unwrap().join("\n")
+}
+
+#[test]
+fn lookups_by_key_use_its_index() {
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    // With a large commit and changes of the reader's own, so that the conditions are at their longest.
+    let large = stage(&engine, &table, &rows(&table, 0..5000, 10)).unwrap();
+    engine.commit(large, 1).unwrap();
+    let transaction = stage(&engine, &table, &rows(&table, 5000..5010, 10)).unwrap();
+    let own = Some(drsdb_core::scan::OwnWrites { transaction, sequence: 1 });
+    let shard = super::shards::find_shard(&engine.reader().unwrap(), ShardId { table: table.id, shard: 0 });
+    let name = shard.unwrap().unwrap().name();
+    let id = || Arc::new(ColumnExpr::new("id", 0));
+    let list = (0..3).map(|id| Arc::new(Literal::new(ScalarValue::Int64(Some(id)))) as _).collect();
+    let filters: [Arc<dyn PhysicalExpr>; 2] = [
+        compare(0, Operator::Eq, ScalarValue::Int64(Some(7))),
+        Arc::new(InListExpr::try_new(id(), list, false, &table.arrow_schema()).unwrap()),
+    ];
+    for own in [None, own] {
+        for filter in &filters {
+            let (visible, mut parameters) = super::visibility::visible(&engine.reader().unwrap(), 1, 1, own).unwrap();
+            let condition = conjunction(&table, &[Arc::clone(filter)]).0.unwrap();
+            parameters.extend(condition.parameters);
+            let sql = format!("SELECT c0, c1 FROM {name} WHERE {visible} AND {}", condition.sql);
+            let plan = plan(&engine, &sql, &parameters);
+            assert!(plan.contains(&format!("SEARCH {name} USING INDEX {name}_key (c0=?")), "{sql}\n{plan}");
+            assert_eq!(plan.matches(&name).count(), 2, "one search: {plan}");
+        }
+    }
+    // What staging, committing, undoing and compacting look for.
+    for (sql, index) in [
+        (
+            format!(
+                "UPDATE {name} INDEXED BY {name}_key SET v_to = 1 WHERE c0 = 1 AND v_to = {LIVE} AND v_from BETWEEN 0 AND 9"
+            ),
+            "key",
+        ),
+        (format!("SELECT rowid FROM {name} INDEXED BY {name}_key WHERE c0 = 1 AND v_to < 0"), "key"),
+        (format!("SELECT rowid FROM {name} INDEXED BY {name}_ended WHERE v_to = -1 AND v_to < {LIVE}"), "ended"),
+        (
+            format!("SELECT rowid FROM {name} INDEXED BY {name}_ended WHERE v_to BETWEEN 0 AND 9 AND v_to < {LIVE}"),
+            "ended",
+        ),
+    ] {
+        let plan = plan(&engine, &sql, &[]);
+        assert!(
+            plan.contains(&format!("SEARCH {name} USING")) && plan.contains(&format!("{name}_{index} (")),
+            "{plan}"
+        );
+    }
 }

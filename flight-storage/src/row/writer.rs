@@ -15,11 +15,12 @@ use std::{
     thread::JoinHandle,
 };
 
-use drsdb_core::{Error, Result};
+use drsdb_core::{Error, Result, crash_point};
 use rusqlite::Connection;
 
 use super::{
     error::Context,
+    mark::Mark,
     operations::{Done, Operation},
 };
 
@@ -42,19 +43,19 @@ struct Job {
 
 /// Sends operations to the writer's thread.
 #[derive(Debug, Clone)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     sender: Sender<Message>,
 }
 
 /// The answer to come of a queued operation.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(crate) struct Pending {
     receiver: Receiver<Result<Done>>,
 }
 
 impl Pending {
     /// Waits until the operation is durable, or has failed.
-    pub(super) fn wait(self) -> Result<Done> {
+    pub(crate) fn wait(self) -> Result<Done> {
         self.receiver.recv().map_err(|_| stopped())?
     }
 }
@@ -65,33 +66,33 @@ fn stopped() -> Error {
 
 impl Queue {
     /// Queues an operation. Operations of one caller run in the order in which they were queued.
-    pub(super) fn submit(&self, operation: Operation) -> Result<Pending> {
+    pub(crate) fn submit(&self, operation: Operation) -> Result<Pending> {
         let (reply, receiver) = sync_channel(1);
         self.sender.send(Message::Job(Job { operation, reply: Some(reply) })).map_err(|_| stopped())?;
         Ok(Pending { receiver })
     }
 
     /// Queues an operation whose end nobody waits for. If the engine has stopped, the next start does it.
-    pub(super) fn submit_unheard(&self, operation: Operation) {
+    pub(crate) fn submit_unheard(&self, operation: Operation) {
         self.sender.send(Message::Job(Job { operation, reply: None })).ok();
     }
 }
 
 /// The thread; ends when this is dropped, after it has done what was queued.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     queue: Queue,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     /// Starts the thread on a connection of its own, with work that was left undone.
-    pub(super) fn start(connection: Connection, undone: Vec<Operation>) -> Result<Self> {
+    pub(super) fn start(connection: Connection, mark: Mark, undone: Vec<Operation>) -> Result<Self> {
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new()
             .name("row-writer".to_owned())
             .spawn(move || {
-                let mut state = WriterThread { connection, receiver, later: undone.into() };
+                let mut state = WriterThread { connection, mark, receiver, later: undone.into() };
                 while state.run_group() {}
             })
             .map_err(|error| Error::io("starting the row engine's writer", error))?;
@@ -99,7 +100,7 @@ impl Writer {
     }
 
     /// A handle to queue operations with.
-    pub(super) fn queue(&self) -> &Queue {
+    pub(crate) fn queue(&self) -> &Queue {
         &self.queue
     }
 }
@@ -117,6 +118,7 @@ impl Drop for Writer {
 
 struct WriterThread {
     connection: Connection,
+    mark: Mark,
     receiver: Receiver<Message>,
     /// Clearing up that nobody waits for: one piece of it a group, so that it never holds up anybody for long.
     later: VecDeque<Operation>,
@@ -201,10 +203,18 @@ impl WriterThread {
     }
 
     /// Runs all in one transaction. An error means that nothing of it happened.
-    fn run_in_transaction(&self, jobs: &[Job]) -> Result<Vec<Result<Done>>> {
+    fn run_in_transaction(&mut self, jobs: &[Job]) -> Result<Vec<Result<Done>>> {
         self.execute("BEGIN IMMEDIATE")?;
-        let results = self.run_each(jobs).and_then(|results| self.execute("COMMIT").map(|()| results));
-        if results.is_err() && !self.connection.is_autocommit() {
+        let results = self.run_each(jobs).and_then(|results| {
+            self.mark.count(&self.connection)?;
+            crash_point::reach("row.commit.before");
+            self.execute("COMMIT")?;
+            crash_point::reach("row.commit.synced");
+            Ok(results)
+        });
+        if results.is_ok() {
+            self.mark.advance();
+        } else if !self.connection.is_autocommit() {
             self.execute("ROLLBACK")?;
         }
         results

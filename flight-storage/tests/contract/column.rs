@@ -32,9 +32,16 @@ use super::support::{
     Fixture, TYPES, VALUES, batch, checked, filter, ids, people, people_rows, plain, request, table, values,
 };
 
-/// Small units, so that a few thousand rows make many segments of several row groups.
-fn small() -> ColumnOptions {
-    ColumnOptions { cache_bytes: 64 << 20, segment_rows: 32_768, row_group_rows: 16_384, write_buffer_bytes: 1 << 20 }
+/// Small units, so that a few thousand rows make many segments of several row groups; all rows go to segments.
+pub fn small() -> ColumnOptions {
+    ColumnOptions {
+        cache_bytes: 64 << 20,
+        segment_rows: 32_768,
+        row_group_rows: 16_384,
+        write_buffer_bytes: 1 << 20,
+        buffer_rows: 0,
+        ..ColumnOptions::default()
+    }
 }
 
 fn open_small(dir: &Path) -> Arc<dyn StorageEngine> {

@@ -19,10 +19,10 @@ use drsdb_storage::engine::{ScanRequest, StorageEngine};
 use super::support::{Factory, Fixture, checked, ids, people, people_rows, request};
 
 /// The folder the child is to work in. Not set: the test is not the child, and does nothing.
-const CHILD_FOLDER: &str = "DRSDB_CONTRACT_CHILD_FOLDER";
+pub const CHILD_FOLDER: &str = "DRSDB_CONTRACT_CHILD_FOLDER";
 
 /// The first version the child is to commit.
-const CHILD_VERSION: &str = "DRSDB_CONTRACT_CHILD_VERSION";
+pub const CHILD_VERSION: &str = "DRSDB_CONTRACT_CHILD_VERSION";
 
 /// The ids of a load that the child never finishes.
 const UNFINISHED: std::ops::Range<i64> = -30_000..0;
@@ -84,7 +84,7 @@ fn load_until_killed(engine: &Arc<dyn StorageEngine>, load: u64) {
     }
 }
 
-fn say(what: &str) {
+pub fn say(what: &str) {
     // One write for a line of its own, whatever the test harness prints around it.
     let mut out = std::io::stdout().lock();
     out.write_all(format!("\nack {what}\n").as_bytes()).unwrap();
@@ -97,7 +97,7 @@ pub fn a_killed_process_loses_nothing_it_acknowledged(factory: Factory) {
     let mut committed: BTreeSet<u64> = BTreeSet::new();
     // Killed after the first word, and later and later.
     for acknowledgements in [1, 2, 5, 9, 20, 33] {
-        let acks = kill_after(directory.path(), next_load, acknowledgements);
+        let acks = kill_after(directory.path(), "loads_until_killed", next_load, acknowledgements);
         let fixture = Fixture::at(factory, directory.path());
         let engine = fixture.engine();
         let table = shared_table();
@@ -150,15 +150,15 @@ pub fn a_killed_process_loses_nothing_it_acknowledged(factory: Factory) {
     assert!(committed.len() > 20, "only {} loads were committed", committed.len());
 }
 
-enum Ack {
+pub enum Ack {
     Staged(u64, Ulid),
     Committed(u64, Ulid),
 }
 
 /// Runs the child, kills it after some acknowledgements, and answers all of them.
-fn kill_after(folder: &Path, first: u64, acknowledgements: usize) -> Vec<Ack> {
+pub fn kill_after(folder: &Path, child: &str, first: u64, acknowledgements: usize) -> Vec<Ack> {
     // The child runs the test beside the one that runs here, for the same engine.
-    let name = thread::current().name().unwrap().rsplit_once("::").unwrap().0.to_owned() + "::loads_until_killed";
+    let name = thread::current().name().unwrap().rsplit_once("::").unwrap().0.to_owned() + "::" + child;
     let binary: PathBuf = std::env::current_exe().unwrap();
     let mut child = Command::new(binary)
         .args(["--exact", &name, "--nocapture", "--test-threads=1"])

@@ -1,5 +1,5 @@
-//! How fast the row engine is: a measurement, not a test. What a commit costs alone and in company, a load, a scan, and a
-//! lookup by key. Run it alone and optimized:
+//! How fast the row engine is: a measurement, not a test. What a commit costs alone and in company, a load, a scan, a
+//! lookup by key, an update and a deletion. Run it alone and optimized:
 //!
 //! `cargo test --release -p drsdb-storage --test contract -- --ignored --nocapture how_fast_rows_are`
 
@@ -26,7 +26,7 @@ use drsdb_storage::{
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 
-use super::support::{checked, people, people_rows, request};
+use super::support::{checked, keys, people, people_rows, request};
 
 const ROWS: i64 = 1_000_000;
 const COMMIT_TIME: Duration = Duration::from_secs(3);
@@ -68,6 +68,37 @@ fn how_fast_rows_are() {
         assert_eq!(runtime.block_on(count(&engine, found)), 1);
     }
     println!("lookup by key: {:?}", start.elapsed() / LOOKUPS as u32);
+
+    let median = |deletes: bool| {
+        let mut times: Vec<Duration> = (0..200)
+            .map(|at| {
+                let id = if deletes { at * 7919 % ROWS } else { ROWS + at };
+                let start = Instant::now();
+                let transaction = new_ulid();
+                let mut writer = engine.stage(checked(transaction), &table, 0).unwrap();
+                if deletes {
+                    writer.delete(&keys(&table, [id])).unwrap();
+                }
+                writer.write(&people_rows(&table, [id])).unwrap();
+                writer.finish().unwrap();
+                engine.commit(transaction, 2 + at as u64).unwrap();
+                start.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    println!("commit of one insert: {:?}, of one update: {:?} (medians)", median(false), median(true));
+    let start = Instant::now();
+    let transaction = new_ulid();
+    let mut writer = engine.stage(checked(transaction), &table, 0).unwrap();
+    writer.delete(&keys(&table, (0..ROWS).step_by(100))).unwrap();
+    writer.finish().unwrap();
+    engine.commit(transaction, 1000).unwrap();
+    println!("deletion of 1 %: {:?}", start.elapsed());
+    let start = Instant::now();
+    while engine.compact(1000).unwrap() {}
+    println!("compaction of all of it: {:?}", start.elapsed());
 }
 
 async fn count(engine: &RowEngine, request: ScanRequest) -> usize {

@@ -18,7 +18,7 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use datafusion::{physical_expr::PhysicalExpr, physical_plan::metrics::ExecutionPlanMetricsSet};
-use drsdb_core::{Column, Engine, Result, SqlType, Table, TableName, Ulid, ids::new_ulid};
+use drsdb_core::{Column, Engine, Result, SqlType, Table, TableName, Ulid, ids::new_ulid, scan::OwnWrites};
 use drsdb_storage::engine::{ScanRequest, StageOptions, StagedPiece, StorageEngine};
 use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
@@ -94,6 +94,50 @@ impl Fixture {
         self.engine().commit(transaction, version).unwrap();
     }
 
+    /// Stages one statement on shard 0 of [`people`]: deletes these ids, and inserts these rows.
+    pub fn change(
+        &self,
+        options: StageOptions,
+        table: &Arc<Table>,
+        deletes: &[i64],
+        inserts: &[(i64, &str)],
+    ) -> Result<StagedPiece> {
+        let mut writer = self.engine().stage(options, table, 0)?;
+        if !deletes.is_empty() {
+            writer.delete(&keys(table, deletes.iter().copied()))?;
+        }
+        if !inserts.is_empty() {
+            writer.write(&named_rows(table, inserts))?;
+        }
+        let piece = writer.finish()?;
+        assert_eq!((piece.deleted, piece.rows), (deletes.len() as u64, inserts.len() as u64));
+        Ok(piece)
+    }
+
+    /// A transaction of one statement, which commits at a version and reads the one before.
+    pub fn commit_change(&self, table: &Arc<Table>, deletes: &[i64], inserts: &[(i64, &str)], version: u64) {
+        let transaction = new_ulid();
+        self.change(statement(transaction, 1, version - 1), table, deletes, inserts).unwrap();
+        self.engine().commit(transaction, version).unwrap();
+    }
+
+    /// Ids and names of shard 0 of [`people`], as a reader sees them.
+    pub fn names(&self, table: &Arc<Table>, snapshot: u64, own: Option<(Ulid, u32)>) -> Vec<(i64, String)> {
+        let own = own.map(|(transaction, sequence)| OwnWrites { transaction, sequence });
+        let rows = self.scan(ScanRequest { own, ..request(table, snapshot) }).unwrap();
+        let ids = rows.column(0).as_primitive::<arrow::datatypes::Int64Type>().values();
+        let names = rows.column(1).as_string_view().iter().map(|name| name.unwrap().to_owned());
+        let mut rows: Vec<(i64, String)> = ids.iter().copied().zip(names).collect();
+        rows.sort();
+        rows
+    }
+
+    /// Compacts until there is nothing more to do.
+    pub fn compact(&self, horizon: u64) {
+        let more = || self.engine().compact(horizon).unwrap();
+        assert!((0..10_000).any(|_| !more()), "the compaction never ends");
+    }
+
     /// Runs a scan to its end.
     pub fn scan(&self, request: ScanRequest) -> Result<RecordBatch> {
         let schema = Arc::new(request.table.arrow_schema().project(&request.projection).unwrap());
@@ -129,6 +173,29 @@ impl Fixture {
 /// How a transaction of one statement stages, that reads everything committed.
 pub fn checked(transaction: Ulid) -> StageOptions {
     StageOptions { transaction, sequence: 1, snapshot: u64::MAX, checked: true }
+}
+
+/// How a statement of a transaction stages at the shard's first replica.
+pub fn statement(transaction: Ulid, sequence: u32, snapshot: u64) -> StageOptions {
+    StageOptions { transaction, sequence, snapshot, checked: true }
+}
+
+/// Keys of [`people`].
+pub fn keys(table: &Arc<Table>, ids: impl IntoIterator<Item = i64>) -> RecordBatch {
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
+    RecordBatch::try_new(table.key_schema(), vec![ids]).unwrap()
+}
+
+/// Rows of [`people`].
+pub fn named_rows(table: &Arc<Table>, rows: &[(i64, &str)]) -> RecordBatch {
+    let ids = Int64Array::from_iter_values(rows.iter().map(|(id, _)| *id));
+    let names: StringViewArray = rows.iter().map(|(_, name)| Some(*name)).collect();
+    batch(table, vec![Arc::new(ids), Arc::new(names)])
+}
+
+/// The same, as [`Fixture::names`] answers them.
+pub fn named(rows: &[(i64, &str)]) -> Vec<(i64, String)> {
+    rows.iter().map(|(id, name)| (*id, (*name).to_owned())).collect()
 }
 
 /// A scan of all columns of shard 0.
