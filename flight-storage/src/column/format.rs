@@ -98,14 +98,29 @@ fn file_type(stored: &DataType) -> DataType {
     }
 }
 
-/// The Arrow schema of a table's segment files: [`Table::arrow_schema`] in the types of [`file_type`].
+/// A column's name in files and in predicates: that of a dropped one may be another's by now.
+fn unique_name(table: &Table, position: usize) -> String {
+    let column = &table.columns[position];
+    if column.dropped { format!("{} (dropped, column {position})", column.name) } else { column.name.clone() }
+}
+
+/// The Arrow schema of the segment files that are written for a table: [`stored_schema`] in the types of [`file_type`].
 pub fn file_schema(table: &Table) -> SchemaRef {
-    let fields = table
-        .columns
-        .iter()
-        .map(|column| Field::new(&column.name, file_type(&column.sql_type.to_arrow()), !column.not_null))
-        .collect::<Vec<_>>();
-    Arc::new(Schema::new(fields))
+    let fields = table.columns.iter().enumerate().map(|(position, column)| {
+        Field::new(unique_name(table, position), file_type(&column.sql_type.to_arrow()), !column.not_null)
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// [`Table::arrow_schema`], with names that are unique even if columns were dropped: statistics are asked by name.
+pub fn stored_schema(table: &Table) -> SchemaRef {
+    let schema = table.arrow_schema();
+    if table.columns.iter().all(|column| !column.dropped) {
+        return schema;
+    }
+    let fields = schema.fields().iter().enumerate();
+    let fields = fields.map(|(position, field)| field.as_ref().clone().with_name(unique_name(table, position)));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// A stored batch as it goes into the file.
@@ -177,11 +192,11 @@ pub fn writer_properties(table: &Table, row_group_rows: usize, dictionary: &[boo
         .set_write_batch_size(1024)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_dictionary_enabled(false);
-    for (column, _) in table.columns.iter().zip(dictionary).filter(|(_, dictionary)| **dictionary) {
-        properties = properties.set_column_dictionary_enabled(column_path(&column.name), true);
+    for (position, _) in dictionary.iter().enumerate().filter(|(_, dictionary)| **dictionary) {
+        properties = properties.set_column_dictionary_enabled(column_path(table, position), true);
     }
     for &position in &table.primary_key {
-        let path = column_path(&table.columns[position].name);
+        let path = column_path(table, position);
         properties = properties
             .set_column_bloom_filter_enabled(path.clone(), true)
             .set_column_bloom_filter_fpp(path.clone(), BLOOM_FALSE_POSITIVES)
@@ -199,8 +214,8 @@ pub fn writer_properties(table: &Table, row_group_rows: usize, dictionary: &[boo
 }
 
 /// A column's path: one part, whatever characters its name has.
-fn column_path(name: &str) -> ColumnPath {
-    ColumnPath::new(vec![name.to_owned()])
+fn column_path(table: &Table, position: usize) -> ColumnPath {
+    ColumnPath::new(vec![unique_name(table, position)])
 }
 
 /// An error of code `corrupt`.

@@ -58,15 +58,16 @@ pub enum Clash {
     Itself,
     /// A committed row has it.
     Committed,
-    /// Another transaction has staged it.
+    /// Another transaction has staged it, is about to delete it, or has deleted it since the snapshot.
     OtherTransaction,
+    /// A committed row of this replica has it, which the one that checked does not have.
+    Replica,
 }
 
 /// The error for a primary key that cannot be written.
 pub fn clash_error(table: &Table, format: &KeyFormat, key: &[u8], clash: Clash) -> Error {
-    let names: Vec<&str> = format.columns.iter().map(|&column| table.columns[column].name.as_str()).collect();
-    let (names, values) = (names.join(", "), describe(format, key));
-    let constraint = format!("{}_pkey", table.name.table);
+    let (names, values) = describe(table, format, key);
+    let constraint = table.primary_key_name.clone().unwrap_or_else(|| format!("{}_pkey", table.name.table));
     let what = format!("{constraint} of table {}: ", table.name);
     let error = match clash {
         Clash::Itself => {
@@ -77,6 +78,10 @@ pub fn clash_error(table: &Table, format: &KeyFormat, key: &[u8], clash: Clash) 
             let message = format!("{what}the key ({names}) = ({values}) is there already");
             WireError::new(ErrorCode::ConstraintViolation, message).with_hint("change or leave out the row")
         }
+        Clash::Replica => {
+            let message = format!("{what}the key ({names}) = ({values}) is there already on this server");
+            WireError::new(ErrorCode::Conflict, message).with_hint("run the transaction again")
+        }
         Clash::OtherTransaction => {
             let message = format!("{what}another transaction is writing the key ({names}) = ({values})");
             WireError::new(ErrorCode::Conflict, message).with_hint("retry when the other transaction has ended")
@@ -85,7 +90,8 @@ pub fn clash_error(table: &Table, format: &KeyFormat, key: &[u8], clash: Clash) 
     error.with_field("constraint", constraint).with_field("key", values).with_field("table", &table.name).into()
 }
 
-fn describe(format: &KeyFormat, key: &[u8]) -> String {
+/// A key's columns and values as text.
+pub fn describe(table: &Table, format: &KeyFormat, key: &[u8]) -> (String, String) {
     /// Errors are read by people: a megabyte of key is no use in one.
     const CHARACTERS: usize = 200;
     let options = FormatOptions::default();
@@ -97,5 +103,7 @@ fn describe(format: &KeyFormat, key: &[u8]) -> String {
         })
     };
     let values = format.values(key).unwrap_or_default();
-    values.iter().map(|value| text(value).unwrap_or_else(|| "?".to_owned())).collect::<Vec<_>>().join(", ")
+    let values: Vec<String> = values.iter().map(|value| text(value).unwrap_or_else(|| "?".to_owned())).collect();
+    let names: Vec<&str> = format.columns.iter().map(|&column| table.columns[column].name.as_str()).collect();
+    (names.join(", "), values.join(", "))
 }

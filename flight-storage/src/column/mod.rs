@@ -1,40 +1,58 @@
-//! The column engine: immutable Parquet segments, a manifest that says which of them a snapshot sees, and decoded columns
-//! in memory.
+//! The column engine: immutable Parquet segments, a buffer of rows for small writes, a manifest that says what a snapshot
+//! sees of both, and decoded columns in memory.
 //!
-//! # Life of a load
+//! # Life of a write
 //!
-//! 1. A [`mod@write`] writer buffers rows, sorts them by the cluster key and writes segment files through [`segment_writer`],
-//!    in the [`mod@format`] whose units are the segment, the row group and the chunk.
-//! 2. When it finishes, files and folder are synced, the primary key is compared with the shard's other segments
-//!    ([`unique`]), and the [`manifest`] records the segments as staged: one small durable write.
-//! 3. A commit gives all of the transaction's segments their version, in one durable write again. An abort forgets them.
+//! 1. A [`stage_writer`] takes what one statement changes in one shard. Many new rows are sorted by the cluster key and
+//!    written into segment files ([`mod@write`], [`segment_writer`]), in the [`mod@format`] whose units are the segment, the
+//!    row group and the chunk. Few stay rows.
+//! 2. [`stage`] finds the rows to delete ([`locate`]), compares new keys with what is there ([`unique`]), and makes all of it
+//!    durable in one operation on the [`buffer`]'s file: rows to delete and to insert in the buffer, and in the [`manifest`]
+//!    segments and [`mod@deletes`] of rows of segments.
+//! 3. A commit gives all of it its version, in one operation again. An abort or a rollback takes it back.
+//! 4. [`compact`]ion moves rows from the buffer into segments and writes segments anew that are small or have many
+//!    deletions; [`plan`] says when.
 //!
 //! # Life of a scan
 //!
-//! 1. The segments that the snapshot sees are picked, and [`prune`] drops those whose bounds exclude the filters, then
-//!    row groups and chunks of the rest.
-//! 2. [`scan`] takes each row group's columns from the [`cache`], or has [`decode`] read what is missing.
-//! 3. Batches go out whose arrays are the cache's own.
+//! 1. A [`snapshot`] collects segments, what is deleted of them, and the buffer's rows. [`prune`] drops the segments whose
+//!    bounds exclude the filters, then row groups and chunks of the rest.
+//! 2. [`scan`] takes each row group's columns from the [`cache`], or has [`decode`] read what is missing ([`read`]).
+//! 3. Batches go out whose arrays are the cache's own, where nothing was deleted; then those of the buffer.
 //!
-//! A crash leaves files that the manifest does not know; the next start deletes them. Not here: the order of commits
-//! (`crate::commits`), plans (`crate::query`).
+//! The [`store`] has the state of all shards in memory, and says which locks there are. A crash leaves files that the manifest
+//! does not know; the next start deletes them. A file or an entry of the manifest that is not what was written makes its
+//! shard damaged: it is not served, and [`ColumnEngine::damaged`](crate::engine::StorageEngine::damaged) says so.
+//!
+//! Not here: the order of commits (`crate::commits`), plans (`crate::query`), and when compaction runs
+//! (`crate::maintenance`).
 
+mod buffer;
 mod cache;
+mod compact;
 mod decode;
+mod deletes;
 mod distinct;
 mod engine;
 mod format;
 mod keys;
+mod locate;
 mod lru;
 mod manifest;
+mod plan;
 mod prune;
+mod read;
 mod scan;
 mod segment;
 mod segment_writer;
+mod snapshot;
 mod sort;
+mod stage;
+mod stage_writer;
 mod stats;
+mod store;
 mod unique;
 mod write;
 
-use engine::Store;
 pub use engine::{ColumnEngine, ColumnOptions};
+use store::Store;

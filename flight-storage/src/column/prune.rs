@@ -14,7 +14,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, BooleanArray, UInt32Array, UInt64Array},
+    array::{Array, ArrayRef, BooleanArray, UInt32Array, UInt64Array, new_null_array},
     compute::{interleave, take},
     datatypes::{DataType, SchemaRef},
 };
@@ -65,13 +65,14 @@ pub fn zones(schema: &SchemaRef, segment: &Segment, footer: &Footer, position: u
     ChunkBounds::new(schema, segment, footer).zones_at(position)
 }
 
-/// Of `segments`, those that can hold rows that `predicate` accepts.
-pub fn prune_segments(
+/// Of `segments`, those that can hold rows that `predicate` accepts, each with what belongs to it.
+pub fn prune_segments<T>(
     predicate: &PruningPredicate,
     schema: &SchemaRef,
-    segments: Vec<Arc<Segment>>,
-) -> Vec<Arc<Segment>> {
-    let kept = ask(predicate, &SegmentBounds { schema, segments: &segments });
+    segments: Vec<(Arc<Segment>, T)>,
+) -> Vec<(Arc<Segment>, T)> {
+    let bounds: Vec<Arc<Segment>> = segments.iter().map(|(segment, _)| Arc::clone(segment)).collect();
+    let kept = ask(predicate, &SegmentBounds { schema, segments: &bounds });
     segments.into_iter().zip(kept).filter_map(|(segment, kept)| kept.then_some(segment)).collect()
 }
 
@@ -181,8 +182,16 @@ impl SegmentBounds<'_> {
     /// Row `row` of each segment's bounds of `column`.
     fn bounds(&self, column: &Column, row: usize) -> Option<ArrayRef> {
         let position = self.schema.index_of(column.name()).ok()?;
-        let bounds: Vec<_> =
-            self.segments.iter().map(|segment| segment.record().statistics.bounds(position).as_ref()).collect();
+        // Of a column that was added later nothing is known.
+        let unknown = new_null_array(self.schema.field(position).data_type(), 2);
+        let bounds: Vec<_> = self
+            .segments
+            .iter()
+            .map(|segment| match position < segment.record().columns() {
+                true => segment.record().statistics.bounds(position).as_ref(),
+                false => unknown.as_ref(),
+            })
+            .collect();
         interleave(&bounds, &(0..bounds.len()).map(|segment| (segment, row)).collect::<Vec<_>>()).ok()
     }
 }
@@ -202,8 +211,8 @@ impl PruningStatistics for SegmentBounds<'_> {
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
         let position = self.schema.index_of(column.name()).ok()?;
-        let counts = self.segments.iter().map(|segment| segment.record().statistics.null_counts[position]);
-        Some(Arc::new(UInt64Array::from_iter_values(counts)))
+        let counts = self.segments.iter().map(|segment| segment.record().statistics.null_counts.get(position).copied());
+        Some(Arc::new(counts.collect::<UInt64Array>()))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
@@ -243,6 +252,9 @@ impl<'a> ChunkBounds<'a> {
 
     fn derive(&self, position: usize) -> Option<Zones> {
         let field = self.schema.field(position);
+        if position >= self.segment.record().columns() {
+            return None;
+        }
         if matches!(field.data_type(), DataType::Interval(_)) || self.segment.record().statistics.may_have_nan(position)
         {
             return None;

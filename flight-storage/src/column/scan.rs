@@ -4,14 +4,16 @@
 //! ```text
 //! segments ──prune──▶ row groups and their chunks ──┬─ all in the cache: taken at once, on the thread that polls
 //!                                                   └─ else: a blocking thread decodes what is missing
-//!                     ──▶ batches: a chunk each, arrays shared with the cache
+//!                     ──▶ batches: a chunk each, arrays shared with the cache, without the rows that were deleted
+//! buffer   ──────────────▶ batches of the row engine, last
 //! ```
 //!
 //! While the batches of one row group go out, the next one is made ready. When columns must be decoded, the filters' own
 //! columns come first: the filters are evaluated on them, and of the others only chunks with matching rows are decoded.
 //! When everything is in memory that would be waste, since the caller filters again.
 //!
-//! Not here: where decoded columns are kept (`cache`), and what statistics say (`prune`).
+//! Not here: what a snapshot sees (`snapshot`), where decoded columns are kept (`cache`), and what statistics say
+//! (`prune`).
 
 use std::{
     collections::VecDeque,
@@ -26,6 +28,7 @@ use std::{
 
 use arrow::{
     array::{Array, ArrayRef, BooleanArray, RecordBatchOptions},
+    compute::FilterBuilder,
     datatypes::SchemaRef,
     record_batch::RecordBatch,
 };
@@ -49,11 +52,13 @@ use tokio::task::JoinHandle;
 
 use super::{
     Store,
-    cache::{CacheKey, Chunks},
-    decode::decode_column,
-    format::{CHUNK_ROWS, ChunkSet, chunk_rows, chunks_of, file_schema, read_error},
+    cache::Chunks,
+    deletes::Mask,
+    format::{CHUNK_ROWS, ChunkSet, chunk_rows, chunks_of, read_error, stored_schema},
     prune::{all_chunks, prune_by_bloom_filters, prune_chunks, prune_segments, wants_bloom_filters},
+    read::{Origin, RowGroup},
     segment::{Footer, Segment},
+    snapshot::{self, Snapshot},
 };
 use crate::engine::ScanRequest;
 
@@ -74,7 +79,6 @@ struct Plan {
     store: Arc<Store>,
     table: Arc<Table>,
     table_schema: SchemaRef,
-    file_schema: SchemaRef,
     projection: Vec<usize>,
     schema: SchemaRef,
     filter: Option<EarlyFilter>,
@@ -149,7 +153,7 @@ impl EarlyFilter {
 /// Where a scan stands. It travels to the blocking thread and back.
 #[derive(Debug)]
 struct Cursor {
-    segments: VecDeque<Arc<Segment>>,
+    segments: VecDeque<(Arc<Segment>, Option<Arc<Mask>>)>,
     segment: Option<OpenSegment>,
     /// Rows that went out.
     rows: usize,
@@ -159,6 +163,7 @@ struct Cursor {
 struct OpenSegment {
     segment: Arc<Segment>,
     footer: Arc<Footer>,
+    mask: Option<Arc<Mask>>,
     /// Row groups to come, with the chunks to read.
     groups: VecDeque<(usize, ChunkSet)>,
 }
@@ -169,6 +174,22 @@ struct Group {
     rows: usize,
     chunks: ChunkSet,
     columns: Vec<Arc<Chunks>>,
+    deleted: Deleted,
+}
+
+/// Rows of a row group that are not to be seen.
+#[derive(Debug, Clone, Default)]
+struct Deleted {
+    mask: Option<Arc<Mask>>,
+    /// The row group's first chunk, counted from the segment's start.
+    first_chunk: usize,
+}
+
+impl Deleted {
+    /// How many rows of a chunk are left, of `rows`.
+    fn left_in(&self, chunk: usize, rows: usize) -> usize {
+        rows - self.mask.as_ref().map_or(0, |mask| mask.rows_in(self.first_chunk + chunk))
+    }
 }
 
 #[derive(Debug)]
@@ -179,12 +200,9 @@ enum Step {
     MustBlock,
 }
 
-/// Opens a scan over `segments`, all of which are visible. May block.
-pub fn scan(
-    store: &Arc<Store>,
-    request: ScanRequest,
-    segments: Vec<Arc<Segment>>,
-) -> Result<SendableRecordBatchStream> {
+/// Opens a scan. May block.
+pub fn start(store: &Arc<Store>, request: ScanRequest) -> Result<SendableRecordBatchStream> {
+    let Snapshot { segments, buffer } = snapshot::collect(store, &request)?;
     let counter = |name: &'static str| MetricBuilder::new(&request.metrics).counter(name, request.partition);
     let (segments_total, segments_pruned) = (counter("segments_total"), counter("segments_pruned"));
     let metrics = Metrics {
@@ -195,7 +213,7 @@ pub fn scan(
         bytes_read: counter("bytes_read"),
         decode_time: MetricBuilder::new(&request.metrics).subset_time("decode_time", request.partition),
     };
-    let table_schema = request.table.arrow_schema();
+    let table_schema = stored_schema(&request.table);
     let filter = conjunction_opt(request.filters.iter().cloned());
     let pruning = Pruning::new(filter.clone(), &table_schema);
     let found = segments.len();
@@ -205,10 +223,9 @@ pub fn scan(
         _ => segments,
     };
     segments_pruned.add(found - segments.len());
-    let schema = Arc::new(table_schema.project(&request.projection)?);
+    let schema = Arc::new(request.table.arrow_schema().project(&request.projection)?);
     let plan = Arc::new(Plan {
         store: Arc::clone(store),
-        file_schema: file_schema(&request.table),
         filter: filter.as_ref().map(|filter| EarlyFilter::new(filter, &table_schema)).transpose()?.flatten(),
         table: request.table,
         table_schema,
@@ -226,6 +243,7 @@ pub fn scan(
         next: Next::Idle(cursor),
         batches: None,
         needed: request.limit.unwrap_or(usize::MAX),
+        buffer,
     })))
 }
 
@@ -237,8 +255,8 @@ impl Plan {
                 return Ok(Step::End);
             }
             let Some(open) = &mut cursor.segment else {
-                let Some(segment) = cursor.segments.front() else { return Ok(Step::End) };
-                let Some(open) = self.open_segment(segment, may_block)? else { return Ok(Step::MustBlock) };
+                let Some((segment, mask)) = cursor.segments.front() else { return Ok(Step::End) };
+                let Some(open) = self.open_segment(segment, mask, may_block)? else { return Ok(Step::MustBlock) };
                 cursor.segments.pop_front();
                 cursor.segment = Some(open);
                 continue;
@@ -248,24 +266,31 @@ impl Plan {
                 continue;
             };
             let group_rows = open.footer.group_rows(row_group);
-            let wanted = self.limit.map_or(chunks, |limit| limited(chunks, group_rows, limit - cursor.rows));
+            let deleted = open.deleted(row_group);
+            let left = |chunk| deleted.left_in(chunk, chunk_rows(group_rows, chunk));
+            let wanted = self.limit.map_or(chunks, |limit| limited(chunks, left, limit - cursor.rows));
             let Some(group) = self.read_group(open, row_group, wanted, may_block)? else { return Ok(Step::MustBlock) };
             open.groups.pop_front();
             if !group.chunks.is_empty() {
-                cursor.rows += group.chunks.iter().map(|chunk| chunk_rows(group_rows, chunk)).sum::<usize>();
+                cursor.rows += group.chunks.iter().map(left).sum::<usize>();
                 return Ok(Step::Group(group));
             }
         }
     }
 
     /// Finds out which chunks of a segment to read.
-    fn open_segment(&self, segment: &Arc<Segment>, may_block: bool) -> Result<Option<OpenSegment>> {
+    fn open_segment(
+        &self,
+        segment: &Arc<Segment>,
+        mask: &Option<Arc<Mask>>,
+        may_block: bool,
+    ) -> Result<Option<OpenSegment>> {
         let predicate = self.pruning.predicate(&self.table_schema);
         let bloom = predicate.as_ref().filter(|predicate| wants_bloom_filters(predicate, &self.table));
         let footer = match self.store.footers.get(segment) {
             Some(footer) if may_block || bloom.is_none() => footer,
             _ if !may_block => return Ok(None),
-            _ => self.store.footers.load(segment, &self.file_schema)?,
+            _ => self.store.footers.load(segment)?,
         };
         let mut chunks = match &predicate {
             Some(predicate) => prune_chunks(predicate, &self.table_schema, segment, &footer),
@@ -274,13 +299,24 @@ impl Plan {
         if let Some(predicate) = bloom
             && chunks.iter().any(|chunks| !chunks.is_empty())
         {
-            let bytes = prune_by_bloom_filters(predicate, &self.table, &footer, &segment.open_file()?, &mut chunks)
-                .map_err(|error| read_error(&format!("reading {}", segment.describe()), error))?;
+            let file = segment.note(segment.open_file())?;
+            let bytes = prune_by_bloom_filters(predicate, &self.table, &footer, &file, &mut chunks)
+                .map_err(|error| read_error(&format!("reading {}", segment.describe()), error));
+            let bytes = segment.note(bytes)?;
             self.metrics.bytes_read.add(bytes as usize);
         }
         self.metrics.row_groups_pruned.add(chunks.iter().filter(|chunks| chunks.is_empty()).count());
-        let groups = chunks.into_iter().enumerate().filter(|(_, chunks)| !chunks.is_empty()).collect();
-        Ok(Some(OpenSegment { segment: Arc::clone(segment), footer, groups }))
+        let mut open =
+            OpenSegment { segment: Arc::clone(segment), footer, mask: mask.clone(), groups: VecDeque::new() };
+        for (row_group, mut chunks) in chunks.into_iter().enumerate() {
+            let (rows, deleted) = (open.footer.group_rows(row_group), open.deleted(row_group));
+            let empty = chunks.iter().filter(|&chunk| deleted.left_in(chunk, chunk_rows(rows, chunk)) == 0);
+            chunks = empty.fold(chunks, ChunkSet::without);
+            if !chunks.is_empty() {
+                open.groups.push_back((row_group, chunks));
+            }
+        }
+        Ok(Some(open))
     }
 
     /// The columns of a row group; `None` when they are not all in memory and this thread may not block.
@@ -291,37 +327,34 @@ impl Plan {
         wanted: ChunkSet,
         may_block: bool,
     ) -> Result<Option<Group>> {
-        let rows = open.footer.group_rows(row_group);
-        let key =
-            |column: usize| CacheKey { segment: open.segment.id(), row_group: row_group as u32, column: column as u32 };
+        let (segment, footer) = (&open.segment, &open.footer);
+        let group = RowGroup { table: &self.table, segment, footer, number: row_group };
+        let (rows, deleted) = (group.rows(), open.deleted(row_group));
         let cached: Option<Vec<_>> =
-            self.projection.iter().map(|&column| self.store.cache.get(key(column), wanted)).collect();
+            self.projection.iter().map(|&column| self.store.cache.get(group.key(column), wanted)).collect();
         if let Some(columns) = cached {
             self.metrics.cache_hits.add(columns.len());
-            return Ok(Some(Group { rows, chunks: wanted, columns }));
+            return Ok(Some(Group { rows, chunks: wanted, columns, deleted }));
         }
         if !may_block {
             return Ok(None);
         }
 
         let timer = self.metrics.decode_time.timer();
-        let file = open.segment.open_file()?;
+        let file = segment.note(segment.open_file())?;
         let read = |column: usize, wanted: ChunkSet| {
             if self.is_dropped.load(Ordering::Relaxed) {
                 return Ok(Arc::new(Chunks::none(chunks_of(rows))));
             }
-            if let Some(chunks) = self.store.cache.get(key(column), wanted) {
-                self.metrics.cache_hits.add(1);
-                return Ok(chunks);
+            let (chunks, origin) = group.column(&self.store, &file, column, wanted)?;
+            match origin {
+                Origin::Memory => self.metrics.cache_hits.add(1),
+                Origin::Disk(bytes) => {
+                    self.metrics.cache_misses.add(1);
+                    self.metrics.bytes_read.add(bytes as usize);
+                }
             }
-            self.store.cache.get_or_decode(key(column), chunks_of(rows), wanted, |missing, chunks| {
-                let stored = self.table_schema.field(column).data_type();
-                let (segment, footer) = (&open.segment, &open.footer);
-                let bytes = decode_column(segment, &file, footer, row_group, column, stored, missing, chunks)?;
-                self.metrics.cache_misses.add(1);
-                self.metrics.bytes_read.add(bytes as usize);
-                Ok(())
-            })
+            Ok(chunks)
         };
         let mut wanted = wanted;
         if let Some(filter) = &self.filter
@@ -343,16 +376,26 @@ impl Plan {
         };
         timer.done();
         let complete = columns.iter().all(|column| wanted.minus(column.present()).is_empty());
-        Ok(Some(Group { rows, chunks: if complete { wanted } else { ChunkSet(0) }, columns }))
+        Ok(Some(Group { rows, chunks: if complete { wanted } else { ChunkSet(0) }, columns, deleted }))
     }
 }
 
-/// The first of `chunks` that have `limit` rows.
-fn limited(chunks: ChunkSet, group_rows: usize, limit: usize) -> ChunkSet {
+impl OpenSegment {
+    fn deleted(&self, row_group: usize) -> Deleted {
+        if self.mask.is_none() {
+            return Deleted::default();
+        }
+        let first_chunk = (0..row_group).map(|before| chunks_of(self.footer.group_rows(before))).sum();
+        Deleted { mask: self.mask.clone(), first_chunk }
+    }
+}
+
+/// The first of `chunks` that have `limit` rows between them.
+fn limited(chunks: ChunkSet, rows_in: impl Fn(usize) -> usize, limit: usize) -> ChunkSet {
     let mut rows = 0;
     let enough = chunks.iter().take_while(|&chunk| {
         let take = rows < limit;
-        rows += chunk_rows(group_rows, chunk);
+        rows += rows_in(chunk);
         take
     });
     enough.fold(ChunkSet(0), ChunkSet::with)
@@ -374,8 +417,29 @@ struct Batches {
     group: Group,
     /// Chunks to come.
     chunks: ChunkSet,
-    /// Rows of the first of them that went out.
-    offset: usize,
+    /// The chunk before them, the rows of it that are left, and how many of those went out.
+    current: Option<(Vec<ArrayRef>, usize, usize)>,
+}
+
+impl Batches {
+    /// Goes to the next chunk; answers whether there is one.
+    fn advance(&mut self) -> Result<bool> {
+        let Some(chunk) = self.chunks.iter().next() else { return Ok(false) };
+        self.chunks = self.chunks.without(chunk);
+        let Group { rows, columns, deleted, .. } = &self.group;
+        let columns = columns.iter().map(|column| column.get(chunk).expect("the group was read with this chunk"));
+        let in_chunk = chunk_rows(*rows, chunk);
+        let left = deleted.mask.as_ref().and_then(|mask| mask.left_in(deleted.first_chunk + chunk, in_chunk));
+        let arrays = match left {
+            None => columns.map(Arc::clone).collect(),
+            Some(left) => {
+                let filter = FilterBuilder::new(&left).optimize().build();
+                columns.map(|column| filter.filter(column)).collect::<Result<_, _>>()?
+            }
+        };
+        self.current = Some((arrays, deleted.left_in(chunk, in_chunk), 0));
+        Ok(true)
+    }
 }
 
 struct ScanStream {
@@ -385,6 +449,8 @@ struct ScanStream {
     batches: Option<Batches>,
     /// Rows that the caller still needs.
     needed: usize,
+    /// What comes after the segments.
+    buffer: Option<SendableRecordBatchStream>,
 }
 
 impl Drop for ScanStream {
@@ -442,26 +508,40 @@ impl ScanStream {
 
     fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         let Some(batches) = self.batches.as_mut().filter(|_| self.needed > 0) else { return Ok(None) };
-        let Some(chunk) = batches.chunks.iter().next() else {
-            self.batches = None;
-            return Ok(None);
-        };
-        let group = &batches.group;
-        let in_chunk = chunk_rows(group.rows, chunk);
-        let (offset, rows) = (batches.offset, self.batch_rows.min(in_chunk - batches.offset).min(self.needed));
-        let columns = group.columns.iter().map(|column| {
-            let array = column.get(chunk).expect("the group was read with this chunk");
-            if rows == in_chunk { Arc::clone(array) } else { array.slice(offset, rows) }
-        });
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.plan.schema), columns.collect(), &options)?;
-        self.needed -= rows;
-        batches.offset += rows;
-        if batches.offset == in_chunk {
-            (batches.chunks, batches.offset) = (batches.chunks.without(chunk), 0);
+        while batches.current.as_ref().is_none_or(|(_, rows, offset)| offset == rows) {
+            if !batches.advance()? {
+                self.batches = None;
+                return Ok(None);
+            }
         }
+        let (arrays, left, offset) = batches.current.as_mut().expect("it was advanced until there was one");
+        let rows = self.batch_rows.min(*left - *offset).min(self.needed);
+        let columns = match rows == *left {
+            true => std::mem::take(arrays),
+            false => arrays.iter().map(|array| array.slice(*offset, rows)).collect(),
+        };
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.plan.schema), columns, &options)?;
+        self.needed -= rows;
+        *offset += rows;
         self.plan.metrics.rows_read.add(rows);
         Ok(Some(batch))
+    }
+
+    /// The next batch of the buffer, no longer than what is needed.
+    fn poll_buffer(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<RecordBatch, DataFusionError>>> {
+        let Some(buffer) = self.buffer.as_mut().filter(|_| self.needed > 0) else { return Poll::Ready(None) };
+        let next = ready!(buffer.as_mut().poll_next(context)).map(|batch| {
+            let batch = batch?;
+            let rows = batch.num_rows().min(self.needed);
+            self.needed -= rows;
+            self.plan.metrics.rows_read.add(rows);
+            Ok(batch.slice(0, rows))
+        });
+        if !matches!(next, Some(Ok(_))) {
+            self.buffer = None;
+        }
+        Poll::Ready(next)
     }
 }
 
@@ -470,7 +550,7 @@ impl Stream for ScanStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let failed = |stream: &mut Self, error: Error| {
-            (stream.next, stream.batches) = (Next::End, None);
+            (stream.next, stream.batches, stream.buffer) = (Next::End, None, None);
             Poll::Ready(Some(Err(error.into_datafusion())))
         };
         loop {
@@ -481,12 +561,12 @@ impl Stream for ScanStream {
             }
             match ready!(self.poll_group(context)) {
                 Ok(Some(group)) => {
-                    self.batches = Some(Batches { chunks: group.chunks, offset: 0, group });
+                    self.batches = Some(Batches { chunks: group.chunks, current: None, group });
                     if let Err(error) = self.prefetch() {
                         return failed(&mut self, error);
                     }
                 }
-                Ok(None) => return Poll::Ready(None),
+                Ok(None) => return self.poll_buffer(context),
                 Err(error) => return failed(&mut self, error),
             }
         }

@@ -2,9 +2,11 @@
 //!
 //! A file is believed only after its length and checksum were compared with the manifest's, once for each start of the
 //! process; then its footer is read and kept, under a budget, in [`Footers`]. A segment that was dropped stays readable
-//! for the scans that hold it: its file is deleted when the last of them lets go.
+//! for the scans that hold it: its file is deleted when the last of them lets go. A segment whose file is found damaged
+//! says so from then on, so that its shard can be copied from another replica.
 //!
-//! Not here: the contents of the file (`decode`, `prune`), nor how it came to be (`write`).
+//! Not here: the contents of the file (`decode`, `prune`), how it came to be (`write`), and which of its rows were deleted
+//! since (`deletes`).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,16 +19,16 @@ use std::{
     },
 };
 
-use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use drsdb_core::{Error, Result, Ulid};
-use parking_lot::Mutex;
+use drsdb_core::{Error, ErrorCode, Result, Ulid, scan::OwnWrites};
+use parking_lot::{Mutex, RwLock};
 use parquet::{
     arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
     file::metadata::{PageIndexPolicy, ParquetMetaData},
 };
 
 use super::{
+    deletes::{Deletion, Deletions, Mask},
     format::{corrupt, read_error},
     lru::Lru,
     prune::Zones,
@@ -35,7 +37,7 @@ use super::{
 use crate::engine::ShardId;
 
 /// The version of what is not committed, and the end of what is not deleted.
-const NEVER: u64 = u64::MAX;
+pub const NEVER: u64 = u64::MAX;
 
 /// The smallest and the largest primary key of a segment, in the row format of its columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +53,6 @@ impl KeyRange {
     pub fn overlaps(&self, other: &KeyRange) -> bool {
         self.min <= other.max && other.min <= self.max
     }
-
-    /// Whether `key` is within.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        *self.min <= *key && *key <= *self.max
-    }
 }
 
 /// What the manifest keeps of a segment.
@@ -67,6 +64,8 @@ pub struct SegmentRecord {
     pub shard: ShardId,
     /// Who wrote it.
     pub transaction: Ulid,
+    /// In which of its statements.
+    pub sequence: u32,
     /// Rows.
     pub rows: u64,
     /// The file's length.
@@ -79,13 +78,22 @@ pub struct SegmentRecord {
     pub key_range: Option<KeyRange>,
 }
 
+impl SegmentRecord {
+    /// How many of the table's columns the file has: those that there were when it was written.
+    pub fn columns(&self) -> usize {
+        self.statistics.null_counts.len()
+    }
+}
+
 /// A segment.
 #[derive(Debug)]
 pub struct Segment {
     record: SegmentRecord,
     path: PathBuf,
     from_version: AtomicU64,
-    to_version: AtomicU64,
+    deletions: RwLock<Deletions>,
+    /// Whether the file was found to be something else than what was written.
+    damaged: AtomicBool,
     /// Whether the file was found to be what was written. Locked while that is being found out.
     checked: Mutex<bool>,
     doomed: AtomicBool,
@@ -94,18 +102,19 @@ pub struct Segment {
 impl Segment {
     /// A segment that this process has written itself, staged.
     pub fn written(record: SegmentRecord, path: PathBuf) -> Self {
-        let segment = Self::known(record, path, None, None);
+        let segment = Self::known(record, path, None);
         *segment.checked.lock() = true;
         segment
     }
 
     /// A segment that the manifest knows; its file is still to be checked.
-    pub fn known(record: SegmentRecord, path: PathBuf, from_version: Option<u64>, to_version: Option<u64>) -> Self {
+    pub fn known(record: SegmentRecord, path: PathBuf, from_version: Option<u64>) -> Self {
         Self {
             record,
             path,
             from_version: AtomicU64::new(from_version.unwrap_or(NEVER)),
-            to_version: AtomicU64::new(to_version.unwrap_or(NEVER)),
+            deletions: RwLock::default(),
+            damaged: AtomicBool::new(false),
             checked: Mutex::new(false),
             doomed: AtomicBool::new(false),
         }
@@ -121,21 +130,74 @@ impl Segment {
         self.record.id
     }
 
-    /// Whether a snapshot sees its rows.
-    pub fn is_visible_at(&self, snapshot: u64) -> bool {
-        let from = self.from_version.load(Ordering::Acquire);
-        let to = self.to_version.load(Ordering::Acquire);
-        from != NEVER && from <= snapshot && (to == NEVER || snapshot < to)
+    /// From which version on its rows are visible; [`NEVER`] while it is staged.
+    pub fn visible_from(&self) -> u64 {
+        self.from_version.load(Ordering::Acquire)
+    }
+
+    /// Whether a snapshot sees its rows, or the transaction that wrote it.
+    pub fn is_visible_at(&self, snapshot: u64, own: Option<OwnWrites>) -> bool {
+        match self.visible_from() {
+            NEVER => own
+                .is_some_and(|own| own.transaction == self.record.transaction && self.record.sequence <= own.sequence),
+            from => from <= snapshot,
+        }
     }
 
     /// Whether its transaction has no outcome yet.
     pub fn is_staged(&self) -> bool {
-        self.from_version.load(Ordering::Acquire) == NEVER
+        self.visible_from() == NEVER
     }
 
-    /// Whether its rows are there now: staged or committed, and not deleted.
-    pub fn is_live(&self) -> bool {
-        self.to_version.load(Ordering::Acquire) == NEVER
+    /// Whether any of its rows was deleted, if only in a transaction without outcome.
+    pub fn has_deletions(&self) -> bool {
+        !self.deletions.read().is_empty()
+    }
+
+    /// The rows of it that a snapshot does not see, and a transaction that sees its own deletions.
+    pub fn mask(&self, snapshot: u64, own: Option<OwnWrites>) -> Option<Arc<Mask>> {
+        if !self.has_deletions() {
+            return None;
+        }
+        self.deletions.write().fold();
+        self.deletions.read().mask(snapshot, own)
+    }
+
+    /// For a transaction that reads `snapshot`: the rows that are not there for it, and those that others delete or have
+    /// deleted since.
+    pub fn view(&self, transaction: Ulid, snapshot: u64) -> (Option<Arc<Mask>>, Option<Mask>) {
+        if !self.has_deletions() {
+            return (None, None);
+        }
+        self.deletions.write().fold();
+        self.deletions.read().view(transaction, snapshot, self.visible_from())
+    }
+
+    /// Every deletion.
+    pub fn deletions(&self) -> Vec<Arc<Deletion>> {
+        self.deletions.read().iter().cloned().collect()
+    }
+
+    /// Changes its deletions.
+    pub fn change_deletions<T>(&self, change: impl FnOnce(&mut Deletions) -> T) -> T {
+        change(&mut self.deletions.write())
+    }
+
+    /// Whether the file was found damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Remembers what an error says of the file.
+    pub fn note<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && error.code() == ErrorCode::Corrupt
+            && !self.damaged.swap(true, Ordering::Relaxed)
+        {
+            let ShardId { table, shard } = self.record.shard;
+            tracing::error!(segment = %self.record.id, %table, shard, %error, "a segment is damaged");
+        }
+        result
     }
 
     /// Makes it visible at `version` and later.
@@ -189,9 +251,20 @@ impl Segment {
     /// Compares the file with its checksum, unless that was done before.
     fn check(&self, file: &File) -> Result<()> {
         let mut checked = self.checked.lock();
-        if *checked {
-            return Ok(());
+        if !*checked {
+            self.compare_checksum(file)?;
+            *checked = true;
         }
+        Ok(())
+    }
+
+    /// Compares the file with its checksum, also when that was done before: disks rot.
+    pub fn verify(&self) -> Result<()> {
+        let verified = self.open_file().and_then(|file| self.compare_checksum(&file));
+        self.note(verified)
+    }
+
+    fn compare_checksum(&self, file: &File) -> Result<()> {
         let (mut checksum, mut block, mut file) = (crc32fast::Hasher::new(), vec![0; 1 << 20], file);
         loop {
             match file.read(&mut block) {
@@ -206,7 +279,6 @@ impl Segment {
             let what = self.describe();
             return Err(corrupt(format!("the file of {what} has checksum {found:08x} instead of {expected:08x}")));
         }
-        *checked = true;
         Ok(())
     }
 }
@@ -264,19 +336,12 @@ impl Footers {
         self.footers.lock().get(segment.id()).cloned()
     }
 
-    /// The footer of `segment`, whose columns have the types of `file_schema`. Checks the file if it was not checked
-    /// before. Blocks.
-    pub fn load(&self, segment: &Segment, file_schema: &SchemaRef) -> Result<Arc<Footer>> {
+    /// The footer of `segment`. Checks the file if it was not checked before. Blocks.
+    pub fn load(&self, segment: &Segment) -> Result<Arc<Footer>> {
         if let Some(footer) = self.get(segment) {
             return Ok(footer);
         }
-        let file = segment.open_file()?;
-        segment.check(&file)?;
-        let options = ArrowReaderOptions::new()
-            .with_schema(Arc::clone(file_schema))
-            .with_page_index_policy(PageIndexPolicy::Optional);
-        let metadata = ArrowReaderMetadata::load(&file, options)
-            .map_err(|error| read_error(&format!("reading the footer of {}", segment.describe()), error))?;
+        let metadata = segment.note(load(segment))?;
         let bytes = metadata.metadata().memory_size();
         let footer = Arc::new(Footer { metadata, zones: Mutex::default() });
         self.footers.lock().insert(segment.id(), Arc::clone(&footer), bytes);
@@ -287,4 +352,13 @@ impl Footers {
     pub fn forget(&self, segments: &HashSet<Ulid>) {
         self.footers.lock().retain(|id| !segments.contains(id));
     }
+}
+
+fn load(segment: &Segment) -> Result<ArrowReaderMetadata> {
+    let file = segment.open_file()?;
+    segment.check(&file)?;
+    // The file's own schema: the table may have other columns by now.
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+    ArrowReaderMetadata::load(&file, options)
+        .map_err(|error| read_error(&format!("reading the footer of {}", segment.describe()), error))
 }

@@ -9,8 +9,11 @@ use std::{
 };
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
-use drsdb_core::{Error, Result, Table, Ulid, ids};
-use parquet::arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions};
+use drsdb_core::{Error, Result, Table, Ulid, crash_point, ids};
+use parquet::{
+    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
+    errors::ParquetError,
+};
 
 use super::{
     format::{to_file, write_error, writer_properties},
@@ -25,11 +28,23 @@ struct Checksummed<W> {
     inner: W,
     checksum: crc32fast::Hasher,
     bytes: u64,
+    /// Why writing failed. The Parquet writer keeps only the text of some errors.
+    failed: Option<std::io::ErrorKind>,
+}
+
+impl<W> Checksummed<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, checksum: crc32fast::Hasher::new(), bytes: 0, failed: None }
+    }
 }
 
 impl<W: Write> Write for Checksummed<W> {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        let written = self.inner.write(buffer)?;
+        let written = self.inner.write(buffer).inspect_err(|error| {
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                self.failed = Some(error.kind());
+            }
+        })?;
         self.checksum.update(&buffer[..written]);
         self.bytes += written as u64;
         Ok(written)
@@ -67,6 +82,7 @@ pub struct SegmentWriter {
     id: Ulid,
     shard: ShardId,
     transaction: Ulid,
+    sequence: u32,
     file_schema: SchemaRef,
     writer: ArrowWriter<Checksummed<File>>,
     unfinished: Unfinished,
@@ -81,7 +97,7 @@ impl SegmentWriter {
         table: &Table,
         file_schema: &SchemaRef,
         shard: ShardId,
-        transaction: Ulid,
+        (transaction, sequence): (Ulid, u32),
         row_group_rows: usize,
         dictionary: &[bool],
     ) -> Result<Self> {
@@ -91,7 +107,7 @@ impl SegmentWriter {
         let file = File::options().write(true).create_new(true).open(&path);
         let file = file.map_err(|error| Error::io(&context, error))?;
         let unfinished = Unfinished { path, kept: false };
-        let output = Checksummed { inner: file, checksum: crc32fast::Hasher::new(), bytes: 0 };
+        let output = Checksummed::new(file);
         let options = ArrowWriterOptions::new().with_properties(writer_properties(table, row_group_rows, dictionary));
         let writer = ArrowWriter::try_new_with_options(output, Arc::clone(file_schema), options)
             .map_err(|error| write_error(&context, error))?;
@@ -99,6 +115,7 @@ impl SegmentWriter {
             id,
             shard,
             transaction,
+            sequence,
             file_schema: Arc::clone(file_schema),
             writer,
             unfinished,
@@ -122,19 +139,22 @@ impl SegmentWriter {
         self.gatherer.add(chunk)?;
         self.rows += chunk.num_rows() as u64;
         let batch = to_file(chunk, &self.file_schema)?;
-        self.writer.write(&batch).map_err(|error| write_error(&self.context(), error))
+        self.writer.write(&batch).map_err(|error| self.failure(error))
     }
 
     /// Makes the file durable. The segment is doomed until somebody keeps it: dropped, it takes its file along.
     pub fn finish(mut self, key_range: Option<KeyRange>) -> Result<(Segment, Gatherer)> {
         let context = self.context();
-        self.writer.finish().map_err(|error| write_error(&context, error))?;
+        self.writer.finish().map_err(|error| self.failure(error))?;
         let output = self.writer.inner_mut();
+        crash_point::reach("segment.written");
         output.inner.sync_all().map_err(|error| Error::io(&context, error))?;
+        crash_point::reach("segment.synced");
         let record = SegmentRecord {
             id: self.id,
             shard: self.shard,
             transaction: self.transaction,
+            sequence: self.sequence,
             rows: self.rows,
             bytes: output.bytes,
             checksum: output.checksum.clone().finalize(),
@@ -143,6 +163,13 @@ impl SegmentWriter {
         };
         self.unfinished.kept = true;
         Ok((Segment::written(record, self.unfinished.path.clone()), self.gatherer))
+    }
+
+    fn failure(&self, error: ParquetError) -> Error {
+        match self.writer.inner().failed {
+            Some(kind) => Error::io(self.context(), std::io::Error::new(kind, error)),
+            None => write_error(&self.context(), error),
+        }
     }
 
     fn context(&self) -> String {
@@ -168,7 +195,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut output = Checksummed { inner: Slow(Vec::new()), checksum: crc32fast::Hasher::new(), bytes: 0 };
+        let mut output = Checksummed::new(Slow(Vec::new()));
         output.write_all(b"ten bytes.").unwrap();
         assert_eq!(output.bytes, 10);
         assert_eq!(output.checksum.finalize(), crc32fast::hash(&output.inner.0));

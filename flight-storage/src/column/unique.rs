@@ -1,13 +1,15 @@
 //! The primary key's uniqueness across segments.
 //!
 //! Segments whose key ranges do not overlap cannot clash, and loads in key order make only such segments. Of the others,
-//! only the chunks whose page bounds reach into another segment's range are looked at; a load of few rows is first
-//! compared with the bloom filters, so that it reads nearly nothing of a large table. What is left is compared exactly:
+//! only the chunks whose page bounds reach into another segment's range are looked at, and compared exactly:
 //!
 //! - clustered by the primary key: all segments are sorted, and one merge over them sees equal keys side by side
-//!   (`merge`); it holds a chunk of each;
+//!   (`merge`); it holds the keys of a row group of each;
 //! - clustered otherwise: the new keys are collected in a hash set, a bounded part of them at a time, and the others are
 //!   looked up (`probe`).
+//!
+//! Rows that were deleted, or that the transaction deletes itself, are passed over; one that another transaction deletes,
+//! or has deleted since the snapshot, is a conflict. Loads of few rows do not come here: they go to the row buffer, see `stage`.
 //!
 //! Not here: duplicates within one sorted buffer (`write`), which are seen before they reach a segment.
 
@@ -18,26 +20,19 @@ use std::{
     sync::Arc,
 };
 
-use arrow::{
-    array::{Array, ArrayRef},
-    datatypes::SchemaRef,
-    row::Rows,
-};
-use datafusion::scalar::ScalarValue;
-use drsdb_core::{Result, Table};
-use parquet::bloom_filter::Sbbf;
+use arrow::{array::Array, datatypes::SchemaRef, row::Rows};
+use drsdb_core::{Result, Table, Ulid};
 
 use super::{
+    Store,
     cache::Chunks,
-    decode::decode_column,
-    format::{ChunkSet, chunks_of, read_error},
+    deletes::Mask,
+    format::{CHUNK_ROWS, ChunkSet, chunks_of},
     keys::{Clash, KeyFormat, clash_error},
-    prune::{all_chunks, may_contain, zones},
-    segment::{Footer, Footers, KeyRange, Segment},
+    prune::{all_chunks, zones},
+    read::RowGroup,
+    segment::{Footer, KeyRange, Segment},
 };
-
-/// Loads of up to this many rows ask the bloom filters first.
-const FEW_KEYS: u64 = 16 << 10;
 
 /// Keys held at a time when segments are not sorted by the key.
 const PASS_KEYS: u64 = 1 << 20;
@@ -45,18 +40,31 @@ const PASS_KEYS: u64 = 1 << 20;
 /// What a check works on.
 #[derive(Debug)]
 pub struct UniqueCheck<'a> {
+    /// Where columns and footers are.
+    pub store: &'a Store,
     /// The table.
     pub table: &'a Table,
     /// Its stored schema.
     pub schema: &'a SchemaRef,
-    /// The schema of its files.
-    pub file_schema: &'a SchemaRef,
     /// Its primary key.
     pub key: &'a KeyFormat,
     /// Whether segments are sorted by the primary key.
     pub sorted: bool,
-    /// Where footers are.
-    pub footers: &'a Footers,
+    /// Who writes.
+    pub transaction: Ulid,
+    /// What it means that a committed row has a key.
+    pub committed: Clash,
+}
+
+/// A segment that is there already, as the transaction sees it.
+#[derive(Debug)]
+pub struct Present {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Rows that are not there.
+    pub gone: Option<Arc<Mask>>,
+    /// Rows that others delete, or have deleted since the snapshot.
+    pub contested: Option<Mask>,
 }
 
 /// A segment that takes part in a comparison.
@@ -64,17 +72,16 @@ struct Participant {
     segment: Arc<Segment>,
     footer: Arc<Footer>,
     is_new: bool,
+    gone: Option<Arc<Mask>>,
+    contested: Option<Mask>,
     /// The chunks that may clash, by row group.
     chunks: Vec<ChunkSet>,
 }
 
 impl UniqueCheck<'_> {
     /// Compares the `new` segments with each other and with the `present` ones of the same shard.
-    pub fn check(&self, new: &[Arc<Segment>], present: &[Arc<Segment>]) -> Result<()> {
+    pub fn check(&self, new: &[Arc<Segment>], present: &[Present]) -> Result<()> {
         let mut participants = self.participants(new, present)?;
-        if new.iter().map(|segment| segment.record().rows).sum::<u64>() <= FEW_KEYS {
-            self.ask_bloom_filters(&mut participants)?;
-        }
         participants.retain(|participant| participant.chunks.iter().any(|chunks| !chunks.is_empty()));
         let lonely = participants.len() < 2 && self.sorted;
         if lonely || !participants.iter().any(|participant| participant.is_new) {
@@ -84,26 +91,31 @@ impl UniqueCheck<'_> {
     }
 
     /// Segments with chunks that reach into the range of a segment that they could clash with.
-    fn participants(&self, new: &[Arc<Segment>], present: &[Arc<Segment>]) -> Result<Vec<Participant>> {
+    fn participants(&self, new: &[Arc<Segment>], present: &[Present]) -> Result<Vec<Participant>> {
         let range = |segment: &Arc<Segment>| segment.record().key_range.clone();
         let mut participants = Vec::new();
-        let all = new.iter().map(|segment| (segment, true)).chain(present.iter().map(|segment| (segment, false)));
-        for (segment, is_new) in all.filter(|(segment, _)| segment.is_live()) {
+        let present_segments: Vec<Arc<Segment>> = present.iter().map(|other| Arc::clone(&other.segment)).collect();
+        let new_ones = new.iter().map(|segment| (segment, None));
+        for (segment, present) in new_ones.chain(present.iter().map(|other| (&other.segment, Some(other)))) {
+            let is_new = present.is_none();
             let Some(own) = range(segment) else { continue };
-            let rivals = new.iter().chain(if is_new { present } else { &[] });
-            let rivals = rivals.filter(|rival| rival.id() != segment.id() && rival.is_live()).filter_map(range);
+            let rivals = new.iter().chain(if is_new { &present_segments[..] } else { &[] });
+            let rivals = rivals.filter(|rival| rival.id() != segment.id()).filter_map(range);
             let rivals: Vec<KeyRange> = rivals.filter(|rival| rival.overlaps(&own)).collect();
             // A segment that is not sorted by the key may hold a key twice itself.
             let unsorted = is_new && !self.sorted;
             if rivals.is_empty() && !unsorted {
                 continue;
             }
-            let footer = self.footers.load(segment, self.file_schema)?;
+            let footer = self.store.footers.load(segment)?;
             let chunks = match unsorted {
                 true => all_chunks(&footer),
                 false => self.chunks_within(segment, &footer, &rivals)?,
             };
-            participants.push(Participant { segment: Arc::clone(segment), footer, is_new, chunks });
+            let gone = present.and_then(|present| present.gone.clone());
+            let contested = present.and_then(|present| present.contested.clone());
+            let segment = Arc::clone(segment);
+            participants.push(Participant { segment, footer, is_new, gone, contested, chunks });
         }
         Ok(participants)
     }
@@ -134,51 +146,6 @@ impl UniqueCheck<'_> {
         Ok(chunks)
     }
 
-    /// Empties the row groups of present segments that hold none of the new keys, by their bloom filters.
-    fn ask_bloom_filters(&self, participants: &mut [Participant]) -> Result<()> {
-        let (new, present): (Vec<_>, Vec<_>) = participants.iter_mut().partition(|participant| participant.is_new);
-        if present.is_empty() {
-            return Ok(());
-        }
-        let mut keys: Vec<(Box<[u8]>, Vec<ScalarValue>)> = Vec::new();
-        for participant in &new {
-            let mut cursor = Cursor::new(self, participant);
-            while let Some((columns, rows)) = cursor.next_chunk()? {
-                for (row, key) in rows.iter().enumerate() {
-                    let values = columns.iter().map(|column| ScalarValue::try_from_array(column, row));
-                    keys.push((key.data().into(), values.collect::<Result<_, _>>()?));
-                }
-            }
-        }
-        for participant in present {
-            let range = participant.segment.record().key_range.clone();
-            let keys: Vec<_> =
-                keys.iter().filter(|(key, _)| range.as_ref().is_none_or(|range| range.contains(key))).collect();
-            let file = participant.segment.open_file()?;
-            for row_group in 0..participant.chunks.len() {
-                if participant.chunks[row_group].is_empty() {
-                    continue;
-                }
-                let columns = self.key.columns().iter().map(|&column| {
-                    let chunk = participant.footer.parquet().row_group(row_group).column(column);
-                    Ok(Sbbf::read_from_column_chunk(chunk, &file)?.map(|filter| (filter, chunk)))
-                });
-                let filters: Vec<_> = columns
-                    .collect::<Result<_, _>>()
-                    .map_err(|error| read_error(&format!("reading {}", participant.segment.describe()), error))?;
-                let possible = |values: &[ScalarValue]| {
-                    filters.iter().zip(values).all(|(filter, value)| {
-                        filter.as_ref().is_none_or(|(filter, chunk)| may_contain(filter, chunk, value))
-                    })
-                };
-                if !keys.iter().any(|(_, values)| possible(values)) {
-                    participant.chunks[row_group] = ChunkSet(0);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Merges sorted segments; equal keys meet.
     fn merge(&self, participants: &[Participant]) -> Result<()> {
         let mut cursors: Vec<_> = participants.iter().map(|participant| Cursor::new(self, participant)).collect();
@@ -188,26 +155,28 @@ impl UniqueCheck<'_> {
                 heap.push(Reverse((cursor.key().to_vec(), at)));
             }
         }
-        let mut last: Option<(Vec<u8>, usize)> = None;
+        let mut last: Option<(Vec<u8>, usize, u32)> = None;
         while let Some(Reverse((key, at))) = heap.pop() {
-            if let Some((before, other)) = &last
+            let row = cursors[at].row();
+            if let Some((before, other, other_row)) = &last
                 && *before == key
-                && let Some(clash) = clash(&participants[*other], &participants[at])
+                && let Some(clash) = self.clash((&participants[*other], *other_row), (&participants[at], row))
             {
                 return Err(clash_error(self.table, self.key, &key, clash));
             }
             // As long as this segment stays ahead of all others, it needs no heap.
-            let mut newest = key;
+            let mut newest = (key, row);
             while cursors[at].advance()? {
                 let ahead = heap.peek().is_none_or(|Reverse((rival, _))| cursors[at].key() < rival.as_slice());
                 if !ahead {
                     heap.push(Reverse((cursors[at].key().to_vec(), at)));
                     break;
                 }
-                newest.clear();
-                newest.extend_from_slice(cursors[at].key());
+                newest.0.clear();
+                newest.0.extend_from_slice(cursors[at].key());
+                newest.1 = cursors[at].row();
             }
-            last = Some((newest, at));
+            last = Some((newest.0, at, newest.1));
         }
         Ok(())
     }
@@ -233,7 +202,7 @@ impl UniqueCheck<'_> {
                 let mut cursor = Cursor::new(self, participant);
                 while cursor.advance()? {
                     if keys.contains(cursor.key())
-                        && let Some(clash) = clash(new[0], participant)
+                        && let Some(clash) = self.clash((new[0], 0), (participant, cursor.row()))
                     {
                         return Err(clash_error(self.table, self.key, cursor.key(), clash));
                     }
@@ -242,63 +211,88 @@ impl UniqueCheck<'_> {
         }
         Ok(())
     }
-}
 
-/// What it means that two segments share a key; nothing, when both were there before.
-fn clash(one: &Participant, other: &Participant) -> Option<Clash> {
-    let (new, other) = if one.is_new { (one, other) } else { (other, one) };
-    if !new.is_new {
-        return None;
+    /// What it means that two segments share a key, each in the row given; nothing, when both were there before.
+    fn clash(&self, one: (&Participant, u32), other: (&Participant, u32)) -> Option<Clash> {
+        let (new, (other, row)) = if one.0.is_new { (one.0, other) } else { (other.0, one) };
+        if !new.is_new {
+            return None;
+        }
+        let is_contested = other.contested.as_ref().is_some_and(|mask| mask.contains(row));
+        Some(match other.segment.is_staged() {
+            _ if other.is_new || other.segment.record().transaction == self.transaction => Clash::Itself,
+            true => Clash::OtherTransaction,
+            false if is_contested => Clash::OtherTransaction,
+            false => self.committed,
+        })
     }
-    Some(match other.segment.is_staged() {
-        _ if other.is_new || other.segment.record().transaction == new.segment.record().transaction => Clash::Itself,
-        true => Clash::OtherTransaction,
-        false => Clash::Committed,
-    })
 }
 
 /// Walks over the keys of a participant's chunks, in the order of the file.
 struct Cursor<'a> {
     check: &'a UniqueCheck<'a>,
     participant: &'a Participant,
-    /// Chunks to come: row group and chunk.
-    rest: Vec<(usize, usize)>,
+    /// Chunks to come: row group, chunk, and the chunk's first row in the segment.
+    rest: Vec<(usize, usize, u32)>,
+    /// The key columns of the row group it stands in.
+    columns: Option<(usize, Vec<Arc<Chunks>>)>,
     keys: Option<Rows>,
+    /// The first row of the chunk it stands in.
+    start: u32,
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
     fn new(check: &'a UniqueCheck<'a>, participant: &'a Participant) -> Self {
-        let chunks = participant.chunks.iter().enumerate();
-        let mut rest: Vec<_> = chunks.flat_map(|(group, set)| set.iter().map(move |chunk| (group, chunk))).collect();
+        let mut rest = Vec::new();
+        let mut before = 0;
+        for (group, set) in participant.chunks.iter().enumerate() {
+            rest.extend(set.iter().map(|chunk| (group, chunk, ((before + chunk) * CHUNK_ROWS) as u32)));
+            before += chunks_of(participant.footer.group_rows(group));
+        }
         rest.reverse();
-        Self { check, participant, rest, keys: None, at: 0 }
+        Self { check, participant, rest, columns: None, keys: None, start: 0, at: 0 }
     }
 
-    /// The key columns of the next chunk, and the keys.
-    fn next_chunk(&mut self) -> Result<Option<(Vec<ArrayRef>, Rows)>> {
-        let Some((row_group, chunk)) = self.rest.pop() else { return Ok(None) };
-        let (segment, footer) = (&self.participant.segment, &self.participant.footer);
-        let file = segment.open_file()?;
-        let columns = self.check.key.columns().iter().map(|&column| {
-            let mut chunks = Chunks::none(chunks_of(footer.group_rows(row_group)));
-            let (stored, wanted) = (self.check.schema.field(column).data_type(), ChunkSet(0).with(chunk));
-            decode_column(segment, &file, footer, row_group, column, stored, wanted, &mut chunks)?;
-            Ok(Arc::clone(chunks.get(chunk).expect("it was decoded just now")))
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let keys = self.check.key.keys_of(&columns)?;
-        Ok(Some((columns, keys)))
+    /// Reads the keys of the next chunk. Whether there is one.
+    fn next_chunk(&mut self) -> Result<bool> {
+        let Some((number, chunk, start)) = self.rest.pop() else { return Ok(false) };
+        let (segment, footer, UniqueCheck { store, table, key, .. }) =
+            (&self.participant.segment, &self.participant.footer, self.check);
+        if self.columns.as_ref().is_none_or(|(read, _)| *read != number) {
+            let group = RowGroup { table, segment, footer, number };
+            let file = segment.note(segment.open_file())?;
+            let wanted = self.participant.chunks[number];
+            let columns = key.columns().iter().map(|&column| Ok(group.column(store, &file, column, wanted)?.0));
+            self.columns = Some((number, columns.collect::<Result<_>>()?));
+        }
+        let columns = self.columns.iter().flat_map(|(_, columns)| columns);
+        let columns =
+            columns.map(|column| Arc::clone(column.get(chunk).expect("the row group was read with this chunk")));
+        self.keys = Some(key.keys_of(&columns.collect::<Vec<_>>())?);
+        (self.start, self.at) = (start, 0);
+        Ok(true)
     }
 
-    /// Goes to the next key. Whether there is one.
+    /// Goes to the next key that is there. Whether there is one.
     fn advance(&mut self) -> Result<bool> {
         self.at += 1;
-        while self.keys.as_ref().is_none_or(|keys| self.at >= keys.num_rows()) {
-            let Some((_, keys)) = self.next_chunk()? else { return Ok(false) };
-            (self.keys, self.at) = (Some(keys), 0);
+        loop {
+            while self.keys.as_ref().is_none_or(|keys| self.at >= keys.num_rows()) {
+                if !self.next_chunk()? {
+                    return Ok(false);
+                }
+            }
+            if self.participant.gone.as_ref().is_none_or(|gone| !gone.contains(self.row())) {
+                return Ok(true);
+            }
+            self.at += 1;
         }
-        Ok(true)
+    }
+
+    /// The row of the segment that it stands on.
+    fn row(&self) -> u32 {
+        self.start + self.at as u32
     }
 
     /// The key it stands on.

@@ -1,15 +1,16 @@
-//! Staging: rows of one transaction for one shard, in any order, become segments sorted by the cluster key.
+//! Rows of one shard, in any order, become segments sorted by the cluster key; few rows stay as they are, for the buffer.
 //!
 //! ```text
 //! write ──▶ chunks of 8,192 rows ──▶ buffer ──(full)──▶ sort ──▶ open segment ──(full, or the order breaks)──▶ file
-//! finish ─▶ what is left ─▶ files ─▶ sync the folder ─▶ primary key checked ─▶ manifest: staged
+//! finish ─▶ few, and nothing written yet: the chunks themselves
+//!        └▶ else what is left ─▶ files ─▶ sync the folder
 //! ```
 //!
 //! All writers of an engine share one budget for their buffers. When a buffer goes out and its rows follow those of the
 //! open segment in key order, they are added to it: a load that comes in key order makes full segments however small its
 //! share of the budget is, and segments that overlap nothing.
 //!
-//! Not here: the file's format (`format`), and the comparison with other segments (`unique`).
+//! Not here: the file's format (`format`), and what becomes of the rows (`stage_writer`, `compact`).
 
 use std::{
     fs::File,
@@ -38,7 +39,7 @@ use super::{
     sort::Sorted,
     stats::Gatherer,
 };
-use crate::engine::{ShardId, StageWriter, StagedPiece};
+use crate::engine::ShardId;
 
 /// Decoded bytes of a row group, about: what a writer and a decoding task hold at a time for a wide table.
 const ROW_GROUP_BYTES: usize = 128 << 20;
@@ -89,11 +90,14 @@ struct OpenSegment {
     key_range: Option<KeyRange>,
 }
 
-/// The column engine's [`StageWriter`].
-pub struct ColumnStageWriter {
+/// More bytes than this are not few, however few the rows are.
+const FEW_BYTES: usize = 4 << 20;
+
+/// Takes the rows.
+pub struct Loader {
     store: Arc<Store>,
     share: Share,
-    transaction: Ulid,
+    author: (Ulid, u32),
     table: Arc<Table>,
     shard: ShardId,
     schema: SchemaRef,
@@ -108,19 +112,29 @@ pub struct ColumnStageWriter {
     buffer: Vec<RecordBatch>,
     buffered_bytes: usize,
     open: Option<OpenSegment>,
-    /// Finished, and doomed until they are staged.
+    /// Finished, and doomed until somebody keeps them.
     segments: Vec<Arc<Segment>>,
     gatherer: Gatherer,
 }
 
-impl ColumnStageWriter {
-    /// A writer without rows.
-    pub fn new(store: Arc<Store>, transaction: Ulid, table: Arc<Table>, shard: u32) -> Result<Self> {
+/// What a [`Loader`] made of its rows.
+pub struct Loaded {
+    /// Few rows, as they came.
+    pub few: Vec<RecordBatch>,
+    /// Many rows: finished, and doomed until somebody keeps them.
+    pub segments: Vec<Arc<Segment>>,
+    /// What all rows hold.
+    pub gatherer: Gatherer,
+}
+
+impl Loader {
+    /// Without rows. `author` is the transaction and the statement that segments will be of.
+    pub fn new(store: Arc<Store>, author: (Ulid, u32), table: Arc<Table>, shard: u32) -> Result<Self> {
         let schema = table.arrow_schema();
         Ok(Self {
             share: Share::new(Arc::clone(&store.write_budget)),
             store,
-            transaction,
+            author,
             shard: ShardId { table: table.id, shard },
             file_schema: file_schema(&table),
             cluster: KeyFormat::new(&table, &table.cluster_key)?,
@@ -199,8 +213,8 @@ impl ColumnStageWriter {
             let row_group_rows = chunks.clamp(1, MAX_GROUP_CHUNKS) * CHUNK_ROWS;
             let dictionary = self.dictionary(sorted, number)?;
             let (dir, schema) = (&store.segments_dir, &self.file_schema);
-            let (table, shard, transaction) = (&self.table, self.shard, self.transaction);
-            let writer = SegmentWriter::create(dir, table, schema, shard, transaction, row_group_rows, &dictionary)?;
+            let (table, shard, author) = (&self.table, self.shard, self.author);
+            let writer = SegmentWriter::create(dir, table, schema, shard, author, row_group_rows, &dictionary)?;
             self.open = Some(OpenSegment { writer, last: None, key_range: None });
         }
         let open = self.open.as_mut().expect("made above");
@@ -257,14 +271,9 @@ impl ColumnStageWriter {
             })
             .collect())
     }
-}
 
-impl StageWriter for ColumnStageWriter {
-    fn delete(&mut self, _: &RecordBatch) -> Result<()> {
-        Err(Error::new(drsdb_core::ErrorCode::Unsupported, "deleting rows is not done"))
-    }
-
-    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Takes rows of [`Table::arrow_schema`].
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         // The same arrays under the table's own schema: types and NULLs are checked on the way.
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
         let (bytes, rows) = (bytes_of(&batch), batch.num_rows());
@@ -289,22 +298,23 @@ impl StageWriter for ColumnStageWriter {
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> Result<StagedPiece> {
+    /// Ends. Few rows stay as they are if they may, whether they are few or not is told by what comes back.
+    pub fn finish(mut self, may_be_few: bool) -> Result<Loaded> {
+        self.coalescer.finish_buffered_batch()?;
+        self.pending_bytes = 0;
+        self.take_completed();
+        let rows: usize = self.buffer.iter().map(RecordBatch::num_rows).sum();
+        let is_few = rows <= self.store.options.buffer_rows && self.buffered_bytes <= FEW_BYTES;
+        if may_be_few && is_few && self.open.is_none() && self.segments.is_empty() {
+            self.buffer.iter().try_for_each(|chunk| self.gatherer.add(chunk))?;
+            return Ok(Loaded { few: self.buffer, segments: Vec::new(), gatherer: self.gatherer });
+        }
         self.flush(true)?;
         self.close_segment()?;
-        if self.segments.is_empty() {
-            return Ok(StagedPiece::default());
+        if !self.segments.is_empty() {
+            sync_folder(&self.store.segments_dir)?;
         }
-        sync_folder(&self.store.segments_dir)?;
-        self.store.stage(&self.table, self.primary.as_ref(), self.sorted_by_primary, &self.segments)?;
-        let records = self.segments.iter().map(|segment| segment.record());
-        Ok(StagedPiece {
-            rows: records.clone().map(|record| record.rows).sum(),
-            bytes: records.clone().map(|record| record.bytes).sum(),
-            segments: records.map(|record| record.id).collect(),
-            columns: self.gatherer.finish()?.columns(),
-            deleted: 0,
-        })
+        Ok(Loaded { few: Vec::new(), segments: self.segments, gatherer: self.gatherer })
     }
 }
 
@@ -315,7 +325,7 @@ pub fn sync_folder(dir: &PathBuf) -> Result<()> {
 }
 
 /// Bytes that the rows themselves take, whatever else their buffers hold.
-fn bytes_of(batch: &RecordBatch) -> usize {
+pub fn bytes_of(batch: &RecordBatch) -> usize {
     let bytes = |column: &ArrayRef| match column.data_type() {
         DataType::Utf8View => 16 * column.len() + column.as_string_view().total_buffer_bytes_used(),
         DataType::BinaryView => 16 * column.len() + column.as_binary_view().total_buffer_bytes_used(),

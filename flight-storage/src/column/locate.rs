@@ -1,0 +1,283 @@
+//! Where keys are: the rows of segments that have given primary keys.
+//!
+//! ```text
+//! keys, sorted ──▶ segments whose key range holds any ──▶ chunks whose bounds hold any
+//!              ──▶ few keys, and the chunks not in memory: row groups whose bloom filters allow one
+//!              ──▶ sorted by the key: a search in each chunk's arrays, which goes on from key to key
+//!                  else: each row's key is looked up among the keys
+//! ```
+//!
+//! A single key costs a page of each segment that may have it; many keys cost a scan of the key columns, which stay in
+//! the cache. Not here: what a row that was found means (`stage`, `compact`).
+
+use std::{cmp::Ordering, collections::HashMap, fs::File, sync::Arc};
+
+use arrow::array::make_comparator;
+use arrow::{
+    array::{Array, ArrayRef, RecordBatch, UInt32Array},
+    compute::{SortOptions, take_record_batch},
+    row::Rows,
+};
+use datafusion::scalar::ScalarValue;
+use drsdb_core::{Result, Table};
+use parquet::bloom_filter::Sbbf;
+
+use super::{
+    Store,
+    format::{CHUNK_ROWS, ChunkSet, chunks_of, read_error, stored_schema},
+    keys::KeyFormat,
+    prune::{all_chunks, may_contain, zones},
+    read::RowGroup,
+    segment::{Footer, Segment},
+};
+
+/// Up to this many keys ask the bloom filters of a row group.
+const FEW_KEYS: usize = 64;
+
+/// Keys in order.
+pub struct Keys {
+    columns: Vec<ArrayRef>,
+    rows: Rows,
+    /// Where each key was before it was sorted.
+    positions: Vec<u32>,
+}
+
+impl Keys {
+    /// Sorts keys that are the columns of a batch.
+    pub fn new(format: &KeyFormat, batch: &RecordBatch) -> Result<Self> {
+        let rows = format.keys_of(batch.columns())?;
+        let mut positions: Vec<u32> = (0..batch.num_rows() as u32).collect();
+        if (1..rows.num_rows()).all(|row| rows.row(row - 1) <= rows.row(row)) {
+            return Ok(Self { columns: batch.columns().to_vec(), rows, positions });
+        }
+        positions.sort_unstable_by(|left, right| rows.row(*left as usize).cmp(&rows.row(*right as usize)));
+        let sorted = take_record_batch(batch, &UInt32Array::from(positions.clone()))?;
+        let rows = format.keys_of(sorted.columns())?;
+        Ok(Self { columns: sorted.columns().to_vec(), rows, positions })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.rows.num_rows()
+    }
+
+    /// Key `at`, in order.
+    pub fn key(&self, at: usize) -> &[u8] {
+        self.rows.row(at).data()
+    }
+
+    /// Where key `at` was before they were sorted.
+    pub fn position(&self, at: usize) -> u32 {
+        self.positions[at]
+    }
+
+    /// A key that comes twice.
+    pub fn repeated(&self) -> Option<&[u8]> {
+        (1..self.len()).map(|at| (self.key(at - 1), self.key(at))).find(|(one, next)| one == next).map(|(key, _)| key)
+    }
+
+    /// The first key that is not less than `key`.
+    fn first_from(&self, key: &[u8]) -> usize {
+        self.partition_point(|other| other < key)
+    }
+
+    fn partition_point(&self, is_before: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_before(self.key(middle)) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    fn values(&self, at: usize) -> Result<Vec<ScalarValue>> {
+        let values = self.columns.iter().map(|column| ScalarValue::try_from_array(column, at));
+        Ok(values.collect::<Result<_, _>>()?)
+    }
+}
+
+/// A row that has one of the keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hit {
+    /// The key, in order.
+    pub key: usize,
+    /// The segment, as numbered by the caller.
+    pub segment: usize,
+    /// The row of the segment.
+    pub row: u32,
+}
+
+/// Looks for keys of one table.
+pub struct Locator<'a> {
+    /// Where columns and footers are.
+    pub store: &'a Store,
+    /// The table.
+    pub table: &'a Table,
+    /// Its primary key.
+    pub format: &'a KeyFormat,
+}
+
+/// The keys from `.0` to before `.1`.
+type KeySpan = (usize, usize);
+
+impl Locator<'_> {
+    /// Every row of `segments` that has one of the keys, whether it was deleted or not. Blocks.
+    pub fn locate(&self, keys: &Keys, segments: &[Arc<Segment>]) -> Result<Vec<Hit>> {
+        let mut hits = Vec::new();
+        let mut lookup = None;
+        for (number, segment) in segments.iter().enumerate() {
+            let Some(range) = &segment.record().key_range else { continue };
+            let first = keys.first_from(&range.min);
+            let end = keys.partition_point(|key| key <= &*range.max);
+            if first < end {
+                self.search(keys, (first, end), number, segment, &mut lookup, &mut hits)?;
+            }
+        }
+        Ok(hits)
+    }
+
+    /// Whether segments are sorted by the primary key.
+    fn is_sorted(&self) -> bool {
+        self.table.cluster_key == self.table.primary_key
+    }
+
+    fn search<'k>(
+        &self,
+        keys: &'k Keys,
+        span: KeySpan,
+        number: usize,
+        segment: &Arc<Segment>,
+        lookup: &mut Option<HashMap<&'k [u8], usize>>,
+        hits: &mut Vec<Hit>,
+    ) -> Result<()> {
+        let footer = self.store.footers.load(segment)?;
+        let spans = self.spans(keys, span, segment, &footer)?;
+        let mut file = None;
+        let mut chunk_before = 0;
+        for row_group in 0..footer.parquet().num_row_groups() {
+            let group = RowGroup { table: self.table, segment, footer: &footer, number: row_group };
+            let chunks = chunks_of(group.rows());
+            let spans = &spans[chunk_before..chunk_before + chunks];
+            let first_chunk = chunk_before;
+            chunk_before += chunks;
+            let candidates = (0..chunks).filter(|&chunk| spans[chunk].0 < spans[chunk].1);
+            let wanted = candidates.fold(ChunkSet(0), ChunkSet::with);
+            if wanted.is_empty() {
+                continue;
+            }
+            let columns = self.format.columns();
+            let cached = columns.iter().map(|&column| self.store.cache.get(group.key(column), wanted));
+            let columns = match cached.collect::<Option<Vec<_>>>() {
+                Some(columns) => columns,
+                None => {
+                    let file: &File = match &mut file {
+                        Some(file) => file,
+                        none => none.insert(segment.note(segment.open_file())?),
+                    };
+                    if !self.may_have_any(keys, spans, &group, file)? {
+                        continue;
+                    }
+                    let read = |&column: &usize| Ok(group.column(self.store, file, column, wanted)?.0);
+                    columns.iter().map(read).collect::<Result<Vec<_>>>()?
+                }
+            };
+            for chunk in wanted.iter() {
+                let arrays = columns.iter().map(|column| Arc::clone(column.get(chunk).expect("the chunk was read")));
+                let arrays: Vec<ArrayRef> = arrays.collect();
+                let start = ((first_chunk + chunk) * CHUNK_ROWS) as u32;
+                let found = |key, row: usize| Hit { key, segment: number, row: start + row as u32 };
+                if self.is_sorted() {
+                    search_sorted(keys, spans[chunk], &arrays, |key, row| hits.push(found(key, row)))?;
+                } else {
+                    let lookup = lookup.get_or_insert_with(|| (0..keys.len()).map(|at| (keys.key(at), at)).collect());
+                    let rows = self.format.keys_of(&arrays)?;
+                    let same = rows.iter().enumerate().filter_map(|(at, row)| Some((*lookup.get(row.data())?, at)));
+                    hits.extend(same.map(|(key, row)| found(key, row)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// For each chunk of a segment the keys that it can have, by the bounds of the key's first column.
+    fn spans(&self, keys: &Keys, span: KeySpan, segment: &Segment, footer: &Footer) -> Result<Vec<KeySpan>> {
+        let chunks: usize = all_chunks(footer).iter().map(|chunks| chunks.iter().count()).sum();
+        let position = self.format.columns()[0];
+        let unknown = vec![span; chunks];
+        let Some(zones) = zones(&stored_schema(self.table), segment, footer, position) else { return Ok(unknown) };
+        let Some(first) = KeyFormat::new(self.table, &[position])? else { return Ok(unknown) };
+        // A key's bytes begin with the bytes of its first column.
+        let (mins, maxes) = (first.keys_of(&[zones.mins()])?, first.keys_of(&[zones.maxes()])?);
+        let spans = unknown.into_iter().enumerate().map(|(chunk, span)| {
+            if zones.mins().is_null(chunk) || zones.maxes().is_null(chunk) {
+                return span;
+            }
+            let max = maxes.row(chunk);
+            let max = max.data();
+            let begin = keys.first_from(mins.row(chunk).data()).max(span.0);
+            let end = keys.partition_point(|key| key[..key.len().min(max.len())] <= *max).min(span.1);
+            (begin, end.max(begin))
+        });
+        Ok(spans.collect())
+    }
+
+    /// Whether a row group has any of the keys, by its bloom filters, if they are worth it.
+    fn may_have_any(&self, keys: &Keys, spans: &[KeySpan], group: &RowGroup<'_>, file: &File) -> Result<bool> {
+        let begin = spans.iter().filter(|span| span.0 < span.1).map(|span| span.0).min().unwrap_or(0);
+        let end = spans.iter().filter(|span| span.0 < span.1).map(|span| span.1).max().unwrap_or(0);
+        if end - begin > FEW_KEYS {
+            return Ok(true);
+        }
+        let filters = self.format.columns().iter().map(|&column| {
+            let chunk = group.footer.parquet().row_group(group.number).column(column);
+            Ok(Sbbf::read_from_column_chunk(chunk, file)?.map(|filter| (filter, chunk)))
+        });
+        let failed = |error| read_error(&format!("reading {}", group.segment.describe()), error);
+        let filters: Vec<_> = group.segment.note(filters.collect::<Result<_, _>>().map_err(failed))?;
+        for at in begin..end {
+            let values = keys.values(at)?;
+            let possible = filters
+                .iter()
+                .zip(&values)
+                .all(|(filter, value)| filter.as_ref().is_none_or(|(filter, chunk)| may_contain(filter, chunk, value)));
+            if possible {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Searches sorted arrays for the keys of a span, which are sorted too: each search begins where the last one ended, and
+/// its steps double until they are too long.
+fn search_sorted(keys: &Keys, span: KeySpan, arrays: &[ArrayRef], mut found: impl FnMut(usize, usize)) -> Result<()> {
+    let comparators = arrays
+        .iter()
+        .zip(&keys.columns)
+        .map(|(array, key)| make_comparator(array, key, SortOptions::default()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let compare = |row: usize, key: usize| {
+        comparators.iter().map(|compare| compare(row, key)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    };
+    let rows = arrays.first().map_or(0, |array| array.len());
+    let mut low = 0;
+    for key in span.0..span.1 {
+        let mut step = 1;
+        while low + step < rows && compare(low + step, key).is_lt() {
+            low += step;
+            step *= 2;
+        }
+        let mut high = rows.min(low + step + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if compare(middle, key).is_lt() { low = middle + 1 } else { high = middle }
+        }
+        if low >= rows {
+            break;
+        }
+        if compare(low, key).is_eq() {
+            found(key, low);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! Staging what one statement changes in one shard: its deletions find their rows, its new rows are compared with what is
+//! there, and all of it becomes durable in one step.
+//!
+//! ```text
+//! deletions ──▶ found in segments: a deletion of the segment       ┐
+//!           └─▶ else: deleted in the buffer, which knows them      ├─▶ one operation of the row engine's writer
+//! few rows ───▶ compared with segments, then into the buffer       │
+//! many rows ──▶ segments, compared with segments and the buffer    ┘
+//! ```
+//!
+//! What stands in the way of a change is the same as in the row engine (`crate::row`): whatever another transaction has
+//! staged, and what was committed after the snapshot, is a conflict; a committed row is a violation. On a replica that
+//! does not check, versions do not matter, and whatever else is in the way is a conflict.
+
+use std::{collections::HashSet, sync::Arc};
+
+use arrow::record_batch::RecordBatch;
+use drsdb_core::{Error, ErrorCode, Result, Table, WireError, ids};
+
+use super::{
+    Store,
+    buffer::Claim,
+    deletes::{Deletion, Mask},
+    format::stored_schema,
+    keys::{Clash, KeyFormat, clash_error, describe},
+    locate::{Hit, Keys, Locator},
+    manifest::Change,
+    segment::{NEVER, Segment},
+    store::Locks,
+    unique::{Present, UniqueCheck},
+};
+use crate::engine::{ShardId, StageOptions};
+
+/// New rows of a statement in one shard.
+pub enum NewRows<'a> {
+    /// They go to the buffer.
+    Few(Vec<RecordBatch>),
+    /// They are in finished segments.
+    Many(&'a [Arc<Segment>]),
+}
+
+/// Stages a statement's changes in one shard.
+pub struct Stager<'a> {
+    pub store: &'a Store,
+    pub options: StageOptions,
+    pub table: &'a Arc<Table>,
+    pub shard: ShardId,
+    /// The primary key.
+    pub primary: Option<&'a KeyFormat>,
+}
+
+/// A segment as the transaction sees it.
+struct View {
+    segment: Arc<Segment>,
+    /// Rows that are not there.
+    gone: Option<Arc<Mask>>,
+    /// Rows that others delete, or have deleted since the snapshot.
+    contested: Option<Mask>,
+    /// Rows that this statement deletes.
+    deletes: Vec<u32>,
+}
+
+impl View {
+    fn is_gone(&self, row: u32) -> bool {
+        self.gone.as_ref().is_some_and(|mask| mask.contains(row))
+    }
+
+    fn is_contested(&self, row: u32) -> bool {
+        self.contested.as_ref().is_some_and(|mask| mask.contains(row))
+    }
+}
+
+impl Stager<'_> {
+    /// Stages; durable when it returns. Answers how many rows were deleted.
+    pub fn stage(&self, deletes: &[RecordBatch], rows: NewRows<'_>) -> Result<u64> {
+        let locks = self.store.locks(self.shard);
+        let staging = locks.staging.lock();
+        let mut views = self.views(&locks)?;
+        let mut deleted = 0;
+        let mut in_buffer = Vec::new();
+        for keys in deletes {
+            deleted += keys.num_rows() as u64;
+            in_buffer.extend(self.find_deleted(keys, &mut views)?);
+        }
+        let (few, many): (Vec<RecordBatch>, &[Arc<Segment>]) = match rows {
+            NewRows::Few(batches) => (batches, &[]),
+            NewRows::Many(segments) => (Vec::new(), segments),
+        };
+        if let Some(primary) = self.primary {
+            few.iter().try_for_each(|batch| self.check_few(primary, batch, &views))?;
+            if !many.is_empty() {
+                self.check_many(primary, many, &views)?;
+                self.check_buffer(primary, many, &in_buffer)?;
+            }
+        }
+
+        let piece = ids::new_ulid();
+        let in_rows = !in_buffer.is_empty() || !few.is_empty();
+        let mut state = self.store.state.write();
+        state.check_not_dropped(self.table)?;
+        let is_newer = state.is_newer(self.table);
+        let mut deletions = Vec::new();
+        for view in views.iter_mut().filter(|view| !view.deletes.is_empty()) {
+            let outcome = state.outcome(self.options.transaction);
+            let (transaction, sequence) = (self.options.transaction, self.options.sequence);
+            let rows = std::mem::take(&mut view.deletes).into();
+            deletions.push((Arc::clone(&view.segment), Deletion { piece, transaction, sequence, outcome, rows }));
+        }
+        let in_segments = !deletions.is_empty() || !many.is_empty();
+        if in_segments {
+            state.register(self.options.transaction, self.shard, many, &deletions);
+        }
+        if in_rows {
+            state.shards.entry(self.shard).or_default().buffered = true;
+        }
+        drop(state);
+        if !in_segments && !in_rows {
+            return Ok(0);
+        }
+
+        let mut changes = Vec::new();
+        if is_newer {
+            changes.push(Change::Define(Arc::clone(self.table)));
+        }
+        if in_segments {
+            changes.push(Change::Stage {
+                table: Arc::clone(self.table),
+                segments: many.iter().map(|segment| segment.record().clone()).collect(),
+                deletions: deletions.iter().map(|(segment, one)| (segment.id(), one.clone())).collect(),
+            });
+        }
+        let (options, shard) = (self.options, self.shard.shard);
+        let pending = self.store.buffer.stage(options, self.table, shard, in_buffer, few, changes);
+        // Queued in the order in which it was registered: whoever stages next comes after it on disk as well.
+        drop(staging);
+        let outcome = pending.and_then(|pending| pending.wait().map(drop));
+        if outcome.is_ok() && is_newer {
+            self.store.state.write().define(self.table);
+        }
+        if outcome.is_err() && in_segments {
+            self.store.state.write().withdraw(self.options.transaction, self.shard, many, piece);
+        }
+        outcome.map(|()| deleted)
+    }
+
+    fn views(&self, _held: &Locks) -> Result<Vec<View>> {
+        let state = self.store.state.read();
+        state.check_not_dropped(self.table)?;
+        let Some(shard) = state.shards.get(&self.shard) else { return Ok(Vec::new()) };
+        let snapshot = if self.options.checked { self.options.snapshot } else { NEVER - 1 };
+        shard.check(self.table, snapshot, true)?;
+        let view = |segment: &Arc<Segment>| {
+            let (gone, contested) = segment.view(self.options.transaction, snapshot);
+            View { segment: Arc::clone(segment), gone, contested, deletes: Vec::new() }
+        };
+        Ok(shard.segments.iter().map(view).collect())
+    }
+
+    /// What it means that a committed row has a key.
+    fn committed(&self) -> Clash {
+        if self.options.checked { Clash::Committed } else { Clash::Replica }
+    }
+
+    fn locate(&self, primary: &KeyFormat, keys: &Keys, views: &[View]) -> Result<Vec<Hit>> {
+        let segments: Vec<Arc<Segment>> = views.iter().map(|view| Arc::clone(&view.segment)).collect();
+        Locator { store: self.store, table: self.table, format: primary }.locate(keys, &segments)
+    }
+
+    /// Finds rows to delete in segments; answers the keys of those that are not there.
+    fn find_deleted(&self, batch: &RecordBatch, views: &mut [View]) -> Result<Option<RecordBatch>> {
+        let primary = self.primary.expect("rows of a table without a primary key are not deleted");
+        let keys = Keys::new(primary, batch)?;
+        let mut missing = vec![true; batch.num_rows()];
+        let before: Vec<usize> = views.iter().map(|view| view.deletes.len()).collect();
+        for hit in self.locate(primary, &keys, views)? {
+            let view = &mut views[hit.segment];
+            let conflict = |what: &str| conflict_error(self.table, primary, keys.key(hit.key), what);
+            let StageOptions { transaction, snapshot, checked, .. } = self.options;
+            if view.is_gone(hit.row) || view.deletes[..before[hit.segment]].binary_search(&hit.row).is_ok() {
+                continue;
+            }
+            match view.segment.visible_from() {
+                NEVER if view.segment.record().transaction == transaction => {}
+                NEVER => return Err(conflict("another transaction is writing it")),
+                from if checked && from > snapshot => return Err(conflict("another transaction has changed it")),
+                _ => {}
+            }
+            if view.is_contested(hit.row) {
+                return Err(conflict("another transaction is deleting it, or has deleted it"));
+            }
+            if !std::mem::replace(&mut missing[keys.position(hit.key) as usize], false) {
+                return Err(Error::internal(format!("two rows of table {} have the same key", self.table.name)));
+            }
+            view.deletes.push(hit.row);
+        }
+        views.iter_mut().for_each(|view| view.deletes.sort_unstable());
+        if let Some(key) = keys.repeated() {
+            return Err(conflict_error(self.table, primary, key, "it is to be deleted twice"));
+        }
+        if missing.iter().all(|missing| !missing) {
+            return Ok(None);
+        }
+        Ok(Some(arrow::compute::filter_record_batch(batch, &missing.into())?))
+    }
+
+    /// Compares rows that go to the buffer with segments; the buffer compares them with itself.
+    fn check_few(&self, primary: &KeyFormat, batch: &RecordBatch, views: &[View]) -> Result<()> {
+        let keys = Keys::new(primary, &batch.project(primary.columns())?)?;
+        for hit in self.locate(primary, &keys, views)? {
+            let view = &views[hit.segment];
+            if view.is_gone(hit.row) || view.deletes.binary_search(&hit.row).is_ok() {
+                continue;
+            }
+            let clash = match view.segment.is_staged() {
+                true if view.segment.record().transaction == self.options.transaction => Clash::Itself,
+                true => Clash::OtherTransaction,
+                false if view.is_contested(hit.row) => Clash::OtherTransaction,
+                false => self.committed(),
+            };
+            return Err(clash_error(self.table, primary, keys.key(hit.key), clash));
+        }
+        Ok(())
+    }
+
+    /// Compares new segments with each other and with those that are there.
+    fn check_many(&self, primary: &KeyFormat, new: &[Arc<Segment>], views: &[View]) -> Result<()> {
+        let schema = stored_schema(self.table);
+        let present: Vec<Present> = views
+            .iter()
+            .map(|view| {
+                let mut gone = view.gone.clone();
+                if !view.deletes.is_empty() {
+                    Arc::make_mut(gone.get_or_insert_default()).add(&view.deletes);
+                }
+                Present { segment: Arc::clone(&view.segment), gone, contested: view.contested.clone() }
+            })
+            .collect();
+        let check = UniqueCheck {
+            store: self.store,
+            table: self.table,
+            schema: &schema,
+            key: primary,
+            sorted: self.table.cluster_key == self.table.primary_key,
+            transaction: self.options.transaction,
+            committed: self.committed(),
+        };
+        check.check(new, &present)
+    }
+
+    /// Compares new segments with the buffer, less what is deleted in it now.
+    fn check_buffer(&self, primary: &KeyFormat, new: &[Arc<Segment>], deleted: &[RecordBatch]) -> Result<()> {
+        if !self.store.state.read().shards.get(&self.shard).is_some_and(|shard| shard.buffered) {
+            return Ok(());
+        }
+        // What was queued before this is to be seen, even if it is not on disk yet.
+        self.store.buffer.settle()?;
+        let mut freed: HashSet<Box<[u8]>> = HashSet::new();
+        for batch in deleted {
+            freed.extend(primary.keys_of(batch.columns())?.iter().map(|key| key.data().into()));
+        }
+        let locator = Locator { store: self.store, table: self.table, format: primary };
+        for (batch, claims) in self.store.buffer.claimed_keys(self.table, self.shard.shard, self.options)? {
+            let keys = Keys::new(primary, &batch)?;
+            for hit in locator.locate(&keys, new)? {
+                let key = keys.key(hit.key);
+                if freed.contains(key) {
+                    continue;
+                }
+                let clash = match claims[keys.position(hit.key) as usize] {
+                    Claim::Committed => self.committed(),
+                    Claim::Own => Clash::Itself,
+                    Claim::Contested => Clash::OtherTransaction,
+                };
+                return Err(clash_error(self.table, primary, key, clash));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn conflict_error(table: &Table, format: &KeyFormat, key: &[u8], what: &str) -> Error {
+    let (names, values) = describe(table, format, key);
+    let message = format!("row ({names}) = ({values}) of table {}: {what}", table.name);
+    WireError::new(ErrorCode::Conflict, message)
+        .with_hint("run the transaction again")
+        .with_field("key", values)
+        .with_field("table", &table.name)
+        .into()
+}
