@@ -12,7 +12,7 @@ use std::{
 };
 
 use drsdb_core::{
-    Error, ErrorCode, Result, Ulid, WireError,
+    Error, ErrorCode, Result, Ulid, WireError, crash_point,
     net::ChannelPool,
     parse_ulid,
     v1::{self, cluster_client::ClusterClient, commit::Change},
@@ -22,7 +22,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::{engines::Engines, stage_service::OpenLoads};
+use crate::{
+    coordinators::Coordinators, engine::ShardId, engines::Engines, index_servers::IndexServers, rebuild::Rebuilds,
+    stage_service::OpenLoads,
+};
 
 /// Commits that are applied side by side, so that they share an fsync.
 const BATCH: usize = 64;
@@ -67,7 +70,10 @@ impl AppliedVersion {
         let temporary = self.file.with_extension("new");
         let context = || format!("writing {}", self.file.display());
         std::fs::write(&temporary, self.get().to_string()).map_err(|error| Error::io(context(), error))?;
-        std::fs::rename(&temporary, self.file.as_ref()).map_err(|error| Error::io(context(), error))
+        crash_point::reach("applied_version.written");
+        std::fs::rename(&temporary, self.file.as_ref()).map_err(|error| Error::io(context(), error))?;
+        crash_point::reach("applied_version.renamed");
+        Ok(())
     }
 
     /// Waits until every commit up to `version` has been applied.
@@ -89,18 +95,22 @@ impl AppliedVersion {
 }
 
 /// What following needs to know.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Follower {
     /// Where commits are applied.
     pub engines: Engines,
     /// How far they have been.
     pub applied: AppliedVersion,
+    /// What is kept for shards that are being rebuilt.
+    pub rebuilds: Rebuilds,
     /// Transactions that are not staged yet.
     pub open: OpenLoads,
+    /// Who runs them.
+    pub coordinators: Coordinators,
     /// Connections to the index servers.
     pub channels: ChannelPool,
     /// The index servers.
-    pub index_servers: Vec<Url>,
+    pub index_servers: IndexServers,
     /// This server.
     pub server_id: Ulid,
     /// A transaction that has been staged for so long without an outcome is asked about, which aborts it if it has not
@@ -118,9 +128,9 @@ pub async fn follow(follower: Follower, shutdown: CancellationToken) {
     let mut staged = Staged::new();
     let mut attempt = 0usize;
     while !shutdown.is_cancelled() {
-        let url = &index_servers[attempt % index_servers.len()];
+        let url = index_servers.at(attempt);
         attempt += 1;
-        let ended = shutdown.run_until_cancelled(follow_one(&follower, url, &mut staged)).await;
+        let ended = shutdown.run_until_cancelled(follow_one(&follower, &url, &mut staged)).await;
         if let Some(Err(error)) = ended {
             tracing::warn!(index_server = %url, %error, "lost the stream of commits");
             // Nothing tells when an index server is back: ask again after a moment.
@@ -135,7 +145,7 @@ pub async fn follow(follower: Follower, shutdown: CancellationToken) {
 }
 
 async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Result<()> {
-    let Follower { engines, applied, channels, server_id, .. } = follower;
+    let Follower { engines, applied, channels, server_id, rebuilds, coordinators, .. } = follower;
     let mut client = ClusterClient::new(channels.channel(url)?);
     let request = v1::FollowCommitsRequest { server_id: server_id.to_string(), after_version: applied.get() };
     let stream = client.follow_commits(request).await?.into_inner();
@@ -156,9 +166,13 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
         for commit in batch {
             let commit = commit?;
             last = commit.version;
+            follower.index_servers.learn(&commit.index_servers);
             if let Some(change) = commit.change {
-                let engines = engines.clone();
-                tasks.push_back(tokio::task::spawn_blocking(move || apply(&engines, commit.version, change)));
+                let taker = Taker { engines: engines.clone(), rebuilds: rebuilds.clone(), server_id: *server_id };
+                if let Change::Transaction(outcome) = &change {
+                    coordinators.forget(parse_ulid(&outcome.transaction_id)?);
+                }
+                tasks.push_back(tokio::task::spawn_blocking(move || taker.take(commit.version, change)));
             }
         }
         let changes = !tasks.is_empty();
@@ -173,13 +187,45 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
     Err(Error::new(ErrorCode::Unavailable, "the index server ended the stream"))
 }
 
-fn apply(engines: &Engines, version: u64, change: Change) -> Result<()> {
-    match change {
-        Change::Transaction(outcome) => {
-            let transaction = parse_ulid(&outcome.transaction_id)?;
-            if outcome.committed { engines.commit(transaction, version) } else { engines.abort(transaction) }
+/// Takes changes in.
+struct Taker {
+    engines: Engines,
+    rebuilds: Rebuilds,
+    server_id: Ulid,
+}
+
+impl Taker {
+    fn take(&self, version: u64, change: Change) -> Result<()> {
+        match change {
+            Change::Transaction(outcome) => {
+                let transaction = parse_ulid(&outcome.transaction_id)?;
+                self.decide(transaction, outcome.committed.then_some(version))
+            }
+            Change::DroppedTable(table) => {
+                let table = parse_ulid(&table)?;
+                self.engines.floors().drop_table(table)?;
+                self.engines.drop_table(table)
+            }
+            Change::RemovedReplica(removed) => {
+                let shard = ShardId { table: parse_ulid(&removed.table_id)?, shard: removed.shard };
+                let mine = parse_ulid(&removed.server_id)? == self.server_id;
+                if mine && self.engines.floors().close(shard, version)? {
+                    tracing::info!(table = %shard.table, shard = shard.shard, "a shard lives elsewhere now");
+                    self.engines.drop_shard(shard)?;
+                }
+                Ok(())
+            }
         }
-        Change::DroppedTable(table) => engines.drop_table(parse_ulid(&table)?),
+    }
+
+    fn decide(&self, transaction: Ulid, outcome: Option<u64>) -> Result<()> {
+        crash_point::reach("outcome.received");
+        self.rebuilds.decide(transaction, outcome, || match outcome {
+            Some(version) => self.engines.commit(transaction, version),
+            None => self.engines.abort(transaction),
+        })?;
+        crash_point::reach("outcome.applied");
+        Ok(())
     }
 }
 
@@ -196,14 +242,52 @@ async fn resolve_old(
         if staged.entry(transaction).or_insert_with(Instant::now).elapsed() < follower.staged_lease {
             continue;
         }
-        let request = v1::ResolveTransactionRequest { transaction_id: transaction.to_string() };
-        let outcome = client.resolve_transaction(request).await?.into_inner();
-        tracing::info!(%transaction, committed = outcome.committed, "resolved an old transaction");
-        let engines = follower.engines.clone();
-        let resolved = tokio::task::spawn_blocking(move || {
-            if outcome.committed { engines.commit(transaction, outcome.version) } else { engines.abort(transaction) }
-        });
-        resolved.await.map_err(|error| Error::internal(error.to_string()))??;
+        if follower.coordinators.is_active(&follower.channels, transaction).await {
+            // Somebody runs it; it may take as long as it likes.
+            continue;
+        }
+        resolve(follower, client, transaction).await?;
     }
     Ok(())
+}
+
+/// Has transactions decided that are in the way of another one here, unless somebody runs them: the replica that checked
+/// knows their outcomes already.
+pub(crate) async fn clear_the_way(follower: &Follower, of: Ulid) -> Result<()> {
+    let engines = follower.engines.clone();
+    let staged = tokio::task::spawn_blocking(move || engines.staged_transactions()).await;
+    let staged = staged.map_err(|error| Error::internal(error.to_string()))??;
+    for transaction in staged {
+        let running = follower.open.is_open(transaction)
+            || follower.coordinators.is_active(&follower.channels, transaction).await;
+        if transaction == of || running {
+            continue;
+        }
+        let mut resolved = Err(Error::new(ErrorCode::Unavailable, "no index server is known"));
+        for url in follower.index_servers.list() {
+            let mut client = ClusterClient::new(follower.channels.channel(&url)?);
+            resolved = resolve(follower, &mut client, transaction).await;
+            if resolved.is_ok() {
+                break;
+            }
+        }
+        resolved?;
+    }
+    Ok(())
+}
+
+/// Asks for a transaction's outcome, which aborts it if it has not committed, and takes it in.
+async fn resolve(
+    follower: &Follower,
+    client: &mut ClusterClient<tonic::transport::Channel>,
+    transaction: Ulid,
+) -> Result<()> {
+    let request = v1::ResolveTransactionRequest { transaction_id: transaction.to_string() };
+    let outcome = client.resolve_transaction(request).await?.into_inner();
+    tracing::info!(%transaction, committed = outcome.committed, "resolved an old transaction");
+    let taker =
+        Taker { engines: follower.engines.clone(), rebuilds: follower.rebuilds.clone(), server_id: follower.server_id };
+    let outcome = outcome.committed.then_some(outcome.version);
+    let resolved = tokio::task::spawn_blocking(move || taker.decide(transaction, outcome)).await;
+    resolved.map_err(|error| Error::internal(error.to_string()))?
 }

@@ -4,8 +4,12 @@
 //! - [`engines`]: both engines of a server side by side.
 //! - [`row`]: the row engine, on SQLite: point access and small writes.
 //! - [`mod@column`]: the column engine, on Parquet segments: scans.
+//! - [`checksum`]: a digest of a shard's rows, to compare replicas.
 //! - [`commits`]: follows the catalog's commits and applies them to the engines, in their order.
+//! - [`coordinators`]: which index server runs a staged transaction.
+//! - [`maintenance`]: compaction and checks of what is stored, in the background.
 //! - [`stage_service`]: takes the rows of loads from index servers.
+//! - [`rebuild`]: copies shards from other storage servers, when their replicas here are stale or new.
 //! - [`query`]: opens tickets, runs plans, and turns scans of plans into scans of engines.
 //! - [`server`]: one storage server from its configuration to its orderly end.
 //! - [`metrics`]: what a storage server counts.
@@ -26,12 +30,17 @@
 //!
 //! Invariant: engines know nothing of plans, tickets or the network, and the rest knows nothing of SQLite or Parquet.
 
+pub mod checksum;
 pub mod column;
 pub mod commits;
+pub mod coordinators;
 pub mod engine;
 pub mod engines;
+pub mod index_servers;
+pub mod maintenance;
 pub mod metrics;
 pub mod query;
+pub mod rebuild;
 pub mod row;
 pub mod server;
 pub mod stage_service;

@@ -13,7 +13,7 @@ use std::{
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use drsdb_core::{
-    Error, Result, Ulid,
+    Error, ErrorCode, Result, Ulid,
     config::StorageConfig,
     ids,
     net::{self, ChannelPool},
@@ -33,13 +33,20 @@ use tonic::service::Routes;
 use crate::{
     column::ColumnOptions,
     commits::{self, AppliedVersion, Follower},
+    coordinators::Coordinators,
     engines::Engines,
+    index_servers::IndexServers,
+    maintenance,
     query::{FlightServer, OnQueryRuntime, QueryEngine},
+    rebuild::{Rebuilds, copy::Rebuilder},
     stage_service::{OpenLoads, StageService},
 };
 
+/// How long an index server may take to register this one: its own patience with an election, and some.
+const REGISTER_TIME: Duration = Duration::from_secs(15);
+
 /// The largest message of a load.
-const LOAD_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+pub const LOAD_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a storage server keeps about itself, in `server.json` of its data folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -97,18 +104,21 @@ pub async fn serve(
     };
     let identity = TlsIdentity::load(&config.tls)?;
     let channels = ChannelPool::new(tls::client_config(&identity)?);
+    let index_servers = IndexServers::open(config.index_servers.clone(), dir.join("index_servers.json"))?;
 
     let key = match &registration.verifying_key {
         // Known from before: serve at once, and tell the index servers where this server is now.
         Some(key) => {
             let key = VerifyingKey::from_bytes(key)?;
             let (config, channels, registration) = (config.clone(), channels.clone(), registration.clone());
-            let stop = shutdown.clone();
-            tokio::spawn(async move { stop.run_until_cancelled(register(&config, &channels, &registration)).await });
+            let (servers, stop) = (index_servers.clone(), shutdown.clone());
+            let registering = async move { register(&config, &servers, &channels, &registration).await };
+            tokio::spawn(async move { stop.run_until_cancelled(registering).await });
             key
         }
         None => {
-            let Some(answer) = shutdown.run_until_cancelled(register(&config, &channels, &registration)).await else {
+            let registering = register(&config, &index_servers, &channels, &registration);
+            let Some(answer) = shutdown.run_until_cancelled(registering).await else {
                 return Ok(());
             };
             registration.cluster_id = Some(answer.cluster_id);
@@ -134,20 +144,39 @@ pub async fn serve(
         runtime.handle().clone(),
     )?);
 
-    let open = OpenLoads::default();
+    let (rebuilds, left) = {
+        let dir = dir.join("rebuild");
+        let opening = tokio::task::spawn_blocking(move || Rebuilds::open(&dir));
+        opening.await.map_err(|error| Error::internal(error.to_string()))??
+    };
     let follower = Follower {
         engines: engines.clone(),
         applied: applied.clone(),
-        open: open.clone(),
-        channels,
-        index_servers: config.index_servers.clone(),
+        rebuilds: rebuilds.clone(),
+        open: OpenLoads::default(),
+        coordinators: Coordinators::default(),
+        channels: channels.clone(),
+        index_servers: index_servers.clone(),
         server_id: registration.server_id,
         staged_lease: config.staged_lease(),
     };
+    let upkeep = maintenance::run(engines.clone(), applied.clone(), config.retention(), shutdown.clone());
+    let upkeep = tokio::spawn(upkeep);
+    let rebuilder = Rebuilder {
+        rebuilds,
+        engines,
+        applied,
+        channels,
+        index_servers,
+        server_id: registration.server_id,
+        shutdown: shutdown.clone(),
+        running: Arc::default(),
+    };
+    rebuilder.resume(left);
+    let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries));
     let follower = tokio::spawn(commits::follow(follower, shutdown.clone()));
 
-    let server_id = registration.server_id.to_string();
-    let stage = StageService::new(engines, applied, Arc::clone(&queries), server_id, open);
+    drsdb_core::id_functions::set_storage_node(registration.server_id);
     let worker = queries.worker().into_worker_server();
     let mut routes = Routes::builder();
     routes
@@ -160,6 +189,7 @@ pub async fn serve(
     let served = net::serve(listener, tls::server_config(&identity)?, auth, routes.routes(), shutdown.clone()).await;
     shutdown.cancel();
     let _ = follower.await;
+    let _ = upkeep.await;
     // Queries that outlived the drain are cut; their clients see the connection end.
     runtime.shutdown_background();
     served
@@ -168,6 +198,7 @@ pub async fn serve(
 /// Registers with the first index server that answers; tries for as long as it takes.
 async fn register(
     config: &StorageConfig,
+    index_servers: &IndexServers,
     channels: &ChannelPool,
     registration: &Registration,
 ) -> v1::RegisterStorageResponse {
@@ -179,12 +210,20 @@ async fn register(
     };
     let mut attempt = 0usize;
     loop {
-        let url = &config.index_servers[attempt % config.index_servers.len()];
+        let url = index_servers.at(attempt);
         let answer = async {
-            Ok::<_, Error>(ClusterClient::new(channels.channel(url)?).register_storage(request.clone()).await?)
+            let mut client = ClusterClient::new(channels.channel(&url)?);
+            // One that was stopped in the middle of it must not keep this server from asking the others.
+            let asked = tokio::time::timeout(REGISTER_TIME, client.register_storage(request.clone())).await;
+            let silent = || Error::new(ErrorCode::Timeout, "it did not answer");
+            Ok::<_, Error>(asked.map_err(|_| silent())??)
         };
         match answer.await {
-            Ok(response) => return response.into_inner(),
+            Ok(response) => {
+                let response = response.into_inner();
+                index_servers.learn(&response.index_servers);
+                return response;
+            }
             Err(error) if attempt % 50 == 10 => {
                 tracing::warn!(index_server = %url, %error, "cannot register yet; trying on");
             }

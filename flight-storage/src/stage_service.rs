@@ -1,28 +1,47 @@
-//! The gRPC service that index servers call: takes rows of loads, aborts, and tells how the server is.
+//! The gRPC service that index servers call: takes what transactions stage, undoes it, and tells how the server is; and
+//! that other storage servers call: gives them copies of shards.
 
-use std::{collections::HashMap, io::Cursor, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use arrow::ipc::writer::StreamWriter;
-use arrow::{array::RecordBatch, ipc::reader::StreamReader};
+use arrow::{array::RecordBatch, ipc::writer::StreamWriter};
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use drsdb_core::{
-    Error, ErrorCode, Result, Table, Ulid, WireError, parse_ulid,
-    v1::{self, storage_server::Storage},
+    Error, ErrorCode, Result, Table, Ulid, WireError, crash_point, parse_ulid,
+    scan::{ShardScanTask, ShardScanner},
+    v1::{self, stage_request::Part, storage_server::Storage},
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    commits::AppliedVersion,
-    engine::{ColumnStatistics, StageOptions, StagedPiece},
-    engines::Engines,
+    commits::{Follower, clear_the_way},
+    engine::{ColumnStatistics, ShardId, StageOptions, StagedPiece},
     metrics::process,
     query::QueryEngine,
+    rebuild::{Mode, copy::Rebuilder, replay, spool::Spool},
 };
 
 /// Messages between the network and the thread that writes.
 const QUEUE: usize = 2;
+
+/// A call of a follower that is no larger is tried again when something is in its way.
+const REPEATABLE_BYTES: usize = 4 << 20;
+/// How long a follower tries, and how long it waits in between.
+const CONFLICT_PATIENCE: Duration = Duration::from_secs(5);
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
+/// After how long what is in the way is asked about: until then its outcome is probably on its way.
+const OUTCOME_PATIENCE: Duration = Duration::from_millis(500);
+/// How long commits may take to arrive here that a call relies on.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
+/// Rows of a copy in one message.
+const COPY_ROWS: usize = 8192;
+/// Bytes of a copy in one message, about.
+const COPY_BYTES: usize = 2 << 20;
 
 /// Loads into single shards that one server takes at a time, each with a thread: half of what the process may have, see
 /// [`MAX_BLOCKING_THREADS`].
@@ -87,93 +106,127 @@ impl Drop for Writing {
 /// See `service Storage` of `cluster.proto`.
 #[derive(Debug, Clone)]
 pub struct StageService {
-    engines: Engines,
-    applied: AppliedVersion,
+    follower: Follower,
+    rebuilder: Rebuilder,
     queries: Arc<QueryEngine>,
-    server_id: String,
-    open: OpenLoads,
     writers: Arc<Semaphore>,
 }
 
+/// The messages of a call after its header.
+type Parts = BoxStream<'static, Result<v1::StageRequest, Status>>;
+
 impl StageService {
-    /// The service over a server's engines.
-    pub fn new(
-        engines: Engines,
-        applied: AppliedVersion,
-        queries: Arc<QueryEngine>,
-        server_id: String,
-        open: OpenLoads,
-    ) -> Self {
-        Self { engines, applied, queries, server_id, open, writers: Arc::new(Semaphore::new(MAX_WRITERS)) }
+    /// The service of a server that follows commits as `follower` says.
+    pub fn new(follower: Follower, rebuilder: Rebuilder, queries: Arc<QueryEngine>) -> Self {
+        Self { follower, rebuilder, queries, writers: Arc::new(Semaphore::new(MAX_WRITERS)) }
     }
 
-    async fn stage_parts(
+    async fn stage_call(
         &self,
-        mut parts: impl Stream<Item = Result<v1::StageRequest, Status>> + Unpin,
-    ) -> Result<StagedPiece> {
-        let Some(v1::stage_request::Part::Header(header)) = parts.next().await.transpose()?.and_then(|p| p.part) else {
+        mut parts: impl Stream<Item = Result<v1::StageRequest, Status>> + Send + Unpin + 'static,
+    ) -> Result<v1::StageResponse> {
+        let Some(Part::Header(header)) = parts.next().await.transpose()?.and_then(|p| p.part) else {
             return Err(broken("the first message of a load has no header"));
         };
-        let table = header.table.as_ref().ok_or_else(|| broken("a load without a table"))?;
-        let table = Arc::new(Table::from_proto(table)?);
-        let transaction = parse_ulid(&header.transaction_id)?;
-        if header.shard >= table.shards {
-            return Err(broken("a load into a shard that the table does not have"));
+        let call = StageCall::new(header)?;
+        self.follower.coordinators.note(call.options.transaction, &call.header.coordinator);
+        // What the transaction has seen elsewhere, or the first replica before it let this through, is here as well.
+        let needed = if call.header.follower { call.header.after_version } else { call.header.snapshot };
+        if needed < u64::MAX {
+            self.follower.applied.wait_for(needed, SNAPSHOT_PATIENCE).await?;
         }
-        let options = StageOptions {
-            transaction,
-            sequence: header.sequence.max(1),
-            snapshot: header.snapshot,
-            checked: !header.follower,
-        };
+        let applied = self.follower.applied.get();
+        let piece = self.enter(&call, parts.boxed()).await?;
+        crash_point::reach("stage.done");
+        Ok(v1::StageResponse { applied_version: applied, ..response_of(&piece)? })
+    }
+
+    /// Into the engine, or into the spool of a shard that is being rebuilt.
+    async fn enter(&self, call: &StageCall, parts: Parts) -> Result<StagedPiece> {
+        let mode = self.rebuilder.rebuilds.enter(call.shard).await;
+        match &*mode {
+            Mode::Spool(_) if call.options.checked => Err(WireError::new(
+                ErrorCode::Conflict,
+                "this replica is being rebuilt, and does not decide about writes",
+            )
+            .with_hint("run the statement again")
+            .into()),
+            Mode::Spool(spool) => self.keep(call, Arc::clone(spool), parts).await,
+            Mode::Engine if call.options.checked => self.stage(call, parts).await,
+            Mode::Engine => self.follow(call, parts).await,
+        }
+    }
+
+    /// Stages what the first replica has let through. What is in the way here was decided about there, so its outcome
+    /// comes, or is asked for.
+    async fn follow(&self, call: &StageCall, mut parts: Parts) -> Result<StagedPiece> {
+        let (mut held, mut bytes) = (Vec::new(), 0);
+        while bytes <= REPEATABLE_BYTES {
+            let Some(part) = parts.next().await.transpose()? else {
+                return self.follow_held(call, held).await;
+            };
+            bytes += part.part.as_ref().map_or(0, |part| match part {
+                Part::Batch(bytes) | Part::Deletes(bytes) => bytes.len(),
+                Part::Header(_) => 0,
+            });
+            held.push(part);
+        }
+        self.stage(call, futures::stream::iter(held.into_iter().map(Ok)).chain(parts).boxed()).await
+    }
+
+    async fn follow_held(&self, call: &StageCall, held: Vec<v1::StageRequest>) -> Result<StagedPiece> {
+        let started = Instant::now();
+        loop {
+            let parts = futures::stream::iter(held.clone().into_iter().map(Ok));
+            let error = match self.stage(call, parts.boxed()).await {
+                Err(error) if error.code() == ErrorCode::Conflict => error,
+                done => return done,
+            };
+            if started.elapsed() > CONFLICT_PATIENCE {
+                return Err(error);
+            }
+            if started.elapsed() > OUTCOME_PATIENCE {
+                clear_the_way(&self.follower, call.options.transaction).await?;
+            }
+            // The outcome comes by another way; there is nothing to be woken by.
+            #[allow(clippy::disallowed_methods)]
+            tokio::time::sleep(CONFLICT_PAUSE).await;
+        }
+    }
+
+    async fn stage(&self, call: &StageCall, mut parts: Parts) -> Result<StagedPiece> {
         let permit = Arc::clone(&self.writers).try_acquire_owned().map_err(|_| {
             let message = format!("{MAX_WRITERS} shards are being loaded on this server already");
             let error = WireError::new(ErrorCode::ResourceExhausted, message);
             error.with_hint("load into fewer tables at a time, or into tables with fewer shards")
         })?;
-        let writing = self.open.enter(transaction);
-        let (sender, mut receiver) = mpsc::channel::<RecordBatch>(QUEUE);
-        let engines = self.engines.clone();
-        let schema = table.arrow_schema();
+        let (options, table, shard) = (call.options, Arc::clone(&call.table), call.shard.shard);
+        let writing = self.follower.open.enter(options.transaction);
+        let (sender, mut receiver) = mpsc::channel::<Option<Part>>(QUEUE);
+        let engines = self.follower.engines.clone();
         // The writer lives on a thread where blocking is allowed. When the sender is dropped before the load is complete,
         // `complete` says so, and the writer is dropped unfinished.
         let (complete, completed) = tokio::sync::oneshot::channel::<()>();
         let writer = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut writer = engines.stage(options, &table, header.shard)?;
-            while let Some(batch) = receiver.blocking_recv() {
-                writer.write(&batch)?;
+            let mut writer = engines.stage(options, &table, shard)?;
+            while let Some(part) = receiver.blocking_recv() {
+                replay::take(&mut *writer, &table, part)?;
             }
             if completed.blocking_recv().is_err() {
                 return Err(Error::new(ErrorCode::Cancelled, "the load ended before all rows had come"));
             }
             let piece = writer.finish()?;
             if writing.is_aborted() {
-                engines.abort(transaction)?;
+                engines.abort(options.transaction)?;
                 return Err(Error::new(ErrorCode::Cancelled, "the load was aborted"));
             }
             Ok(piece)
         });
         while let Some(part) = parts.next().await {
-            let Some(v1::stage_request::Part::Batch(bytes)) = part?.part else {
-                return Err(broken("a second header in a load"));
-            };
-            for batch in StreamReader::try_new(Cursor::new(bytes), None)? {
-                let batch = batch?;
-                if !batch
-                    .schema()
-                    .fields()
-                    .iter()
-                    .map(|f| f.data_type())
-                    .eq(schema.fields().iter().map(|f| f.data_type()))
-                {
-                    return Err(broken("rows of another schema than the table's"));
-                }
-                let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())?;
-                if sender.send(batch).await.is_err() {
-                    // The writer failed: its error says why.
-                    return join(writer.await);
-                }
+            if sender.send(part?.part).await.is_err() {
+                // The writer failed: its error says why.
+                return join(writer.await);
             }
         }
         drop(sender);
@@ -182,6 +235,111 @@ impl StageService {
         let _ = complete.send(());
         join(writer.await)
     }
+
+    /// Keeps a call as it is.
+    async fn keep(&self, call: &StageCall, spool: Arc<Spool>, mut parts: Parts) -> Result<StagedPiece> {
+        let transaction = call.options.transaction;
+        let writing = self.follower.open.enter(transaction);
+        let kept = Arc::new(spool.begin(transaction, call.options.sequence));
+        let mut piece = StagedPiece::default();
+        let mut part = v1::StageRequest { part: Some(Part::Header(call.header.clone())) };
+        loop {
+            let (spool, kept, table) = (Arc::clone(&spool), Arc::clone(&kept), Arc::clone(&call.table));
+            let counted = join(
+                tokio::task::spawn_blocking(move || {
+                    let counted = replay::count(&table, part.part.as_ref())?;
+                    spool.part(&kept, &part)?;
+                    Ok(counted)
+                })
+                .await,
+            )?;
+            piece.rows += counted.rows;
+            piece.deleted += counted.deleted;
+            match parts.next().await.transpose()? {
+                Some(next) if matches!(next.part, Some(Part::Batch(_) | Part::Deletes(_))) => part = next,
+                Some(_) => return Err(broken("a second header in a load")),
+                None => break,
+            }
+        }
+        tokio::task::yield_now().await;
+        let (rebuilds, engines, kept) =
+            (self.rebuilder.rebuilds.clone(), self.follower.engines.clone(), Arc::into_inner(kept));
+        let kept = kept.ok_or_else(|| Error::internal("a kept call is still being written"))?;
+        join(
+            tokio::task::spawn_blocking(move || {
+                rebuilds.end_call(&spool, kept, |outcome| match outcome {
+                    Some(version) => engines.commit(transaction, version),
+                    None => engines.abort(transaction),
+                })?;
+                if writing.is_aborted() {
+                    rebuilds.decide(transaction, None, || engines.abort(transaction))?;
+                    return Err(Error::new(ErrorCode::Cancelled, "the load was aborted"));
+                }
+                Ok(())
+            })
+            .await,
+        )?;
+        Ok(piece)
+    }
+
+    fn export(&self, request: v1::ExportShardRequest) -> Result<BoxStream<'static, Result<v1::ExportedRows, Status>>> {
+        let table = request.table.as_ref().ok_or_else(|| broken("a copy without a table"))?;
+        let table = Arc::new(Table::from_proto(table)?);
+        let task = ShardScanTask {
+            shards: vec![request.shard],
+            snapshot: request.snapshot,
+            projection: (0..table.columns.len()).collect(),
+            filters: Vec::new(),
+            limit: None,
+            batch_rows: COPY_ROWS,
+            metrics: ExecutionPlanMetricsSet::new(),
+            partition: 0,
+            own: None,
+            table,
+        };
+        let rows = self.follower.engines.scan(task)?.map_err(|error| Status::from(Error::from(error)));
+        let messages = rows.map(|batch| Ok::<_, Status>(futures::stream::iter(encode(&batch?)?.into_iter().map(Ok))));
+        Ok(messages.try_flatten().boxed())
+    }
+}
+
+/// A staged call's header, understood.
+struct StageCall {
+    header: v1::StageHeader,
+    table: Arc<Table>,
+    shard: ShardId,
+    options: StageOptions,
+}
+
+impl StageCall {
+    fn new(header: v1::StageHeader) -> Result<Self> {
+        let table = header.table.as_ref().ok_or_else(|| broken("a load without a table"))?;
+        let table = Arc::new(Table::from_proto(table)?);
+        if header.shard >= table.shards {
+            return Err(broken("a load into a shard that the table does not have"));
+        }
+        let options = StageOptions {
+            transaction: parse_ulid(&header.transaction_id)?,
+            sequence: header.sequence.max(1),
+            snapshot: header.snapshot,
+            checked: !header.follower,
+        };
+        Ok(Self { shard: ShardId { table: table.id, shard: header.shard }, table, options, header })
+    }
+}
+
+/// Messages of a good size with the rows of a batch.
+fn encode(batch: &RecordBatch) -> Result<Vec<v1::ExportedRows>> {
+    let pieces = (batch.get_array_memory_size() / COPY_BYTES + 1).min(batch.num_rows().max(1));
+    let rows = batch.num_rows().div_ceil(pieces).max(1);
+    let slices = (0..batch.num_rows()).step_by(rows).map(|at| batch.slice(at, rows.min(batch.num_rows() - at)));
+    slices
+        .map(|slice| {
+            let mut writer = StreamWriter::try_new(Vec::new(), &slice.schema())?;
+            writer.write(&slice)?;
+            Ok(v1::ExportedRows { batch: writer.into_inner()?.into() })
+        })
+        .collect()
 }
 
 fn join<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
@@ -198,16 +356,19 @@ impl Storage for StageService {
         &self,
         request: Request<Streaming<v1::StageRequest>>,
     ) -> Result<Response<v1::StageResponse>, Status> {
-        let piece = self.stage_parts(request.into_inner()).await.map_err(|error| self.name_server(error))?;
-        Ok(Response::new(response_of(&piece)?))
+        let response = self.stage_call(request.into_inner()).await.map_err(|error| self.name_server(error))?;
+        Ok(Response::new(response))
     }
 
     async fn abort(&self, request: Request<v1::AbortRequest>) -> Result<Response<v1::AbortResponse>, Status> {
         let transaction = parse_ulid(&request.into_inner().transaction_id)?;
-        let engines = self.engines.clone();
+        let (engines, rebuilds) = (self.follower.engines.clone(), self.rebuilder.rebuilds.clone());
         // First those that are being written, so that none of them is staged after what is staged has been undone.
-        self.open.abort(transaction);
-        join(tokio::task::spawn_blocking(move || engines.abort(transaction)).await)?;
+        self.follower.open.abort(transaction);
+        self.follower.coordinators.forget(transaction);
+        let undone =
+            tokio::task::spawn_blocking(move || rebuilds.decide(transaction, None, || engines.abort(transaction)));
+        join(undone.await)?;
         Ok(Response::new(v1::AbortResponse {}))
     }
 
@@ -216,17 +377,46 @@ impl Storage for StageService {
         request: Request<v1::RollbackToRequest>,
     ) -> Result<Response<v1::RollbackToResponse>, Status> {
         let request = request.into_inner();
-        let transaction = parse_ulid(&request.transaction_id)?;
-        let engines = self.engines.clone();
-        join(tokio::task::spawn_blocking(move || engines.rollback_to(transaction, request.sequence)).await)?;
+        let (transaction, sequence) = (parse_ulid(&request.transaction_id)?, request.sequence);
+        let (engines, rebuilds) = (self.follower.engines.clone(), self.rebuilder.rebuilds.clone());
+        let undone = tokio::task::spawn_blocking(move || {
+            rebuilds.rollback_to(transaction, sequence, || engines.rollback_to(transaction, sequence))
+        });
+        join(undone.await)?;
         Ok(Response::new(v1::RollbackToResponse {}))
+    }
+
+    async fn rebuild(&self, request: Request<v1::RebuildRequest>) -> Result<Response<v1::RebuildResponse>, Status> {
+        for shard in request.into_inner().shards {
+            self.rebuilder.start(ShardId { table: parse_ulid(&shard.table_id)?, shard: shard.shard });
+        }
+        Ok(Response::new(v1::RebuildResponse {}))
+    }
+
+    type ExportShardStream = BoxStream<'static, Result<v1::ExportedRows, Status>>;
+
+    async fn export_shard(
+        &self,
+        request: Request<v1::ExportShardRequest>,
+    ) -> Result<Response<Self::ExportShardStream>, Status> {
+        Ok(Response::new(self.export(request.into_inner()).map_err(|error| self.name_server(error))?))
+    }
+
+    async fn checksum(&self, request: Request<v1::ChecksumRequest>) -> Result<Response<v1::ChecksumResponse>, Status> {
+        let request = request.into_inner();
+        let table = request.table.as_ref().ok_or_else(|| broken("a checksum without a table"))?;
+        let table = Arc::new(Table::from_proto(table)?);
+        let checksum = self.follower.engines.checksum(table, request.shard, request.version).await;
+        let checksum = checksum.map_err(|error| self.name_server(error))?;
+        let bytes = checksum.digest.to_be_bytes().to_vec().into();
+        Ok(Response::new(v1::ChecksumResponse { rows: checksum.rows, checksum: bytes }))
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let usage = process::usage();
         Ok(Response::new(v1::StatusResponse {
-            server_id: self.server_id.clone(),
-            applied_version: self.applied.get(),
+            server_id: self.follower.server_id.to_string(),
+            applied_version: self.follower.applied.get(),
             running_queries: self.queries.running() as u64,
             memory_bytes: usage.memory_bytes,
             peak_memory_bytes: usage.peak_memory_bytes,
@@ -239,7 +429,7 @@ impl Storage for StageService {
 impl StageService {
     /// Says on which server a load failed: a full disk, for one, is fixed there.
     fn name_server(&self, error: Error) -> Error {
-        error.to_wire().with_field("server", &self.server_id).into()
+        error.to_wire().with_field("server", self.follower.server_id).into()
     }
 }
 

@@ -99,7 +99,7 @@ impl QueryEngine {
                     DistributedTaskContext { task_index: task.index as usize, task_count: task.count as usize };
                 (&task.plan, context, false)
             }
-            Some(Fragment::CatalogAnswer(_)) | None => {
+            Some(Fragment::CatalogAnswer(_) | Fragment::Rows(_)) | None => {
                 return Err(Error::new(ErrorCode::TicketInvalid, "this ticket is redeemed at an index server"));
             }
         };

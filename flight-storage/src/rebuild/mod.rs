@@ -1,0 +1,166 @@
+//! Rebuilds replicas that missed commits, or that are new, from current ones.
+//!
+//! ```text
+//!  index server              this server                                          a current replica
+//!       │   StartRebuild at E     │ 1. keeps staged calls in a spool, and asks             │
+//!       │◀────────────────────────│    (from E on it is written to)                        │
+//!       │                         │ 2. copies all rows at a snapshot V >= E ◀── ExportShard │
+//!       │   Stage ──────────────▶ │    ... while calls come in: spool                       │
+//!       │   FinishRebuild at V    │ 3. stages what is in the spool and not in the copy      │
+//!       │◀────────────────────────│ 4. the last of it while no call comes in; then it is current
+//! ```
+//!
+//! - [`Rebuilds`]: which shards are being rebuilt, and whether a call goes to the engine or to a spool.
+//! - [`spool`]: staged calls on disk, with the outcomes that were heard of.
+//! - [`replay`]: from the spool into the engine.
+//! - [`copy`]: the steps above, again from the start whenever one fails.
+//! - [`floors`]: the snapshots at which a copied shard can be read.
+//!
+//! A crash at any point begins again at step 1 with the spool as it is on disk: the engine's shard is replaced as a whole
+//! when a copy is complete, and until the catalog says that the replica is current nobody reads it.
+
+pub mod copy;
+pub mod floors;
+pub mod replay;
+pub mod spool;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use drsdb_core::{Error, Result, Ulid};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+
+use self::spool::Spool;
+use crate::engine::ShardId;
+
+/// Outcomes that are remembered for calls that are still coming in.
+const RECENT: usize = 10_000;
+
+/// Where a staged call goes.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// Into the engine.
+    Engine,
+    /// Onto the disk as it is, until the shard has been copied.
+    Spool(Arc<Spool>),
+}
+
+/// The rebuilds of one server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Rebuilds {
+    dir: Arc<PathBuf>,
+    gates: Arc<Mutex<HashMap<ShardId, Arc<RwLock<Mode>>>>>,
+    spools: Arc<Mutex<BTreeMap<ShardId, Arc<Spool>>>>,
+    recent: Arc<Mutex<Recent>>,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    order: VecDeque<Ulid>,
+    outcomes: HashMap<Ulid, Option<u64>>,
+}
+
+impl Rebuilds {
+    /// Rebuilds that keep their spools under `dir`; the shards that have one from before.
+    pub fn open(dir: &Path) -> Result<(Self, Vec<ShardId>)> {
+        std::fs::create_dir_all(dir).map_err(|error| Error::io(format!("creating {}", dir.display()), error))?;
+        let left = spool::found(dir)?;
+        let rebuilds = Self {
+            dir: Arc::new(dir.to_owned()),
+            gates: Arc::default(),
+            spools: Arc::default(),
+            recent: Arc::default(),
+        };
+        // At once: outcomes are noted there.
+        for shard in &left {
+            rebuilds.spool(*shard)?;
+        }
+        Ok((rebuilds, left))
+    }
+
+    /// Waits until a call may go into `shard`, and says where it goes. It stays so while the guard lives.
+    pub async fn enter(&self, shard: ShardId) -> OwnedRwLockReadGuard<Mode> {
+        self.gate(shard).read_owned().await
+    }
+
+    fn gate(&self, shard: ShardId) -> Arc<RwLock<Mode>> {
+        let mut gates = self.gates.lock();
+        Arc::clone(gates.entry(shard).or_insert_with(|| Arc::new(RwLock::new(Mode::Engine))))
+    }
+
+    /// The shard's spool, from disk if it is there. Blocks.
+    fn spool(&self, shard: ShardId) -> Result<Arc<Spool>> {
+        if let Some(spool) = self.spools.lock().get(&shard) {
+            return Ok(Arc::clone(spool));
+        }
+        let spool = Arc::new(Spool::open(&self.dir, shard)?);
+        Ok(Arc::clone(self.spools.lock().entry(shard).or_insert(spool)))
+    }
+
+    /// Whether calls were kept for the shard, now or before a restart.
+    fn has_spool(&self, shard: ShardId) -> bool {
+        self.spools.lock().contains_key(&shard)
+    }
+
+    fn forget(&self, shard: ShardId) -> Result<()> {
+        let spool = self.spools.lock().remove(&shard);
+        spool.map_or(Ok(()), |spool| spool.remove())
+    }
+
+    fn with(&self, transaction: Ulid) -> Vec<Arc<Spool>> {
+        self.spools.lock().values().filter(|spool| spool.contains(transaction)).cloned().collect()
+    }
+
+    /// Notes a transaction's outcome, its version or `None` for an abort, in the spools that have something of it, and then
+    /// has the engines take it in by `apply`. Blocks.
+    pub fn decide(&self, transaction: Ulid, outcome: Option<u64>, apply: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.recent.lock().note(transaction, outcome);
+        let spools = self.with(transaction);
+        let _replay_waits: Vec<_> = spools.iter().map(|spool| spool.applying.lock()).collect();
+        for spool in &spools {
+            spool.decide(transaction, outcome)?;
+        }
+        apply()
+    }
+
+    /// Undoes a transaction's statements after `sequence` in the spools, and then in the engines by `apply`. Blocks.
+    pub fn rollback_to(&self, transaction: Ulid, sequence: u32, apply: impl FnOnce() -> Result<()>) -> Result<()> {
+        let spools = self.with(transaction);
+        let _replay_waits: Vec<_> = spools.iter().map(|spool| spool.applying.lock()).collect();
+        for spool in &spools {
+            spool.rollback_to(transaction, sequence)?;
+        }
+        apply()
+    }
+
+    /// Ends a call into a spool. Its outcome may have been heard while it came in: then `apply` has the engines take it in,
+    /// where the call may be staged by now. Blocks.
+    pub fn end_call(
+        &self,
+        spool: &Spool,
+        call: spool::Call,
+        apply: impl FnOnce(Option<u64>) -> Result<()>,
+    ) -> Result<()> {
+        let transaction = call.transaction;
+        spool.end(call)?;
+        let known = self.recent.lock().outcomes.get(&transaction).copied();
+        known.map_or(Ok(()), |outcome| self.decide(transaction, outcome, || apply(outcome)))
+    }
+}
+
+impl Recent {
+    fn note(&mut self, transaction: Ulid, outcome: Option<u64>) {
+        if self.outcomes.insert(transaction, outcome).is_none() {
+            self.order.push_back(transaction);
+        }
+        if self.order.len() > RECENT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.outcomes.remove(&oldest);
+        }
+    }
+}

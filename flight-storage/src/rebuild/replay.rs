@@ -1,0 +1,116 @@
+//! From the spool into the engine.
+
+use std::{io::Cursor, sync::Arc};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef, ipc::reader::StreamReader};
+use drsdb_core::{Error, ErrorCode, Result, Table, v1::stage_request::Part};
+
+use super::spool::Spool;
+use crate::{
+    engine::{StageOptions, StageWriter, StagedPiece},
+    engines::Engines,
+};
+
+/// Stages the complete calls from number `from` on whose changes are not in the copy, made at the snapshot `copied`, and
+/// commits those that have committed. Answers up to where it came. Blocks.
+pub fn replay(engines: &Engines, spool: &Spool, shard: u32, copied: u64, from: usize) -> Result<usize> {
+    let mut at = from;
+    loop {
+        // An outcome that arrives now waits, and then finds staged what it decides about.
+        let _outcomes_wait = spool.applying.lock();
+        let Some(kept) = spool.kept(at) else { return Ok(at) };
+        at += 1;
+        let wanted = match kept.outcome {
+            // In the copy, or never.
+            Some(Some(version)) => version > copied,
+            Some(None) => false,
+            None => true,
+        };
+        if wanted && !kept.undone {
+            stage(engines, shard, spool.messages(kept))?;
+        }
+        if let Some(Some(version)) = kept.outcome
+            && wanted
+            && kept.last
+        {
+            engines.commit(kept.transaction, version)?;
+        }
+    }
+}
+
+fn stage(
+    engines: &Engines,
+    shard: u32,
+    mut messages: impl Iterator<Item = Result<drsdb_core::v1::StageRequest>>,
+) -> Result<()> {
+    let broken = || Error::new(ErrorCode::Corrupt, "a kept call does not begin with its header");
+    let Some(Part::Header(header)) = messages.next().transpose()?.and_then(|message| message.part) else {
+        return Err(broken());
+    };
+    let table = Arc::new(Table::from_proto(header.table.as_ref().ok_or_else(broken)?)?);
+    let options = StageOptions {
+        transaction: drsdb_core::parse_ulid(&header.transaction_id)?,
+        sequence: header.sequence.max(1),
+        snapshot: header.snapshot,
+        checked: false,
+    };
+    let mut writer = engines.stage(options, &table, shard)?;
+    for message in messages {
+        take(&mut *writer, &table, message?.part)?;
+    }
+    writer.finish().map(drop)
+}
+
+/// Hands one message of a staged call to the engine.
+pub fn take(writer: &mut dyn StageWriter, table: &Table, part: Option<Part>) -> Result<()> {
+    match part {
+        Some(Part::Batch(bytes)) => {
+            let schema = table.arrow_schema();
+            batches(bytes, &schema, |batch| writer.write(batch))
+        }
+        Some(Part::Deletes(bytes)) => {
+            let schema = table.key_schema();
+            batches(bytes, &schema, |batch| writer.delete(batch))
+        }
+        Some(Part::Header(_)) | None => Err(Error::new(
+            ErrorCode::InvalidArgument,
+            "a message between servers is broken: a second header in a load",
+        )),
+    }
+}
+
+/// How many rows one message of a staged call inserts and deletes. Checks it as well, so that what is kept can be staged.
+pub fn count(table: &Table, part: Option<&Part>) -> Result<StagedPiece> {
+    let mut piece = StagedPiece::default();
+    match part {
+        Some(Part::Batch(bytes)) => batches(bytes.clone(), &table.arrow_schema(), |batch| {
+            piece.rows += batch.num_rows() as u64;
+            Ok(())
+        })?,
+        Some(Part::Deletes(bytes)) => batches(bytes.clone(), &table.key_schema(), |batch| {
+            piece.deleted += batch.num_rows() as u64;
+            Ok(())
+        })?,
+        Some(Part::Header(_)) | None => {}
+    }
+    Ok(piece)
+}
+
+fn batches(bytes: bytes::Bytes, schema: &SchemaRef, mut each: impl FnMut(&RecordBatch) -> Result<()>) -> Result<()> {
+    for batch in StreamReader::try_new(Cursor::new(bytes), None)? {
+        each(&with_schema(&batch?, schema)?)?;
+    }
+    Ok(())
+}
+
+/// The batch under the schema that it must have.
+fn with_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let types = |schema: &SchemaRef| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
+    if types(&batch.schema()) != types(schema) {
+        return Err(Error::new(
+            ErrorCode::InvalidArgument,
+            "a message between servers is broken: rows of another schema than the table's",
+        ));
+    }
+    Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
+}
