@@ -9,38 +9,49 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use drsdb_core::{
-    Error, ErrorCode, Result, Ulid, parse_ulid,
+    Error, ErrorCode, Result, Ulid, crash_point, parse_ulid,
     security::keys::SigningKey,
     v1::{
-        Commit, FollowCommitsRequest, RegisterStorageRequest, RegisterStorageResponse, ResolveTransactionRequest,
-        StatusRequest, TransactionOutcome,
+        Commit, FinishRebuildRequest, FinishRebuildResponse, FollowCommitsRequest, RegisterStorageRequest,
+        RegisterStorageResponse, RemovedReplica, ResolveTransactionRequest, StartRebuildRequest, StartRebuildResponse,
+        StatusRequest, TransactionActiveRequest, TransactionActiveResponse, TransactionOutcome,
         cluster_server::{Cluster, ClusterServer},
         commit::Change,
+        start_rebuild_response::Next,
         storage_client::StorageClient,
     },
 };
-use futures::stream::{BoxStream, StreamExt};
+use futures::{
+    future::FutureExt,
+    stream::{BoxStream, StreamExt},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response as Answer, Status};
 use url::Url;
 
 use crate::{
-    catalog::{Command, Event, Outcome, Response, StorageServer},
-    raft::{Catalog, Dial},
+    catalog::{Command, Event, Outcome, Replica, Response, StorageServer},
+    raft::{Catalog, Dial, IndexServer},
+    replication::ActiveTransactions,
 };
 
 /// The service. It ends its streams on `shutdown`.
 #[derive(Debug)]
 pub struct ClusterService {
     catalog: Arc<Catalog>,
+    active: ActiveTransactions,
     shutdown: CancellationToken,
 }
 
 impl ClusterService {
-    /// The service on `catalog`, ready to be served.
-    pub fn server(catalog: Arc<Catalog>, shutdown: CancellationToken) -> ClusterServer<Self> {
-        ClusterServer::new(Self { catalog, shutdown })
+    /// The service on `catalog`, ready to be served. `active` are the transactions that this index server runs.
+    pub fn server(
+        catalog: Arc<Catalog>,
+        active: ActiveTransactions,
+        shutdown: CancellationToken,
+    ) -> ClusterServer<Self> {
+        ClusterServer::new(Self { catalog, active, shutdown })
     }
 
     async fn register(&self, request: RegisterStorageRequest) -> Result<RegisterStorageResponse> {
@@ -70,6 +81,7 @@ impl ClusterService {
             cluster_id: cluster.id.to_string(),
             verifying_key: key.verifying_key().to_bytes().into(),
             version: state.version(),
+            index_servers: voters(&self.catalog.index_servers()),
         })
     }
 
@@ -81,19 +93,69 @@ impl ClusterService {
         }
     }
 
+    /// Lets a storage server rebuild a replica: from now on it is written to.
+    async fn start_rebuild(&self, request: StartRebuildRequest) -> Result<StartRebuildResponse> {
+        let (server, table, shard) = (parse_ulid(&request.server_id)?, parse_ulid(&request.table_id)?, request.shard);
+        if request.again {
+            self.catalog.propose(Command::DemoteReplica { table, shard, server }).await?;
+        }
+        match self.catalog.propose(Command::StartRebuild { table, shard, server }).await {
+            Ok(_) => {}
+            Err(error) if error.code() == ErrorCode::NotFound => {
+                return Ok(StartRebuildResponse { next: Next::Drop.into(), ..StartRebuildResponse::default() });
+            }
+            Err(error) => return Err(error),
+        }
+        let state = self.catalog.state();
+        let Some(known) = state.table(table) else {
+            return Ok(StartRebuildResponse { next: Next::Drop.into(), ..StartRebuildResponse::default() });
+        };
+        let placed = known.shards.get(shard as usize);
+        let placed =
+            placed.ok_or_else(|| Error::internal(format!("table {} has no shard {shard}", known.table.name)))?;
+        if placed.replica(server).is_some_and(Replica::is_current) {
+            return Ok(StartRebuildResponse { next: Next::Nothing.into(), ..StartRebuildResponse::default() });
+        }
+        let sources = placed.readable_at(state.version()).filter(|source| *source != server);
+        let sources = sources.filter_map(|source| state.server(source)).map(|source| source.url.clone());
+        Ok(StartRebuildResponse {
+            next: Next::Copy.into(),
+            table: Some(known.table.to_proto()),
+            snapshot: state.version(),
+            sources: sources.collect(),
+        })
+    }
+
+    async fn finish_rebuild(&self, request: FinishRebuildRequest) -> Result<()> {
+        let (server, table) = (parse_ulid(&request.server_id)?, parse_ulid(&request.table_id)?);
+        let (shard, copied) = (request.shard, request.copied);
+        self.catalog.propose(Command::ReplicaCurrent { table, shard, server, copied }).await?;
+        tracing::info!(%table, shard, %server, "a replica is current again");
+        Ok(())
+    }
+
     /// Notes what a server that comes (back) has taken in, so that it can be forgotten here.
     async fn note_applied(&self, server: Ulid, version: u64) -> Result<()> {
         let known = self.catalog.state().applied_by(server);
         if known.is_some_and(|known| version <= known) {
             return Ok(());
         }
-        match self.catalog.propose(Command::StorageApplied { server, version }).await {
-            Ok(_) => Ok(()),
-            // Another index server leads: it can wait for the next time.
-            Err(error) if error.code() == ErrorCode::Unavailable => Ok(()),
-            Err(error) => Err(error),
+        let catalog = Arc::clone(&self.catalog);
+        let noting = async move { catalog.propose(Command::StorageApplied { server, version }).await };
+        match tokio::time::timeout(NOTE_TIME, tokio::spawn(noting)).await {
+            Ok(Ok(Err(error))) if error.code() != ErrorCode::Unavailable => Err(error),
+            // The index servers elect a leader: it can wait for the next time, and the commits must not.
+            _ => Ok(()),
         }
     }
+}
+
+/// How long a storage server that comes back waits for its mark to be noted.
+const NOTE_TIME: Duration = Duration::from_secs(1);
+
+/// The URLs of those that vote.
+fn voters(servers: &[IndexServer]) -> Vec<String> {
+    servers.iter().filter(|server| server.voter).map(|server| server.url.clone()).collect()
 }
 
 #[tonic::async_trait]
@@ -115,9 +177,13 @@ impl Cluster for ClusterService {
         let server = parse_ulid(&request.server_id)?;
         self.note_applied(server, request.after_version).await?;
         let follower = Follower::new(self.catalog.clone(), request.after_version);
-        let stream =
-            futures::stream::unfold(follower, Follower::next).take_until(self.shutdown.clone().cancelled_owned());
-        Ok(Answer::new(stream.boxed()))
+        let catalog = Arc::clone(&self.catalog);
+        // A server that is cut off from the others hears of no commits: another one may.
+        let ended = futures::future::select(
+            self.shutdown.clone().cancelled_owned().boxed(),
+            async move { catalog.cut_off().await }.boxed(),
+        );
+        Ok(Answer::new(futures::stream::unfold(follower, Follower::next).take_until(ended).boxed()))
     }
 
     async fn resolve_transaction(
@@ -125,6 +191,29 @@ impl Cluster for ClusterService {
         request: Request<ResolveTransactionRequest>,
     ) -> Result<Answer<TransactionOutcome>, Status> {
         Ok(Answer::new(self.resolve(request.into_inner()).await?))
+    }
+
+    async fn transaction_active(
+        &self,
+        request: Request<TransactionActiveRequest>,
+    ) -> Result<Answer<TransactionActiveResponse>, Status> {
+        let transaction = parse_ulid(&request.into_inner().transaction_id)?;
+        Ok(Answer::new(TransactionActiveResponse { active: self.active.contains(transaction) }))
+    }
+
+    async fn start_rebuild(
+        &self,
+        request: Request<StartRebuildRequest>,
+    ) -> Result<Answer<StartRebuildResponse>, Status> {
+        Ok(Answer::new(self.start_rebuild(request.into_inner()).await?))
+    }
+
+    async fn finish_rebuild(
+        &self,
+        request: Request<FinishRebuildRequest>,
+    ) -> Result<Answer<FinishRebuildResponse>, Status> {
+        self.finish_rebuild(request.into_inner()).await?;
+        Ok(Answer::new(FinishRebuildResponse {}))
     }
 }
 
@@ -134,13 +223,13 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 const WORTH_NOTING: u64 = 1_000;
 
 /// Until `shutdown`, asks the storage servers how far they have durably taken in commits, and lets the catalog forget what
-/// all of them have. Run it on every index server: only the one that leads gets it noted.
+/// all of them have. Run it on every index server: only the one that leads asks.
 pub async fn forget_what_all_have(catalog: Arc<Catalog>, dial: Dial, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(ASK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         let servers: Vec<Arc<StorageServer>> = catalog.state().servers().cloned().collect();
-        for server in servers {
+        for server in servers.into_iter().filter(|_| catalog.leads()) {
             let noted = note_status(&catalog, &dial, &server);
             if let Some(Err(error)) = shutdown.run_until_cancelled(noted).await {
                 // One that is down holds the others' commits in memory until it is back: it will need them.
@@ -166,6 +255,9 @@ async fn note_status(catalog: &Catalog, dial: &Dial, server: &StorageServer) -> 
 struct Follower {
     catalog: Arc<Catalog>,
     versions: watch::Receiver<u64>,
+    members: watch::Receiver<Arc<Vec<IndexServer>>>,
+    /// Whether the storage server knows the index servers as they are now.
+    told_members: bool,
     sent: u64,
     ready: VecDeque<Commit>,
 }
@@ -174,16 +266,31 @@ impl Follower {
     fn new(catalog: Arc<Catalog>, after: u64) -> Self {
         let forgotten = catalog.state().forgotten_version();
         if after < forgotten {
-            // It took these in: that is why they are forgotten. It only does not remember.
+            // It took these in and does not remember, or all its replicas were stale then, and it needs copies of them.
             tracing::info!(after, forgotten, "a storage server follows from where commits are still known");
         }
-        Self { versions: catalog.watch(), catalog, sent: after.max(forgotten), ready: VecDeque::new() }
+        Self {
+            versions: catalog.watch(),
+            members: catalog.watch_index_servers(),
+            told_members: false,
+            catalog,
+            sent: after.max(forgotten),
+            ready: VecDeque::new(),
+        }
     }
 
     async fn next(mut self) -> Option<(Result<Commit, Status>, Self)> {
         loop {
             if let Some(commit) = self.ready.pop_front() {
+                if matches!(commit.change, Some(Change::Transaction(_))) {
+                    crash_point::reach("outcome.sending");
+                }
                 return Some((Ok(commit), self));
+            }
+            if !self.told_members {
+                self.told_members = true;
+                let index_servers = voters(&self.members.borrow_and_update());
+                return Some((Ok(Commit { version: self.sent, change: None, index_servers }), self));
             }
             self.versions.mark_unchanged();
             let state = self.catalog.state();
@@ -192,11 +299,19 @@ impl Follower {
                     self.ready.extend(commits(version, events));
                 }
                 if self.ready.back().is_none_or(|last| last.version < state.version()) {
-                    self.ready.push_back(Commit { version: state.version(), change: None });
+                    let index_servers = Vec::new();
+                    self.ready.push_back(Commit { version: state.version(), change: None, index_servers });
                 }
                 self.sent = state.version();
-            } else if self.versions.changed().await.is_err() {
-                return None;
+            } else {
+                let (versions, members) = (&mut self.versions, &mut self.members);
+                tokio::select! {
+                    moved = versions.changed() => moved.ok()?,
+                    changed = members.changed() => {
+                        changed.ok()?;
+                        self.told_members = false;
+                    }
+                }
             }
         }
     }
@@ -213,7 +328,13 @@ fn commits(version: u64, events: &[Event]) -> impl Iterator<Item = Commit> {
             }
             Event::Aborted(transaction) => Change::Transaction(outcome_message(*transaction, Outcome::Aborted)),
             Event::TableDropped(table) => Change::DroppedTable(table.to_string()),
+            Event::ReplicaRemoved { table, shard, server } => Change::RemovedReplica(RemovedReplica {
+                server_id: server.to_string(),
+                table_id: table.to_string(),
+                shard: *shard,
+            }),
         }),
+        index_servers: Vec::new(),
     })
 }
 

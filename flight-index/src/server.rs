@@ -1,10 +1,13 @@
 //! One index server, from its configuration to its orderly end.
 //!
-//! 1. Open the catalog; a new cluster is bootstrapped with an id, a signing key and its first user.
+//! 1. Open the catalog. The server that has bootstrap settings makes a new cluster, with all the index servers that its
+//!    configuration names; the others wait to hear of it.
 //! 2. Serve Flight SQL to clients and `Cluster` and `Raft` to other servers, until told to stop or until the catalog
 //!    halts.
+//! 3. Beside that: bootstrap the new cluster with an id, a signing key and its first user, or wait until somebody did.
+//!    Then the server is ready.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use drsdb_core::{
     Error, ErrorCode, Result, WireError,
@@ -27,13 +30,15 @@ use crate::{
     catalog::Command,
     cluster_service::{ClusterService, forget_what_all_have},
     flight_sql::FlightSqlServer,
-    load::{GrpcTransport, Loader},
+    load::Loader,
     planner::Planner,
     raft::{Catalog, CatalogOptions, Dial},
+    replication::{ActiveTransactions, DriveOptions, Liveness, drive},
+    transaction::GrpcTransport,
 };
 
-/// The only voter, until there are more.
-const NODE_ID: u64 = 1;
+/// How long a server that moved tries to tell the others before it serves.
+const ANNOUNCE_TIME: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown`. `listener` is bound already, so that its port is known; `ready` is told when the server takes
 /// requests.
@@ -48,57 +53,92 @@ pub async fn serve(
     let identity = TlsIdentity::load(&config.tls)?;
     let channels = Arc::new(ChannelPool::new(tls::client_config(&identity)?));
     let dial = Arc::clone(&channels);
-    let catalog = Catalog::open(CatalogOptions {
-        dir: config.data_dir.join("catalog"),
-        node_id: NODE_ID,
-        voters: BTreeMap::from([(NODE_ID, config.public_url.to_string())]),
-        dial: Arc::new(move |url: &Url| dial.channel(url)),
-    })
-    .await?;
-    if catalog.state().cluster().is_none() {
-        bootstrap(&catalog, config.bootstrap.as_ref()).await?;
+    let dial: Dial = Arc::new(move |url: &Url| dial.channel(url));
+    drsdb_core::id_functions::set_index_node(config.node_id);
+    let voters = match &config.bootstrap {
+        Some(_) => config.initial_voters().into_iter().map(|(id, url)| (id, url.to_string())).collect(),
+        None => BTreeMap::new(),
+    };
+    let dir = config.data_dir.join("catalog");
+    let catalog =
+        Catalog::open(CatalogOptions { dir, node_id: config.node_id, voters, dial: Arc::clone(&dial) }).await?;
+    if !config.join && config.voters.is_empty() && !catalog.is_initialized().await? {
+        return Err(nothing_to_do());
     }
 
-    let dial = Arc::clone(&channels);
-    let dial: Dial = Arc::new(move |url: &Url| dial.channel(url));
+    let liveness = Liveness::new(Arc::clone(&catalog), Arc::clone(&dial));
+    let active = ActiveTransactions::default();
+    let drive_options = DriveOptions {
+        demote_after: config.demote_after(),
+        replace_after: config.replace_after(),
+        copies: config.shard_copies,
+    };
+    let driving =
+        drive(Arc::clone(&catalog), Arc::clone(&dial), Arc::clone(&liveness), drive_options, shutdown.clone());
+    let driving = tokio::spawn(driving);
+    let pinging = tokio::spawn(Arc::clone(&liveness).run(shutdown.clone()));
     let forgetting = tokio::spawn(forget_what_all_have(Arc::clone(&catalog), dial, shutdown.clone()));
 
     let config = Arc::new(config);
-    let planner = Arc::new(Planner::new(config.ticket_lifetime()));
-    let loader = Arc::new(Loader::new(Arc::clone(&catalog), Arc::new(GrpcTransport::new(Arc::clone(&channels)))));
+    let planner = Planner::new(config.ticket_lifetime()).avoiding(liveness.suspects());
+    let planner = Arc::new(planner.with_system(Arc::clone(&catalog) as _));
+    let transport = Arc::new(GrpcTransport::new(Arc::clone(&channels)));
+    let loader = Loader::new(Arc::clone(&catalog), transport, config.public_url.to_string());
+    let loader = Arc::new(loader.watched(Arc::clone(&liveness), active.clone()));
     let flight =
         FlightSqlServer::new(Arc::clone(&catalog), Arc::clone(&planner), loader, channels, Arc::clone(&config));
     let mut routes = Routes::builder();
     routes
         .add_service(flight.into_service())
-        .add_service(ClusterService::server(Arc::clone(&catalog), shutdown.clone()))
+        .add_service(ClusterService::server(Arc::clone(&catalog), active, shutdown.clone()))
         .add_service(catalog.raft_service());
     let auth = AuthLayer::new(Arc::new(CatalogTokens { catalog: Arc::clone(&catalog), planner }));
 
-    tracing::info!(url = %config.public_url, "index server is ready");
-    let _ = ready.send(());
+    let founding = async {
+        found(&catalog, config.bootstrap.as_ref()).await?;
+        // Before anybody asks where the index servers are; but others may have to start before they can be told.
+        let mut announcing = std::pin::pin!(announce(&catalog, config.public_url.as_str()));
+        let told = tokio::time::timeout(ANNOUNCE_TIME, &mut announcing).await;
+        tracing::info!(id = config.node_id, url = %config.public_url, "index server is ready");
+        let _ = ready.send(());
+        if told.is_err() {
+            announcing.await;
+        }
+        std::future::pending().await
+    };
     let serving = net::serve(listener, tls::server_config(&identity)?, auth, routes.routes(), shutdown.clone());
     let served = tokio::select! {
         served = serving => served,
+        failed = founding => failed,
         // The log cannot be written any more: to go on would be to lie.
         halted = catalog.halted() => Err(halted),
     };
     shutdown.cancel();
-    let _ = forgetting.await;
+    for background in [forgetting, driving, pinging] {
+        let _ = background.await;
+    }
     catalog.shutdown().await;
     served
 }
 
-/// Makes a new cluster.
-async fn bootstrap(catalog: &Catalog, first: Option<&Bootstrap>) -> Result<()> {
+/// The error of a server that neither knows a cluster nor is told how to come by one.
+fn nothing_to_do() -> Error {
+    let message = "this index server has no data yet, and no bootstrap settings";
+    let hint = "for a new cluster, set bootstrap.admin_user and bootstrap.admin_password for its first start; to become \
+                one of several index servers, set voters or join = true";
+    WireError::new(ErrorCode::InvalidArgument, message).with_hint(hint).into()
+}
+
+/// Returns when the cluster is bootstrapped. A server with settings for that does it, if nobody has.
+async fn found(catalog: &Catalog, first: Option<&Bootstrap>) -> Result<()> {
+    let mut versions = catalog.watch();
     let Some(first) = first else {
-        return Err(WireError::new(
-            ErrorCode::InvalidArgument,
-            "this index server has no data yet, and no bootstrap settings",
-        )
-        .with_hint("set bootstrap.admin_user and bootstrap.admin_password for its first start")
-        .into());
+        let known = versions.wait_for(|_| catalog.state().cluster().is_some());
+        return known.await.map(drop).map_err(|_| Error::internal("the catalog ended"));
     };
+    if catalog.state().cluster().is_some() {
+        return Ok(());
+    }
     let (_, pkcs8) = SigningKey::generate()?;
     let secret = first.admin_password.clone();
     let hashed = tokio::task::spawn_blocking(move || password::hash(&secret)).await;
@@ -109,9 +149,30 @@ async fn bootstrap(catalog: &Catalog, first: Option<&Bootstrap>) -> Result<()> {
         admin_user: first.admin_user.clone(),
         admin_password_hash,
     };
-    catalog.propose(command).await?;
-    tracing::info!(user = %first.admin_user, "bootstrapped a new cluster");
-    Ok(())
+    loop {
+        match catalog.propose(command.clone()).await {
+            Ok(_) => {
+                tracing::info!(user = %first.admin_user, "bootstrapped a new cluster");
+                return Ok(());
+            }
+            // By another server, or by this one before it was restarted.
+            Err(error) if error.code() == ErrorCode::AlreadyExists => return Ok(()),
+            Err(error) if error.code() == ErrorCode::Unavailable => {
+                tracing::warn!(%error, "the new cluster's other index servers do not answer yet; trying on");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Tells the other index servers where this one is, if it moved.
+async fn announce(catalog: &Catalog, url: &str) {
+    while let Err(error) = catalog.announce(url).await {
+        tracing::warn!(%error, "cannot tell the other index servers that this one is at {url} now");
+        if error.code() != ErrorCode::Unavailable {
+            return;
+        }
+    }
 }
 
 /// Accepts the tokens that this cluster signed, for users that still exist.

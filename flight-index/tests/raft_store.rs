@@ -98,6 +98,34 @@ async fn a_restart_finds_everything() {
     catalog.shutdown().await;
 }
 
+/// Snapshots are written in pieces beside the log; each replaces the one before, and a file keeps only one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_of_many_pieces_replace_one_another_while_entries_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path()).await;
+    for round in 0..3 {
+        for number in 0..4 {
+            let name = format!("large {round} {number}");
+            catalog.propose(Command::CreateUser { name, password_hash: "x".repeat(3 << 20) }).await.unwrap();
+        }
+        let writing = async {
+            for number in 0..20 {
+                catalog.propose(create_user(&format!("during {round} {number}"))).await.unwrap();
+            }
+        };
+        let (made, ()) = tokio::join!(catalog.snapshot(), writing);
+        made.unwrap();
+    }
+    let before = catalog.state();
+    catalog.shutdown().await;
+    drop(catalog);
+    let catalog = open(dir.path()).await;
+    assert_eq!(catalog.state(), before);
+    catalog.shutdown().await;
+    let bytes = std::fs::metadata(dir.path().join("catalog.sqlite")).unwrap().len();
+    assert!(bytes < 110 << 20, "36 MB of state and the log make {bytes} bytes");
+}
+
 #[tokio::test]
 async fn a_directory_belongs_to_one_process_and_one_node() {
     let dir = tempfile::tempdir().unwrap();

@@ -25,7 +25,14 @@ impl Setup {
             dial: Arc::new(|url| panic!("nobody calls {url}")),
         };
         let catalog = Catalog::open(options).await.unwrap();
-        Self { _dir: dir, service: ClusterService { catalog, shutdown: CancellationToken::new() } }
+        Self {
+            _dir: dir,
+            service: ClusterService {
+                catalog,
+                active: ActiveTransactions::default(),
+                shutdown: CancellationToken::new(),
+            },
+        }
     }
 
     async fn bootstrapped() -> Self {
@@ -94,7 +101,11 @@ impl Setup {
     async fn follow(&self, server: Ulid, after: u64) -> Result<BoxStream<'static, Result<Commit, Status>>, WireError> {
         let request = FollowCommitsRequest { server_id: server.to_string(), after_version: after };
         let answer = self.service.follow_commits(Request::new(request)).await;
-        answer.map(Answer::into_inner).map_err(WireError::from)
+        let mut stream = answer.map(Answer::into_inner).map_err(WireError::from)?;
+        // Before everything else: who the index servers are.
+        let first = stream.next().await.unwrap().unwrap();
+        assert_eq!((first.change, first.index_servers), (None, vec!["https://127.0.0.1:1".to_owned()]));
+        Ok(stream)
     }
 
     /// The changes that are there already: up to the catalog's version.
@@ -112,7 +123,7 @@ impl Setup {
 
 fn committed(transaction: Ulid, version: u64) -> Commit {
     let outcome = outcome_message(transaction, Outcome::Committed { version, rows: 1 });
-    Commit { version, change: Some(Change::Transaction(outcome)) }
+    Commit { version, change: Some(Change::Transaction(outcome)), ..Default::default() }
 }
 
 #[tokio::test]
@@ -128,6 +139,7 @@ async fn a_server_registers_once_however_often_it_says_so() {
     assert_eq!(setup.register(server, "https://a:1").await.unwrap(), first);
     assert_eq!(first.cluster_id, setup.service.catalog.state().cluster_id().unwrap().to_string());
     assert_eq!(first.verifying_key.len(), 32);
+    assert_eq!(first.index_servers, ["https://127.0.0.1:1"]);
     // It moved.
     assert!(setup.register(server, "https://b:1").await.unwrap().version > first.version);
     assert_eq!(setup.service.catalog.state().server(server).unwrap().url, "https://b:1");
@@ -158,10 +170,10 @@ async fn commits_are_replayed_and_then_followed() {
     assert_eq!((outcome.committed, outcome.version), (false, 0));
     let aborted = setup.service.catalog.state().version();
     assert!(aborted > version);
-    let aborted = Commit { version: aborted, change: Some(Change::Transaction(outcome)) };
+    let aborted = Commit { version: aborted, change: Some(Change::Transaction(outcome)), ..Default::default() };
     assert_eq!(stream.next().await.unwrap().unwrap(), aborted);
     let schema = setup.propose(Command::CreateSchema { name: "s".to_owned(), if_not_exists: false }).await;
-    assert_eq!(stream.next().await.unwrap().unwrap(), Commit { version: schema, change: None });
+    assert_eq!(stream.next().await.unwrap().unwrap(), Commit { version: schema, ..Default::default() });
 
     // A committed one that is asked about stays committed.
     let request = ResolveTransactionRequest { transaction_id: third.to_string() };
@@ -182,7 +194,11 @@ async fn a_version_of_many_changes_is_not_taken_for_whole_in_its_midst() {
     let before = setup.service.catalog.state().version();
     let drop = Command::DropSchema { name: "s".to_owned(), if_exists: false, cascade: true };
     let version = setup.propose(drop).await;
-    let dropped = |version, table: Ulid| Commit { version, change: Some(Change::DroppedTable(table.to_string())) };
+    let dropped = |version, table: Ulid| Commit {
+        version,
+        change: Some(Change::DroppedTable(table.to_string())),
+        ..Default::default()
+    };
     let expected = [dropped(version - 1, tables[0]), dropped(version, tables[1])];
     assert_eq!(setup.read(server, before).await, expected);
     // The stream broke after the first: asked again from its version, both come again.

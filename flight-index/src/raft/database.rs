@@ -1,10 +1,15 @@
 //! The SQLite file of a node: one writer thread with group commit, and a connection for reading.
 //!
 //! ```text
-//! log      (idx, entry)        entries; idx is the log index
-//! meta     (key, value)        `node`, `vote`, `committed`, `purged`
-//! snapshot (one, meta, state)  at most one row: a state, and the last entry in it
+//! log           (idx, entry)                  entries; idx is the log index
+//! meta          (key, value)                  `node`, `vote`, `committed`, `purged`
+//! snapshot_head (one, id, parts, last, meta)  at most one row: which parts are the snapshot, and the last entry in it
+//! snapshot_part (id, part, bytes)             the encoded state, in pieces
 //! ```
+//!
+//! A snapshot is written piece by piece, each in the transaction of whatever else waits, so that entries never wait for
+//! more than one piece. It counts when its head is there; pieces without a head are removed when the file is opened, or
+//! by the next snapshot.
 //!
 //! The writer takes every change that waits, writes all of them in one transaction and answers them when it is on disk.
 //! Changes take effect in the order in which they were asked for, votes and entries alike, as Raft needs it.
@@ -20,12 +25,12 @@ use std::{
     thread::JoinHandle,
 };
 
-use drsdb_core::{Error, ErrorCode, Result, WireError};
+use drsdb_core::{Error, ErrorCode, Result, WireError, crash_point};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 /// The layout of the file; stored in it as `user_version`.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 const FILE: &str = "catalog.sqlite";
 /// SQLite before this one can corrupt a database in WAL mode.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -46,20 +51,40 @@ pub(super) enum Change {
     Vote(Vec<u8>),
     /// Notes how far the log is committed. Needs no transaction of its own.
     Committed(Vec<u8>),
-    /// Replaces the snapshot.
-    Snapshot { meta: Vec<u8>, state: Vec<u8> },
+    /// Adds a piece of a snapshot that is being written.
+    SnapshotPart { id: i64, part: i64, bytes: Vec<u8> },
+    /// Makes what was written the snapshot.
+    SnapshotHead { id: i64, parts: i64, last: u64, meta: Vec<u8> },
+    /// Removes a few pieces of other snapshots than this one.
+    ForgetParts { keep: i64 },
 }
 
+/// Bytes of a piece of a snapshot: written in about the time of an fsync.
+const PART_BYTES: usize = 1 << 20;
+/// Pieces that are removed in one transaction.
+const FORGET_AT_ONCE: i64 = 8;
+
 type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// The newest snapshot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Newest {
+    /// Its id, whether it is whole or not.
+    id: i64,
+    /// The index of the last entry in the one that is whole.
+    last: u64,
+}
 
 /// The file of one node.
 pub struct Database {
     changes: Mutex<Option<mpsc::Sender<(Change, Done)>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     reader: Mutex<Connection>,
+    /// Held while a snapshot is written: one that was made here and one that came from the leader may meet.
+    newest_snapshot: tokio::sync::Mutex<Newest>,
     fault: Arc<OnceLock<WireError>>,
-    /// Held as long as the file is open: two processes on one file would be two nodes with one identity.
-    _lock: File,
+    /// Held as long as anything can be written: two processes on one file would be two nodes with one identity.
+    lock: Mutex<Option<File>>,
 }
 
 impl std::fmt::Debug for Database {
@@ -84,8 +109,11 @@ impl Database {
             writer.execute_batch(
                 "CREATE TABLE IF NOT EXISTS log (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL);
                  CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-                 CREATE TABLE IF NOT EXISTS snapshot (
-                     one INTEGER PRIMARY KEY CHECK (one = 1), meta BLOB NOT NULL, state BLOB NOT NULL);",
+                 CREATE TABLE IF NOT EXISTS snapshot_head (
+                     one INTEGER PRIMARY KEY CHECK (one = 1), id INTEGER NOT NULL, parts INTEGER NOT NULL,
+                     last INTEGER NOT NULL, meta BLOB NOT NULL);
+                 CREATE TABLE IF NOT EXISTS snapshot_part (
+                     id INTEGER NOT NULL, part INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (id, part));",
             )?;
             let reader =
                 Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -93,6 +121,8 @@ impl Database {
         };
         let (writer, reader) = opened().map_err(|error| failure(&format!("cannot open {}", path.display()), error))?;
         check_format(&writer, &path)?;
+        let newest_snapshot = tidy_snapshots(&writer)
+            .map_err(|error| failure(&format!("cannot tidy the snapshots in {}", path.display()), error))?;
 
         let fault = Arc::new(OnceLock::new());
         let (changes, queue) = mpsc::channel();
@@ -107,8 +137,9 @@ impl Database {
             changes: Mutex::new(Some(changes)),
             writer: Mutex::new(Some(thread)),
             reader: Mutex::new(reader),
+            newest_snapshot: tokio::sync::Mutex::new(newest_snapshot),
             fault,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         }))
     }
 
@@ -131,6 +162,29 @@ impl Database {
         receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread that writes the catalog's log is gone")))
     }
 
+    /// Replaces the snapshot by one whose last entry is `last`, and lets entries be written in between. An older one than
+    /// is there already changes nothing.
+    pub(super) async fn write_snapshot(&self, last: u64, meta: Vec<u8>, state: &[u8]) -> io::Result<()> {
+        let mut newest = self.newest_snapshot.lock().await;
+        if last < newest.last {
+            return Ok(());
+        }
+        newest.id += 1;
+        let id = newest.id;
+        let mut parts = 0;
+        for piece in state.chunks(PART_BYTES) {
+            self.write(Change::SnapshotPart { id, part: parts, bytes: piece.to_vec() }).await?;
+            parts += 1;
+        }
+        self.write(Change::SnapshotHead { id, parts, last, meta }).await?;
+        newest.last = last;
+        // As many of the old one's; whatever this leaves, the next snapshot removes.
+        for _ in 0..=parts / FORGET_AT_ONCE {
+            self.write(Change::ForgetParts { keep: id }).await?;
+        }
+        Ok(())
+    }
+
     /// Why the file takes no more writes, if it does not.
     pub(super) fn fault(&self) -> Option<&WireError> {
         self.fault.get()
@@ -144,6 +198,8 @@ impl Database {
         {
             tracing::error!("the thread that writes the catalog's log panicked");
         }
+        // Whoever still holds this reads only.
+        self.lock.lock().take();
     }
 
     /// The entries with indices in `range`, in order, as long as they have `max_bytes` together; at least one if there
@@ -184,9 +240,24 @@ impl Database {
 
     /// The snapshot's description and state. Blocks.
     pub(super) fn snapshot(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let connection = self.reader.lock();
-        let row = connection.query_row("SELECT meta, state FROM snapshot", [], |row| Ok((row.get(0)?, row.get(1)?)));
-        row.optional().map_err(|error| failure("cannot read the catalog's snapshot", error))
+        let read = || -> rusqlite::Result<Option<(Vec<u8>, Vec<u8>)>> {
+            let mut connection = self.reader.lock();
+            // One view of the file: the head must not be replaced under its parts.
+            let view = connection.transaction()?;
+            let head = view.query_row("SELECT id, parts, meta FROM snapshot_head", [], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get(2)?))
+            });
+            let Some((id, parts, meta)) = head.optional()? else { return Ok(None) };
+            let mut statement = view.prepare("SELECT bytes FROM snapshot_part WHERE id = ?1 ORDER BY part")?;
+            let mut rows = statement.query([id])?;
+            let (mut state, mut found) = (Vec::new(), 0);
+            while let Some(row) = rows.next()? {
+                state.extend_from_slice(row.get_ref(0)?.as_blob()?);
+                found += 1;
+            }
+            if found == parts { Ok(Some((meta, state))) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
+        };
+        read().map_err(|error| failure("cannot read the catalog's snapshot", error))
     }
 }
 
@@ -219,6 +290,17 @@ fn check_format(connection: &Connection, path: &Path) -> Result<()> {
         0 => connection
             .pragma_update(None, "user_version", FORMAT)
             .map_err(|error| failure(&format!("cannot write {}", path.display()), error)),
+        // The snapshot was one row.
+        1 => connection
+            .execute_batch(
+                "BEGIN IMMEDIATE;
+                 INSERT INTO snapshot_part (id, part, bytes) SELECT 1, 0, state FROM snapshot;
+                 INSERT INTO snapshot_head (one, id, parts, last, meta) SELECT 1, 1, 1, 0, meta FROM snapshot;
+                 DROP TABLE snapshot;
+                 PRAGMA user_version = 2;
+                 COMMIT;",
+            )
+            .map_err(|error| failure(&format!("cannot bring {} up to date", path.display()), error)),
         FORMAT => Ok(()),
         newer => Err(WireError::new(
             ErrorCode::Unsupported,
@@ -227,6 +309,16 @@ fn check_format(connection: &Connection, path: &Path) -> Result<()> {
         .with_hint("start the version of drsdb that wrote it")
         .into()),
     }
+}
+
+/// Removes pieces of a snapshot that was never finished; the newest id that is left.
+fn tidy_snapshots(connection: &Connection) -> rusqlite::Result<Newest> {
+    let newest = connection.query_row("SELECT id, last FROM snapshot_head", [], |row| {
+        Ok(Newest { id: row.get(0)?, last: row.get::<_, i64>(1)?.unsigned_abs() })
+    });
+    let newest = newest.optional()?.unwrap_or_default();
+    connection.execute("DELETE FROM snapshot_part WHERE id <> ?1", [newest.id])?;
+    Ok(newest)
 }
 
 /// A log index as SQLite's signed integer; indices above have never been reached by anybody.
@@ -291,6 +383,8 @@ impl Writer {
     }
 
     fn write(&mut self, changes: &[Change]) -> rusqlite::Result<()> {
+        let appends = changes.iter().any(|change| matches!(change, Change::Append(_)));
+        let ends_snapshot = changes.iter().any(|change| matches!(change, Change::SnapshotHead { .. }));
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let note = |key: &str, value: &[u8]| -> rusqlite::Result<()> {
             let mut statement = transaction.prepare_cached(
@@ -316,11 +410,23 @@ impl Writer {
                 }
                 Change::Node(node) => note("node", node)?,
                 Change::Vote(vote) => note("vote", vote)?,
-                Change::Snapshot { meta, state } => {
+                Change::SnapshotPart { id, part, bytes } => {
+                    let mut insert = transaction
+                        .prepare_cached("INSERT INTO snapshot_part (id, part, bytes) VALUES (?1, ?2, ?3)")?;
+                    insert.execute(params![id, part, bytes])?;
+                }
+                Change::SnapshotHead { id, parts, last, meta } => {
                     transaction.execute(
-                        "INSERT INTO snapshot (one, meta, state) VALUES (1, ?1, ?2)
-                         ON CONFLICT (one) DO UPDATE SET meta = ?1, state = ?2",
-                        params![meta, state],
+                        "INSERT INTO snapshot_head (one, id, parts, last, meta) VALUES (1, ?1, ?2, ?3, ?4)
+                         ON CONFLICT (one) DO UPDATE SET id = ?1, parts = ?2, last = ?3, meta = ?4",
+                        params![id, parts, sql_index(*last), meta],
+                    )?;
+                }
+                Change::ForgetParts { keep } => {
+                    transaction.execute(
+                        "DELETE FROM snapshot_part WHERE rowid IN
+                             (SELECT rowid FROM snapshot_part WHERE id < ?1 LIMIT ?2)",
+                        params![keep, FORGET_AT_ONCE],
                     )?;
                 }
                 Change::Committed(_) => unreachable!("it waits in `committed`"),
@@ -329,7 +435,19 @@ impl Writer {
         if let Some(committed) = &self.committed {
             note("committed", committed)?;
         }
+        if appends {
+            crash_point::reach("raft.append.before");
+        }
+        if ends_snapshot {
+            crash_point::reach("raft.snapshot.before");
+        }
         transaction.commit()?;
+        if appends {
+            crash_point::reach("raft.append.synced");
+        }
+        if ends_snapshot {
+            crash_point::reach("raft.snapshot.synced");
+        }
         self.committed = None;
         Ok(())
     }

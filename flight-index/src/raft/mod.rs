@@ -2,17 +2,24 @@
 //!
 //! - [`Catalog`]: what the rest of the index server sees. Propose a command, read the state, follow its version.
 //! - [`store`]: log, vote and snapshots in one SQLite file, and the state machine in memory.
-//! - [`service`]: Raft messages that come in; `network` sends them.
+//! - [`service`]: messages of the other index servers; `network` sends Raft's, `peers` drsdb's own.
+//! - `propose` and `read_index`: the way to the leader, from every node; `members`: who the index servers are.
 //!
 //! # Life of a command
 //!
-//! 1. [`Catalog::propose`] hands it to the batcher, which takes everything that waits and makes one log entry of it:
-//!    openraft writes and flushes entry by entry, so this is where concurrent proposals come to share an fsync.
+//! 1. [`Catalog::propose`] hands it to the batcher of the node that leads, over the network if that is another one. The
+//!    batcher takes everything that waits and makes one log entry of it: openraft writes and flushes entry by entry, so this
+//!    is where concurrent proposals come to share an fsync.
 //! 2. The log store writes the entry in a SQLite transaction (WAL, `synchronous = FULL`) on its writer thread and reports
 //!    it flushed when the transaction is on disk.
 //! 3. openraft replicates it; with one voter it is committed at once.
 //! 4. The state machine applies the entry's commands in order, publishes the new state, and each proposer gets its own
-//!    response and version.
+//!    response and version; a proposer on another node when its own state has that version too.
+//!
+//! # Life of a read
+//!
+//! [`Catalog::linearize`] asks the leader for the index of the last committed entry, which a majority confirms to still
+//! lead, and waits until its own state has that entry. Reads that wait share one such round.
 //!
 //! # Versions
 //!
@@ -35,14 +42,20 @@ mod batch;
 mod codec;
 mod database;
 mod log_store;
+mod members;
 mod network;
+mod peers;
+mod propose;
+mod read_index;
 pub mod service;
 mod shell;
 mod state_machine;
 mod types;
 
+pub use members::{IndexServerStatus, NodeStatus, StateHash};
 pub use network::Dial;
 pub use shell::{Catalog, CatalogOptions};
+pub use types::{IndexServer, NodeId};
 
 /// What openraft is given; public for the tests that hold it to openraft's rules.
 pub mod store {

@@ -1,6 +1,6 @@
 //! Raft messages that come in: the gRPC service `Raft`. Who may call it is decided before a call gets here.
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, sync::Arc};
 
 use drsdb_core::v1::{
     RaftMessage,
@@ -9,14 +9,14 @@ use drsdb_core::v1::{
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status};
 
-use super::{codec, types::Raft};
+use super::{codec, shell::Catalog};
 
-/// The largest message: room for [`super::shell::MAX_COMMAND_BYTES`] many times over.
+/// The largest message: room for `MAX_COMMAND_BYTES` many times over.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// The service of one node.
 pub struct RaftService {
-    raft: Raft,
+    catalog: Arc<Catalog>,
 }
 
 impl fmt::Debug for RaftService {
@@ -26,8 +26,8 @@ impl fmt::Debug for RaftService {
 }
 
 impl RaftService {
-    pub(super) fn server(raft: Raft) -> RaftServer<Self> {
-        RaftServer::new(Self { raft })
+    pub(super) fn server(catalog: Arc<Catalog>) -> RaftServer<Self> {
+        RaftServer::new(Self { catalog })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
@@ -43,7 +43,7 @@ where
     A: Serialize,
     F: Future<Output = A>,
 {
-    let request = codec::decode("message of another voter", &request.into_inner().payload)?;
+    let request = codec::decode("message of another index server", &request.into_inner().payload)?;
     let answer = handler(request).await;
     Ok(Response::new(RaftMessage { payload: codec::encode(&answer).into() }))
 }
@@ -51,14 +51,30 @@ where
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        handle(request, |request| self.raft.append_entries(request)).await
+        handle(request, |request| self.catalog.peers.raft.append_entries(request)).await
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        handle(request, |request| self.raft.vote(request)).await
+        handle(request, |request| self.catalog.peers.raft.vote(request)).await
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        handle(request, |request| self.raft.install_snapshot(request)).await
+        handle(request, |request| self.catalog.peers.raft.install_snapshot(request)).await
+    }
+
+    async fn propose(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |command| self.catalog.propose_for_another(command)).await
+    }
+
+    async fn read_index(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |()| self.catalog.read_index_for_another()).await
+    }
+
+    async fn change_members(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |change| self.catalog.change_members_for_another(change)).await
+    }
+
+    async fn node_status(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |()| self.catalog.node_status()).await
     }
 }

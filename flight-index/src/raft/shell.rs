@@ -5,27 +5,29 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 use drsdb_core::{Error, ErrorCode, Result, WireError, v1::raft_server::RaftServer};
 use openraft::{
     BasicNode, Config, SnapshotPolicy,
-    error::{CheckIsLeaderError, Fatal, InitializeError, RaftError},
+    error::{Fatal, InitializeError, RaftError},
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    batch::{Batcher, not_leader, stopped},
+    batch::{Batcher, stopped},
     codec,
     database::{Change, Database},
     log_store::LogStore,
     network::{Dial, Network},
+    peers::{Leader, Peers},
+    read_index::Rounds,
     service::RaftService,
     state_machine::{Published, StateMachine},
     types::{NodeId, Raft},
 };
-use crate::catalog::{CatalogState, Command, Response};
+use crate::catalog::CatalogState;
 
-/// The largest command. Messages between voters and the log's cache are made for it.
-pub(super) const MAX_COMMAND_BYTES: usize = 8 << 20;
 /// Entries after which a snapshot is made.
 const SNAPSHOT_AFTER_ENTRIES: u64 = 5_000;
+/// An election is over by then, nearly always.
+const ELECTION_TIME: Duration = Duration::from_secs(4);
 /// How long a node that is the only voter may take to start.
 const START_TIME: Duration = Duration::from_secs(60);
 
@@ -36,7 +38,8 @@ pub struct CatalogOptions {
     pub dir: PathBuf,
     /// This node among the voters.
     pub node_id: NodeId,
-    /// All voters of a new cluster with their URLs, this one included. Not looked at once the cluster is made.
+    /// All voters of a new cluster with their URLs, this one included. Empty for a node that waits for another one to make
+    /// the cluster, or to be added to one. Not looked at once the node knows a cluster.
     pub voters: BTreeMap<NodeId, String>,
     /// How to reach the others.
     pub dial: Dial,
@@ -50,10 +53,13 @@ impl fmt::Debug for CatalogOptions {
 
 /// The replicated catalog of one index server.
 pub struct Catalog {
-    raft: Raft,
-    database: Arc<Database>,
-    published: Arc<Published>,
-    batcher: Mutex<Option<Arc<Batcher>>>,
+    pub(super) peers: Peers,
+    pub(super) database: Arc<Database>,
+    pub(super) published: Arc<Published>,
+    pub(super) batcher: Mutex<Option<Arc<Batcher>>>,
+    pub(super) rounds: Mutex<Option<Rounds>>,
+    /// One change of the members at a time.
+    pub(super) changing: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Catalog {
@@ -70,7 +76,7 @@ impl Catalog {
     /// and `unsupported` for files that cannot be read.
     pub async fn open(options: CatalogOptions) -> Result<Arc<Self>> {
         let CatalogOptions { dir, node_id, voters, dial } = options;
-        if !voters.contains_key(&node_id) {
+        if !voters.is_empty() && !voters.contains_key(&node_id) {
             return Err(Error::new(ErrorCode::InvalidArgument, format!("node {node_id} is not among the voters")));
         }
         let opened = tokio::task::spawn_blocking(move || {
@@ -85,36 +91,25 @@ impl Catalog {
 
         let published = state_machine.published();
         let config = config()?;
-        let raft = Raft::new(node_id, config, Network { dial }, log, state_machine)
+        let raft = Raft::new(node_id, config, Network { dial: dial.clone() }, log, state_machine)
             .await
             .map_err(|error| fatal_error(&database, &error))?;
-        initialize(&raft, voters, &database).await?;
+        if !voters.is_empty() {
+            initialize(&raft, voters, &database).await?;
+        }
         let explained = database.clone();
-        let batcher = Batcher::start(raft.clone(), move |fatal| fatal_error(&explained, fatal));
-        let catalog = Arc::new(Self { raft, database, published, batcher: Mutex::new(Some(Arc::new(batcher))) });
+        let batcher = Batcher::start(node_id, raft.clone(), move |fatal| fatal_error(&explained, fatal));
+        let peers = Peers { id: node_id, raft, dial };
+        let catalog = Arc::new(Self {
+            rounds: Mutex::new(Some(Rounds::start(peers.clone()))),
+            peers,
+            database,
+            published,
+            batcher: Mutex::new(Some(Arc::new(batcher))),
+            changing: tokio::sync::Mutex::new(()),
+        });
         catalog.catch_up_alone(node_id).await?;
         Ok(catalog)
-    }
-
-    /// Has `command` committed and applied, and answers with the version that it made. What the catalog refuses is an
-    /// error here, so the response is never [`Response::Error`].
-    ///
-    /// Errors: what [`crate::catalog::apply`] refuses; `resource_exhausted` for a command that is too large;
-    /// `unavailable` when this node does not lead or shuts down, with the field `leader` if there is one; `disk_full` and
-    /// others when the node has stopped. After an error of the last two kinds the command may still take effect.
-    pub async fn propose(&self, command: Command) -> Result<(u64, Response)> {
-        let bytes = codec::encoded_bytes(&command);
-        if bytes > MAX_COMMAND_BYTES {
-            return Err(WireError::new(
-                ErrorCode::ResourceExhausted,
-                format!("a change of the catalog has at most {MAX_COMMAND_BYTES} bytes, and this one has {bytes}"),
-            )
-            .with_hint("use fewer columns or shards, or load fewer tables at once")
-            .into());
-        }
-        let batcher = self.batcher.lock().clone().ok_or_else(stopped)?;
-        let (version, response) = batcher.propose(command, bytes).await?;
-        Ok((version, response.into_result()?))
     }
 
     /// The state now, as far as this node knows. It never changes; ask again for a newer one.
@@ -127,34 +122,59 @@ impl Catalog {
         self.published.watch()
     }
 
-    /// Returns when [`Catalog::state`] has everything that was acknowledged by any node before the call.
-    pub async fn linearize(&self) -> Result<()> {
-        self.raft.ensure_linearizable().await.map(drop).map_err(|error| match error {
-            RaftError::Fatal(fatal) => fatal_error(&self.database, &fatal),
-            RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)) => {
-                not_leader(forward.leader_node.as_ref().map(|node| node.addr.as_str()))
-            }
-            RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error)) => {
-                WireError::new(ErrorCode::Unavailable, format!("most index servers do not answer: {error}"))
-                    .with_hint("start them, then retry")
-                    .into()
-            }
-        })
-    }
-
-    /// Makes a snapshot now, and forgets the log that it covers. It happens by itself every few thousand entries.
+    /// Makes a snapshot of all that is applied now, and forgets the log that it covers: a node that is behind gets the
+    /// snapshot. It happens by itself every few thousand entries, which keeps some of the log for those that are a little
+    /// behind.
     pub async fn snapshot(&self) -> Result<()> {
-        self.raft.trigger().snapshot().await.map_err(|fatal| fatal_error(&self.database, &fatal))
+        let fatal = |fatal| fatal_error(&self.database, &fatal);
+        let Some(applied) = self.peers.raft.metrics().borrow().last_applied else { return Ok(()) };
+        self.peers.raft.trigger().snapshot().await.map_err(fatal)?;
+        let mut metrics = self.peers.raft.metrics();
+        let made = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied) || metrics.running_state.is_err());
+        made.await.map_err(|_| stopped())?;
+        self.peers.raft.trigger().purge_log(applied.index).await.map_err(fatal)
     }
 
-    /// The gRPC service that other voters call.
-    pub fn raft_service(&self) -> RaftServer<RaftService> {
-        RaftService::server(self.raft.clone())
+    /// The gRPC service that other index servers call.
+    pub fn raft_service(self: &Arc<Self>) -> RaftServer<RaftService> {
+        RaftService::server(Arc::clone(self))
+    }
+
+    /// Whether this node leads the others, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.peers.leader() == Leader::Here
+    }
+
+    /// Returns when this node has known of no leader for longer than an election takes.
+    pub async fn cut_off(&self) {
+        loop {
+            match self.peers.leader() {
+                Leader::Nobody => {
+                    self.peers.leader_changed(&Leader::Nobody, ELECTION_TIME).await;
+                    if self.peers.leader() == Leader::Nobody {
+                        return;
+                    }
+                }
+                leader => self.peers.leader_changed(&leader, Duration::MAX).await,
+            }
+        }
+    }
+
+    /// Whether the node belongs to a cluster, or makes one: its log is not empty.
+    pub async fn is_initialized(&self) -> Result<bool> {
+        self.peers.raft.is_initialized().await.map_err(|fatal| fatal_error(&self.database, &fatal))
+    }
+
+    /// Why the node can go on no longer, if it cannot.
+    pub(super) fn stopped_because(&self) -> Option<Error> {
+        let metrics = self.peers.raft.metrics();
+        let state = metrics.borrow().running_state.clone();
+        state.err().map(|fatal| fatal_error(&self.database, &fatal))
     }
 
     /// Returns when the node can go on no longer, with the reason: its disk failed. The server should end.
     pub async fn halted(&self) -> Error {
-        let mut metrics = self.raft.metrics();
+        let mut metrics = self.peers.raft.metrics();
         // The sender lives as long as the node, and a node that is gone has stopped.
         let state = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
         match state.map(|metrics| metrics.running_state.clone()) {
@@ -166,7 +186,8 @@ impl Catalog {
     /// Stops the node; what was acknowledged is on disk already. Proposals that wait fail.
     pub async fn shutdown(&self) {
         self.batcher.lock().take();
-        if let Err(error) = self.raft.shutdown().await {
+        self.rounds.lock().take();
+        if let Err(error) = self.peers.raft.shutdown().await {
             tracing::error!(%error, "the catalog's consensus did not end well");
         }
         let database = self.database.clone();
@@ -180,11 +201,11 @@ impl Catalog {
     async fn catch_up_alone(&self, node_id: NodeId) -> Result<()> {
         // Not from the metrics: they may not have heard yet.
         let alone =
-            self.raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([node_id]));
+            self.peers.raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([node_id]));
         if !alone.await.map_err(|fatal| fatal_error(&self.database, &fatal))? {
             return Ok(());
         }
-        let leads = self.raft.wait(Some(START_TIME)).current_leader(node_id, "the only voter leads").await;
+        let leads = self.peers.raft.wait(Some(START_TIME)).current_leader(node_id, "the only voter leads").await;
         leads.map_err(|error| match self.database.fault() {
             Some(fault) => fault.clone().into(),
             None => Error::internal(format!("the catalog does not start: {error}")),
@@ -196,10 +217,15 @@ impl Catalog {
 fn config() -> Result<Arc<Config>> {
     let config = Config {
         cluster_name: "drsdb".to_owned(),
-        heartbeat_interval: 200,
-        election_timeout_min: 800,
-        election_timeout_max: 1_600,
+        // For one network without routers between. openraft gives an append as long as a heartbeat's interval: an fsync of
+        // a busy disk must fit. Followers hold still for the longest election timeout, then for their own: a lost leader
+        // costs 2.3 to 3 seconds.
+        heartbeat_interval: 250,
+        election_timeout_min: 750,
+        election_timeout_max: 1_500,
+        // For one chunk; the last one includes taking the whole state in.
         install_snapshot_timeout: 10_000,
+        snapshot_max_chunk_size: 1 << 20,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER_ENTRIES),
         replication_lag_threshold: 2 * SNAPSHOT_AFTER_ENTRIES,
         max_in_snapshot_log_to_keep: 500,

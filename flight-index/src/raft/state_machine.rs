@@ -2,7 +2,7 @@
 
 use std::{io::Cursor, sync::Arc};
 
-use drsdb_core::{Error, Result};
+use drsdb_core::{Error, Result, crash_point};
 use openraft::{
     AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError, storage::RaftStateMachine,
 };
@@ -11,8 +11,11 @@ use tokio::sync::watch;
 
 use super::{
     codec,
-    database::{Change, Database},
-    types::{Entry, LogId, NodeId, Responses, SnapshotMeta, StorageError, StoredMembership, TypeConfig},
+    database::Database,
+    types::{
+        Entry, IndexServer, LogId, NodeId, Responses, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
+        index_servers,
+    },
 };
 use crate::catalog::{self, CatalogState};
 
@@ -37,6 +40,9 @@ struct Applied {
 pub(super) struct Published {
     state: RwLock<Arc<CatalogState>>,
     version: watch::Sender<u64>,
+    /// The index of the last entry in the state, also of those that change no catalog.
+    applied: watch::Sender<u64>,
+    members: watch::Sender<Arc<Vec<IndexServer>>>,
 }
 
 impl Published {
@@ -48,9 +54,36 @@ impl Published {
         self.version.subscribe()
     }
 
-    fn publish(&self, state: &CatalogState) {
-        *self.state.write() = Arc::new(state.clone());
-        self.version.send_replace(state.version());
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    pub(super) fn members(&self) -> watch::Receiver<Arc<Vec<IndexServer>>> {
+        self.members.subscribe()
+    }
+
+    fn new(applied: &Applied) -> Self {
+        Self {
+            state: RwLock::new(Arc::new(applied.state.clone())),
+            version: watch::Sender::new(applied.state.version()),
+            applied: watch::Sender::new(applied.index()),
+            members: watch::Sender::new(Arc::new(applied.members())),
+        }
+    }
+
+    fn publish(&self, applied: &Applied) {
+        *self.state.write() = Arc::new(applied.state.clone());
+        self.version.send_replace(applied.state.version());
+        let members = applied.members();
+        self.members.send_if_modified(|known| {
+            let changed = **known != members;
+            if changed {
+                *known = Arc::new(members);
+            }
+            changed
+        });
+        // Last: whoever waits for it reads the rest.
+        self.applied.send_replace(applied.index());
     }
 }
 
@@ -61,10 +94,8 @@ impl StateMachine {
             Some((meta, state)) => Applied::decode(&codec::decode("snapshot", &meta)?, &state)?,
             None => Applied::default(),
         };
-        let version = current.state.version();
-        let published =
-            Published { state: RwLock::new(Arc::new(current.state.clone())), version: watch::Sender::new(version) };
-        Ok(Self { database, current, published: Arc::new(published) })
+        let published = Arc::new(Published::new(&current));
+        Ok(Self { database, current, published })
     }
 
     pub(super) fn published(&self) -> Arc<Published> {
@@ -76,6 +107,14 @@ impl Applied {
     fn decode(meta: &SnapshotMeta, state: &[u8]) -> Result<Self> {
         let state: CatalogState = codec::decode("snapshot", state)?;
         Ok(Self { state, last: meta.last_log_id, membership: meta.last_membership.clone() })
+    }
+
+    fn index(&self) -> u64 {
+        self.last.map_or(0, |last| last.index)
+    }
+
+    fn members(&self) -> Vec<IndexServer> {
+        index_servers(&self.membership)
     }
 
     fn apply(&mut self, entry: Entry) -> Responses {
@@ -107,9 +146,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        crash_point::reach("raft.apply.before");
         let responses = entries.into_iter().map(|entry| self.current.apply(entry)).collect();
         // Before any proposer learns its response: it may read the state next.
-        self.published.publish(&self.current.state);
+        self.published.publish(&self.current);
+        crash_point::reach("raft.apply.published");
         Ok(responses)
     }
 
@@ -126,12 +167,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
-        let state = snapshot.into_inner();
-        let installed = Applied::decode(meta, &state).map_err(|error| snapshot_error(meta, &error, false))?;
-        let change = Change::Snapshot { meta: codec::encode(meta), state };
-        self.database.write(change).await.map_err(|error| snapshot_error(meta, &error, true))?;
+        let (state, of) = (snapshot.into_inner(), meta.clone());
+        let decoded = tokio::task::spawn_blocking(move || (Applied::decode(&of, &state), state)).await;
+        let decoded = decoded.map_err(|error| Error::internal(error.to_string()));
+        let (installed, state) = decoded.map_err(|error| snapshot_error(meta, &error, false))?;
+        let installed = installed.map_err(|error| snapshot_error(meta, &error, false))?;
+        let written = self.database.write_snapshot(installed.index(), codec::encode(meta), &state).await;
+        written.map_err(|error| snapshot_error(meta, &error, true))?;
         self.current = installed;
-        self.published.publish(&self.current.state);
+        self.published.publish(&self.current);
         Ok(())
     }
 
@@ -165,8 +209,9 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let encoded = tokio::task::spawn_blocking(move || codec::encode(&state)).await;
         let state = encoded.map_err(|error| snapshot_error(&meta, &Error::internal(error.to_string()), true))?;
         tracing::info!(version = last.map(|last| last.index), bytes = state.len(), "catalog snapshot");
-        let change = Change::Snapshot { meta: codec::encode(&meta), state: state.clone() };
-        self.database.write(change).await.map_err(|error| snapshot_error(&meta, &error, true))?;
+        let written =
+            self.database.write_snapshot(last.map_or(0, |last| last.index), codec::encode(&meta), &state).await;
+        written.map_err(|error| snapshot_error(&meta, &error, true))?;
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(state)) })
     }
 }

@@ -1,6 +1,6 @@
 //! The types that openraft works with here.
 
-use std::{fmt, io::Cursor};
+use std::{collections::BTreeSet, fmt, io::Cursor};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,28 @@ pub(super) type Raft = openraft::Raft<TypeConfig>;
 pub(super) type StorageError = openraft::StorageError<NodeId>;
 pub(super) type StoredMembership = openraft::StoredMembership<NodeId, openraft::BasicNode>;
 pub(super) type SnapshotMeta = openraft::SnapshotMeta<NodeId, openraft::BasicNode>;
+
+/// One of the index servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexServer {
+    /// Its number.
+    pub id: NodeId,
+    /// `https://host:port`.
+    pub url: String,
+    /// Whether it votes; one that does not is still learning.
+    pub voter: bool,
+}
+
+/// The index servers of a membership, by number.
+pub(super) fn index_servers(membership: &StoredMembership) -> Vec<IndexServer> {
+    let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+    let server = |(id, node): (&NodeId, &openraft::BasicNode)| IndexServer {
+        id: *id,
+        url: node.addr.clone(),
+        voter: voters.contains(id),
+    };
+    membership.nodes().map(server).collect()
+}
 
 /// What one log entry holds: commands that were proposed at the same time.
 #[derive(Clone, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! Three index servers: real ports, real TLS. One may be gone, and another leads.
+//! Several index servers: real ports, real TLS. Any of them takes commands and reads; one may be gone, and another leads;
+//! new ones come and old ones go.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -12,14 +13,24 @@ use drsdb_core::{
         tls::{self, TlsIdentity},
     },
 };
-use drsdb_index::raft::{Catalog, CatalogOptions, store::NodeId};
+use drsdb_index::{
+    catalog::Command,
+    raft::{
+        Catalog, CatalogOptions,
+        store::{Database, LogStore, NodeId},
+    },
+};
+use openraft::storage::RaftLogStorage;
+use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use super::create_user;
+use super::{create_user, id};
 
 struct Node {
+    id: NodeId,
+    address: SocketAddr,
     catalog: Arc<Catalog>,
     shutdown: CancellationToken,
     server: JoinHandle<Result<()>>,
@@ -37,6 +48,7 @@ impl Node {
             voters,
             dial: Arc::new(move |url| pool.channel(url)),
         };
+        let address = listener.local_addr().unwrap();
         let catalog = Catalog::open(options).await.unwrap();
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(net::serve(
@@ -46,7 +58,7 @@ impl Node {
             Routes::new(catalog.raft_service()),
             shutdown.clone(),
         ));
-        Self { catalog, shutdown, server }
+        Self { id, address, catalog, shutdown, server }
     }
 
     async fn stop(self) {
@@ -54,85 +66,285 @@ impl Node {
         self.shutdown.cancel();
         self.server.await.unwrap().unwrap();
     }
-}
 
-/// Proposes at one node after the other until one leads. Which one does is the nodes' own business, and nothing tells when:
-/// they are asked again and again.
-async fn propose(nodes: &[Node], name: &str) {
-    let mut patience = tokio::time::interval(Duration::from_millis(20));
-    for node in nodes.iter().cycle() {
-        match node.catalog.propose(create_user(name)).await {
-            Ok(_) => return,
-            // It was committed by a leader that did not live to say so.
-            Err(error) if error.code() == ErrorCode::AlreadyExists => return,
-            Err(error) => assert_eq!(error.code(), ErrorCode::Unavailable, "{error}"),
-        }
-        patience.tick().await;
+    fn url(&self) -> String {
+        format!("https://{}/", self.address)
+    }
+
+    async fn propose(&self, name: &str) {
+        self.catalog.propose(create_user(name)).await.unwrap_or_else(|error| panic!("{name} at {}: {error}", self.id));
+    }
+
+    /// Whether a linearizable read here finds the user.
+    async fn reads(&self, name: &str) -> bool {
+        self.catalog.linearize().await.unwrap_or_else(|error| panic!("{name} at {}: {error}", self.id));
+        self.catalog.state().user(name).is_some()
+    }
+
+    /// Starts without others' help: as a part of a cluster that it knows, or to be added to one.
+    async fn start_waiting(base: &Path, id: NodeId, address: SocketAddr) -> Self {
+        Self::start(base, id, net::bind(address).unwrap(), BTreeMap::new()).await
     }
 }
 
-async fn has_user(node: &Node, name: &str) {
-    let mut versions = node.catalog.watch();
-    while node.catalog.state().user(name).is_none() {
-        versions.changed().await.unwrap();
+/// `count` nodes of a new cluster, of which the first one knows the others.
+async fn start(count: u64) -> (TempDir, Vec<Node>) {
+    let base = tempfile::tempdir().unwrap();
+    let listeners: Vec<_> = (1..=count).map(|id| (id, net::bind(any_port()).unwrap())).collect();
+    let url = |listener: &TcpListener| format!("https://{}/", listener.local_addr().unwrap());
+    let voters: BTreeMap<NodeId, String> = listeners.iter().map(|(id, listener)| (*id, url(listener))).collect();
+    let starts = listeners.into_iter().map(|(id, listener)| {
+        Node::start(base.path(), id, listener, if id == 1 { voters.clone() } else { BTreeMap::new() })
+    });
+    let nodes = futures::future::join_all(starts).await;
+    (base, nodes)
+}
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// Takes out the node that leads.
+fn take_leader(nodes: &mut Vec<Node>) -> Node {
+    let leader = nodes.iter().position(|node| node.catalog.leads()).expect("somebody leads");
+    nodes.remove(leader)
+}
+
+/// All have the same state at the same version, and so the same hash.
+async fn agree(nodes: &[Node]) {
+    for node in nodes {
+        node.catalog.linearize().await.unwrap();
+    }
+    let first = nodes[0].catalog.state_hash().await.unwrap();
+    for node in nodes {
+        let hash = node.catalog.state_hash().await.unwrap();
+        assert_eq!(hash, first, "nodes {} and {}", nodes[0].id, node.id);
+        assert_eq!(node.catalog.state(), nodes[0].catalog.state());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_voters_agree_and_survive_the_loss_of_one() {
-    let base = tempfile::tempdir().unwrap();
-    let mut listeners = Vec::new();
-    for id in 1..=3 {
-        listeners.push((id, net::bind("127.0.0.1:0".parse().unwrap()).unwrap()));
-    }
-    let addresses: Vec<(NodeId, SocketAddr)> =
-        listeners.iter().map(|(id, listener)| (*id, listener.local_addr().unwrap())).collect();
-    let voters: BTreeMap<NodeId, String> =
-        addresses.iter().map(|(id, address)| (*id, format!("https://{address}"))).collect();
-    let starts = listeners.into_iter().map(|(id, listener)| Node::start(base.path(), id, listener, voters.clone()));
-    let mut nodes: Vec<Node> = futures::future::join_all(starts).await;
-
-    propose(&nodes, "first").await;
+    let (base, mut nodes) = start(3).await;
+    nodes[2].propose("first").await;
     for node in &nodes {
-        has_user(node, "first").await;
+        assert!(node.reads("first").await);
     }
-    let states: Vec<_> = nodes.iter().map(|node| node.catalog.state()).collect();
-    assert!(states.iter().all(|state| *state == states[0]), "all have the same state");
+    agree(&nodes).await;
+    assert_eq!(nodes.iter().filter(|node| node.catalog.leads()).count(), 1);
 
-    // Exactly one can promise that its state is the newest, and the others name it.
-    let mut leader = None;
-    for (at, node) in nodes.iter().enumerate() {
-        match node.catalog.linearize().await {
-            Ok(()) => assert_eq!(leader.replace(at), None, "one leads"),
-            Err(error) => assert_eq!(error.code(), ErrorCode::Unavailable),
-        }
-    }
-    let lost = leader.expect("somebody leads");
-    nodes.remove(lost).stop().await;
-
-    // The other two elect one of them, and go on.
-    propose(&nodes, "second").await;
+    let lost = take_leader(&mut nodes);
+    let (id, address) = (lost.id, lost.address);
+    lost.stop().await;
+    // The other two elect one of them, and go on: nobody has to ask twice.
+    nodes[0].propose("second").await;
     for node in &nodes {
-        has_user(node, "second").await;
-        assert!(node.catalog.state().user("first").is_some());
+        assert!(node.reads("second").await && node.reads("first").await);
     }
 
     // The lost one comes back and learns what it missed.
-    let (id, address) = addresses[lost];
-    let back = Node::start(base.path(), id, net::bind(address).unwrap(), voters).await;
-    has_user(&back, "second").await;
+    let back = Node::start_waiting(base.path(), id, address).await;
+    assert!(back.reads("second").await);
     nodes.push(back);
-    let states: Vec<_> = nodes.iter().map(|node| node.catalog.state()).collect();
-    assert!(states.iter().all(|state| *state == states[0]), "all have the same state again");
+    agree(&nodes).await;
 
-    // Alone, one acknowledges nothing.
+    // Alone, one acknowledges nothing, and promises nothing.
+    let leader = take_leader(&mut nodes);
     nodes.remove(0).stop().await;
     nodes.remove(0).stop().await;
-    let error = tokio::select! {
-        proposed = nodes[0].catalog.propose(create_user("third")) => proposed.map(drop),
-        read = nodes[0].catalog.linearize() => read,
+    let (proposed, read) = tokio::join!(leader.catalog.propose(create_user("third")), leader.catalog.linearize());
+    let error = proposed.unwrap_err().to_wire();
+    assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+    assert_eq!(error.fields.get("outcome").map(String::as_str), Some("unknown"), "its entry may be committed yet");
+    assert_eq!(read.unwrap_err().code(), ErrorCode::Unavailable);
+    // By now it knows that it is cut off, and takes nothing that it cannot carry out.
+    let error = leader.catalog.propose(create_user("fourth")).await.unwrap_err().to_wire();
+    assert_eq!((error.code, error.fields.get("outcome")), (ErrorCode::Unavailable, None), "{error}");
+    leader.stop().await;
+}
+
+/// Every acknowledged write is in every read that begins later, wherever either of them goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_anywhere_sees_what_was_acknowledged_anywhere() {
+    let (_base, nodes) = start(3).await;
+    for round in 0..30 {
+        let (writer, name) = (&nodes[round % 3], format!("user {round}"));
+        writer.propose(&name).await;
+        assert!(writer.catalog.state().user(&name).is_some(), "the proposer's own state has it without asking");
+        let reads = (0..40).map(|read| nodes[read % 3].reads(&name));
+        assert!(futures::future::join_all(reads).await.into_iter().all(|found| found), "{name}");
     }
-    .unwrap_err();
-    assert_eq!(error.code(), ErrorCode::Unavailable);
-    nodes.remove(0).stop().await;
+    let (log_before, reads) = (nodes[0].catalog.node_status().await.log, 300);
+    let reads = (0..reads).map(|read| nodes[read % 3].catalog.linearize());
+    assert!(futures::future::join_all(reads).await.into_iter().all(|read| read.is_ok()));
+    assert!(nodes[0].catalog.node_status().await.log <= log_before + 2, "reads write nothing");
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_proposals_at_all_nodes_get_one_order() {
+    let (_base, nodes) = start(3).await;
+    let proposals = (0..150).map(|number| {
+        let catalog = nodes[number % 3].catalog.clone();
+        tokio::spawn(async move { catalog.propose(create_user(&format!("user {number}"))).await.unwrap().0 })
+    });
+    for proposal in proposals.collect::<Vec<_>>() {
+        proposal.await.unwrap();
+    }
+    // The same name twice, at two nodes at once: one of them is refused.
+    let twice = [0, 1].map(|node: usize| nodes[node].catalog.propose(create_user("twin")));
+    let twice = futures::future::join_all(twice).await;
+    let refused: Vec<_> = twice.into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.iter().map(|error| error.code()).collect::<Vec<_>>(), [ErrorCode::AlreadyExists]);
+    // What may be repeated is: the same outcome everywhere.
+    let transaction = id();
+    for node in &nodes {
+        node.catalog.propose(Command::AbortTransaction { transaction }).await.unwrap();
+    }
+    agree(&nodes).await;
+    assert_eq!(nodes[0].catalog.state().users().count(), 151);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_catches_up_through_a_snapshot() {
+    let (base, mut nodes) = start(3).await;
+    nodes[0].propose("before").await;
+    for node in &nodes {
+        assert!(node.reads("before").await);
+    }
+    let away = nodes.iter().position(|node| !node.catalog.leads()).unwrap();
+    let away = nodes.remove(away);
+    let (id, address) = (away.id, away.address);
+    away.stop().await;
+    // More than one chunk, and several of them while it is sent.
+    for number in 0..12 {
+        let large = Command::CreateUser { name: format!("large {number}"), password_hash: "x".repeat(1 << 20) };
+        nodes[0].catalog.propose(large).await.unwrap();
+    }
+    // A leader forgets no entry that it is just about to send: it is asked until it has.
+    let leader = nodes.iter().find(|node| node.catalog.leads()).unwrap();
+    let forgotten = async {
+        while leader.catalog.node_status().await.purged < 12 {
+            leader.propose(&format!("one more {}", leader.catalog.state().version())).await;
+            leader.catalog.snapshot().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), forgotten).await.expect("the leader forgets the log's beginning");
+    let back = Node::start_waiting(base.path(), id, address).await;
+    let writing = async {
+        for number in 0..20 {
+            nodes[1].propose(&format!("during {number}")).await;
+        }
+    };
+    tokio::join!(writing, async { assert!(back.reads("large 11").await) });
+    assert!(back.reads("during 19").await);
+    nodes.push(back);
+    agree(&nodes).await;
+    nodes.pop().unwrap().stop().await;
+    let database = Database::open(&base.path().join(id.to_string())).unwrap();
+    let log = LogStore::open(database).unwrap().get_log_state().await.unwrap();
+    assert!(log.last_purged_log_id.is_some_and(|purged| purged.index >= 12), "it never had those entries: {log:?}");
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_come_and_go_while_it_runs() {
+    let (base, mut nodes) = start(1).await;
+    nodes[0].propose("alone").await;
+    // One that is not there is not added, nor one with another number.
+    let missing = nodes[0].catalog.add_index_server(9, "https://127.0.0.1:1/").await.unwrap_err();
+    assert_eq!(missing.code(), ErrorCode::Unavailable, "{missing}");
+    for id in [2, 3] {
+        let node = Node::start_waiting(base.path(), id, any_port()).await;
+        let wrong = nodes[0].catalog.add_index_server(id + 10, &node.url()).await.unwrap_err();
+        assert_eq!(wrong.code(), ErrorCode::InvalidArgument, "{wrong}");
+        // Any server may be asked.
+        let asked = nodes.last().unwrap();
+        asked.catalog.add_index_server(id, &node.url()).await.unwrap();
+        asked.catalog.add_index_server(id, &node.url()).await.unwrap();
+        assert!(node.reads("alone").await);
+        nodes.push(node);
+    }
+    let taken = nodes[0].catalog.add_index_server(3, "https://127.0.0.1:2/").await.unwrap_err();
+    assert_eq!(taken.code(), ErrorCode::AlreadyExists, "{taken}");
+    for node in &nodes {
+        let servers = node.catalog.index_servers();
+        assert_eq!(servers.iter().map(|server| server.id).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(servers.iter().all(|server| server.voter));
+    }
+
+    // The one that leads is removed, on its own demand: the others go on without it.
+    let first = take_leader(&mut nodes);
+    first.catalog.remove_index_server(first.id).await.unwrap();
+    first.stop().await;
+    nodes[0].propose("without the first").await;
+    assert!(nodes[1].reads("without the first").await);
+    let unknown = nodes[0].catalog.remove_index_server(77).await.unwrap_err();
+    assert_eq!(unknown.code(), ErrorCode::NotFound, "{unknown}");
+
+    // One more, so that one that is dead can be removed.
+    let fourth = Node::start_waiting(base.path(), 4, any_port()).await;
+    nodes[1].catalog.add_index_server(4, &fourth.url()).await.unwrap();
+    nodes.push(fourth);
+    let dead = nodes.remove(0);
+    let dead_id = dead.id;
+    dead.stop().await;
+    nodes[0].catalog.remove_index_server(dead_id).await.unwrap();
+    nodes[1].propose("without the dead").await;
+    agree(&nodes).await;
+    let mut left: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+    left.sort_unstable();
+    assert_eq!(nodes[0].catalog.index_servers().iter().map(|server| server.id).collect::<Vec<_>>(), left);
+
+    // A restart keeps the membership, and finds the others by it.
+    let addresses: Vec<_> = nodes.iter().map(|node| (node.id, node.address)).collect();
+    for node in nodes {
+        node.stop().await;
+    }
+    let starts = addresses.iter().map(|(id, address)| Node::start_waiting(base.path(), *id, *address));
+    let nodes = futures::future::join_all(starts).await;
+    nodes[0].propose("after the restart").await;
+    assert!(nodes[1].reads("after the restart").await && nodes[1].reads("alone").await);
+
+    // Down to one, whichever that is.
+    nodes[0].catalog.remove_index_server(nodes[1].id).await.unwrap();
+    nodes[0].propose("alone again").await;
+    let last = nodes[0].catalog.remove_index_server(nodes[0].id).await.unwrap_err();
+    assert_eq!(last.code(), ErrorCode::InvalidArgument, "{last}");
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_moved_tells_the_others() {
+    let (base, mut nodes) = start(3).await;
+    nodes[0].propose("before").await;
+    let moved = nodes.iter().position(|node| !node.catalog.leads()).unwrap();
+    let moved = nodes.remove(moved);
+    let id = moved.id;
+    moved.stop().await;
+    let moved = Node::start_waiting(base.path(), id, any_port()).await;
+    // Nobody reaches it there, but it reaches them: it knows who they are from its log.
+    let announced = async {
+        while moved.catalog.index_servers().iter().all(|server| server.url != moved.url()) {
+            if moved.catalog.announce(&moved.url()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), announced).await.expect("the others hear of it");
+    assert!(moved.reads("before").await);
+    nodes.push(moved);
+    agree(&nodes).await;
+    for node in nodes {
+        node.stop().await;
+    }
 }
