@@ -16,48 +16,182 @@
 //! joins or leaves moves few shards beyond those that it must take or leave behind (rendezvous hashing alone moves no
 //! others, but does not balance).
 //!
+//! Further replicas are placed the same way, round by round, on servers that do not have the shard yet, with room for what
+//! all rounds so far give each server. A server in another zone, or else another rack, goes before one that is near a
+//! replica of the shard: labels say where a server is, and one without them is a place of its own. When the heaviest pairs
+//! leave a shard without a server that is far enough and has room, others of the round make room, as in a bipartite
+//! matching; when nobody can, being apart counts more than balance.
+//!
 //! Only the shard's number counts and not the table: tables with equally many shards, created on the same servers, lie
 //! alike, and rows with equal shard keys meet on one server. The result is recorded in the catalog when a table is
-//! created; it is the record that counts, not what this function would say later.
+//! created, and the placement driver ([`crate::replication`]) moves shards towards it when servers come and go; it is the
+//! record that counts, not what this function would say later.
 
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+};
 
-use drsdb_core::Ulid;
+use drsdb_core::{Table, Ulid};
 
-/// The servers of each shard, first replica first; one replica each today. Empty if there is no server.
-pub fn place(shards: u32, servers: &[Ulid]) -> Vec<Vec<Ulid>> {
-    let mut servers = servers.to_vec();
-    servers.sort_unstable();
-    servers.dedup();
+use crate::catalog::StorageServer;
+
+/// Replicas of a shard whose table does not say how many, if there are as many servers.
+pub const DEFAULT_REPLICAS: u32 = 3;
+
+/// How many replicas the shards of a table are to have, if there are as many servers.
+pub fn replicas_of(table: &Table) -> u32 {
+    table.replicas.unwrap_or(DEFAULT_REPLICAS).max(1)
+}
+
+/// The servers of each shard, first replica first: `replicas` each, or as many as there are servers. Empty if there is no
+/// server.
+pub fn place(shards: u32, replicas: u32, servers: &[&StorageServer]) -> Vec<Vec<Ulid>> {
+    // One that is listed twice is one server, and the order does not matter.
+    let servers: Vec<&StorageServer> =
+        servers.iter().map(|server| (server.id, *server)).collect::<BTreeMap<_, _>>().into_values().collect();
     if servers.is_empty() {
         return Vec::new();
     }
-    let base = shards as usize / servers.len();
-    let mut with_one_more = shards as usize % servers.len();
-
-    // Equal weights are as good as impossible; the server and the shard make the order total all the same.
-    let mut pairs: Vec<(Reverse<u64>, usize, u32)> = servers
-        .iter()
-        .enumerate()
-        .flat_map(|(server, id)| (0..shards).map(move |shard| (Reverse(weight(*id, shard)), server, shard)))
-        .collect();
-    pairs.sort_unstable();
-
-    let mut held = vec![0; servers.len()];
-    let mut placed: Vec<Option<usize>> = vec![None; shards as usize];
-    for (_, server, shard) in pairs {
-        let place = &mut placed[shard as usize];
-        if place.is_some() || held[server] > base || (held[server] == base && with_one_more == 0) {
-            continue;
-        }
-        if held[server] == base {
-            with_one_more -= 1;
-        }
-        held[server] += 1;
-        *place = Some(server);
+    let mut placing = Placing::new(shards, &servers);
+    for round in 1..=(replicas as usize).min(servers.len()) {
+        placing.round(round);
     }
-    let server = |place: Option<usize>| servers[place.expect("there is room for exactly as many shards as there are")];
-    placed.into_iter().map(|place| vec![server(place)]).collect()
+    let ids = |chosen: &Vec<usize>| chosen.iter().map(|&server| servers[server].id).collect();
+    placing.chosen.iter().map(ids).collect()
+}
+
+/// A placement that is being made. Servers are numbered.
+struct Placing {
+    /// The servers of each shard so far.
+    chosen: Vec<Vec<usize>>,
+    /// How many replicas each server has.
+    held: Vec<usize>,
+    /// Zone and rack of each server, numbered.
+    places: Vec<(usize, usize)>,
+    /// Pairs of server and shard, the heaviest first.
+    pairs: Vec<(usize, usize)>,
+    /// Replicas that every server has room for, and how many servers have room for one more.
+    base: usize,
+    with_one_more: usize,
+}
+
+impl Placing {
+    fn new(shards: u32, servers: &[&StorageServer]) -> Self {
+        // Equal weights are as good as impossible; the server and the shard make the order total all the same.
+        let weighed = servers.iter().enumerate().flat_map(|(number, server)| {
+            (0..shards).map(move |shard| (Reverse(weight(server.id, shard)), number, shard as usize))
+        });
+        let mut weighed: Vec<_> = weighed.collect();
+        weighed.sort_unstable();
+        Self {
+            chosen: vec![Vec::new(); shards as usize],
+            held: vec![0; servers.len()],
+            places: places(servers),
+            pairs: weighed.into_iter().map(|(_, server, shard)| (server, shard)).collect(),
+            base: 0,
+            with_one_more: 0,
+        }
+    }
+
+    /// Gives every shard its replica number `round`, from 1.
+    fn round(&mut self, round: usize) {
+        let together = self.chosen.len() * round;
+        self.base = together / self.held.len();
+        self.with_one_more = together % self.held.len();
+        // Where a shard may go depends on the rounds before alone.
+        let allowed: Vec<Vec<bool>> = (0..self.chosen.len()).map(|shard| self.farthest(shard)).collect();
+        let mut placed: Vec<Option<usize>> = vec![None; self.chosen.len()];
+        for at in 0..self.pairs.len() {
+            let (server, shard) = self.pairs[at];
+            if placed[shard].is_none() && allowed[shard][server] && self.has_room(server) {
+                self.take(server);
+                placed[shard] = Some(server);
+            }
+        }
+        for shard in 0..placed.len() {
+            if placed[shard].is_none() && !self.make_room(shard, &allowed, &mut placed) {
+                let nearest_to_empty = (0..self.held.len()).filter(|&server| allowed[shard][server]);
+                let server = nearest_to_empty.min_by_key(|&server| self.held[server]);
+                let server = server.expect("there are more servers than rounds before");
+                self.held[server] += 1;
+                placed[shard] = Some(server);
+            }
+        }
+        for (chosen, server) in self.chosen.iter_mut().zip(placed) {
+            chosen.extend(server);
+        }
+    }
+
+    /// Which servers are as far from the shard's replicas as any server can be.
+    fn farthest(&self, shard: usize) -> Vec<bool> {
+        let near = |server: usize| {
+            let ((zone, rack), chosen) = (self.places[server], &self.chosen[shard]);
+            let in_zone = chosen.iter().filter(|&&other| self.places[other].0 == zone).count();
+            let in_rack = chosen.iter().filter(|&&other| self.places[other] == (zone, rack)).count();
+            (!chosen.contains(&server)).then_some((in_zone, in_rack))
+        };
+        let nearness: Vec<Option<(usize, usize)>> = (0..self.held.len()).map(near).collect();
+        let least = nearness.iter().flatten().min().copied();
+        nearness.iter().map(|near| near.is_some() && *near == least).collect()
+    }
+
+    fn has_room(&self, server: usize) -> bool {
+        self.held[server] < self.base || (self.held[server] == self.base && self.with_one_more > 0)
+    }
+
+    fn take(&mut self, server: usize) {
+        if self.held[server] == self.base {
+            self.with_one_more -= 1;
+        }
+        self.held[server] += 1;
+    }
+
+    /// Finds a shortest chain of shards that each move to another server, so that `shard` finds room.
+    fn make_room(&mut self, shard: usize, allowed: &[Vec<bool>], placed: &mut [Option<usize>]) -> bool {
+        // By which shard a server was reached.
+        let mut reached: Vec<Option<usize>> = vec![None; self.held.len()];
+        let mut waiting = VecDeque::from([shard]);
+        while let Some(mover) = waiting.pop_front() {
+            for server in 0..self.held.len() {
+                if reached[server].is_some() || !allowed[mover][server] || placed[mover] == Some(server) {
+                    continue;
+                }
+                reached[server] = Some(mover);
+                if !self.has_room(server) {
+                    waiting.extend((0..placed.len()).filter(|&other| placed[other] == Some(server)));
+                    continue;
+                }
+                self.take(server);
+                let mut to = server;
+                while let Some(mover) = reached[to] {
+                    let from = placed[mover].replace(to);
+                    match from {
+                        Some(from) => to = from,
+                        None => return true,
+                    }
+                }
+            }
+        }
+        false
+    }
+}
+
+/// The zone and the rack of each server, numbered. A server that does not say where it is, is a place of its own.
+fn places(servers: &[&StorageServer]) -> Vec<(usize, usize)> {
+    let mut zones = BTreeMap::new();
+    let mut racks = BTreeMap::new();
+    let label = |server: &StorageServer, name: &str| server.labels.get(name).cloned().ok_or(server.id);
+    let place = |server: &&StorageServer| {
+        let next = zones.len();
+        // A rack alone tells as much as a zone does.
+        let zone = label(server, "zone").or_else(|_| label(server, "rack"));
+        let zone = *zones.entry(zone).or_insert(next);
+        let next = racks.len();
+        let rack = *racks.entry((zone, label(server, "rack"))).or_insert(next);
+        (zone, rack)
+    };
+    servers.iter().map(place).collect()
 }
 
 /// The weight of a pair. Pinned by a test: another one would place new tables unlike the old ones.
@@ -77,86 +211,150 @@ fn mix(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     use proptest::prelude::*;
 
     use super::*;
 
+    fn server(id: Ulid, labels: &[(&str, String)]) -> StorageServer {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        StorageServer { id, url: String::new(), cores: 1, labels }
+    }
+
+    fn servers(ids: impl IntoIterator<Item = u128>) -> Vec<StorageServer> {
+        ids.into_iter().map(|id| server(Ulid(id), &[])).collect()
+    }
+
+    fn place_all(shards: u32, replicas: u32, servers: &[StorageServer]) -> Vec<Vec<Ulid>> {
+        place(shards, replicas, &servers.iter().collect::<Vec<_>>())
+    }
+
+    /// Replicas that are not where they were.
     fn moved(before: &[Vec<Ulid>], after: &[Vec<Ulid>]) -> usize {
-        before.iter().zip(after).filter(|(before, after)| before != after).count()
+        let new = |(before, after): (&Vec<Ulid>, &Vec<Ulid>)| after.iter().filter(|id| !before.contains(id)).count();
+        before.iter().zip(after).map(new).sum()
+    }
+
+    /// Fewest and most entries of `placement` on one of the servers.
+    fn spread<'a>(servers: &[StorageServer], placement: impl Iterator<Item = &'a Ulid>) -> (usize, usize) {
+        let mut held: BTreeMap<Ulid, usize> = servers.iter().map(|server| (server.id, 0)).collect();
+        placement.for_each(|id| *held.get_mut(id).unwrap() += 1);
+        (*held.values().min().unwrap(), *held.values().max().unwrap())
     }
 
     proptest! {
         #[test]
         fn every_server_gets_the_same_number_within_one(
-            shards in 1u32..300,
-            ids in proptest::collection::hash_set(any::<u128>(), 1..40),
+            shards in 1u32..120,
+            replicas in 1u32..5,
+            ids in proptest::collection::hash_set(any::<u128>(), 1..20),
         ) {
-            let servers: Vec<Ulid> = ids.into_iter().map(Ulid).collect();
-            let placement = place(shards, &servers);
+            let servers = servers(ids);
+            let placement = place_all(shards, replicas, &servers);
             prop_assert_eq!(placement.len(), shards as usize);
-            let mut held: BTreeMap<Ulid, usize> = servers.iter().map(|server| (*server, 0)).collect();
-            for replicas in &placement {
-                prop_assert_eq!(replicas.len(), 1);
-                *held.get_mut(&replicas[0]).unwrap() += 1;
+            for chosen in &placement {
+                let distinct: BTreeSet<&Ulid> = chosen.iter().collect();
+                prop_assert_eq!(distinct.len(), (replicas as usize).min(servers.len()));
+                prop_assert_eq!(chosen.len(), distinct.len());
             }
-            let (least, most) = (held.values().min().unwrap(), held.values().max().unwrap());
-            prop_assert!(most - least <= 1, "from {} to {} shards a server", least, most);
+            let (least, most) = spread(&servers, placement.iter().flatten());
+            prop_assert!(most - least <= 1, "from {} to {} replicas a server", least, most);
+            let (least, most) = spread(&servers, placement.iter().map(|chosen| &chosen[0]));
+            prop_assert!(most - least <= 1, "from {} to {} first replicas a server", least, most);
         }
 
         #[test]
         fn the_order_of_the_servers_does_not_matter(
-            shards in 1u32..100,
+            shards in 1u32..60,
+            replicas in 1u32..4,
             ids in proptest::collection::vec(any::<u128>(), 1..20),
             by in any::<proptest::sample::Index>(),
         ) {
-            let servers: Vec<Ulid> = ids.into_iter().map(Ulid).collect();
+            let servers = servers(ids);
             let mut turned = servers.clone();
             turned.rotate_left(by.index(servers.len()));
-            prop_assert_eq!(place(shards, &servers), place(shards, &turned));
+            prop_assert_eq!(place_all(shards, replicas, &servers), place_all(shards, replicas, &turned));
+        }
+
+        #[test]
+        fn replicas_are_in_different_zones_while_there_are_zones(
+            shards in 1u32..60,
+            replicas in 1u32..5,
+            zones in proptest::collection::vec(0u8..5, 1..20),
+        ) {
+            let servers: Vec<StorageServer> = (1u128..)
+                .zip(&zones)
+                .map(|(id, zone)| server(Ulid(id << 64), &[("zone", zone.to_string())]))
+                .collect();
+            let distinct = zones.iter().collect::<BTreeSet<_>>().len();
+            for chosen in place_all(shards, replicas, &servers) {
+                let zone_of = |id: &Ulid| zones[(id.0 >> 64) as usize - 1];
+                let used: BTreeSet<u8> = chosen.iter().map(zone_of).collect();
+                prop_assert_eq!(used.len(), chosen.len().min(distinct));
+            }
         }
 
         #[test]
         fn a_server_that_joins_moves_few_shards(
-            shards in 1u32..300,
-            ids in proptest::collection::hash_set(any::<u128>(), 2..20),
+            shards in 1u32..200,
+            replicas in 1u32..4,
+            ids in proptest::collection::hash_set(any::<u128>(), 5..20),
         ) {
-            let servers: Vec<Ulid> = ids.into_iter().map(Ulid).collect();
-            let (before, after) = (place(shards, &servers[1..]), place(shards, &servers));
+            let servers = servers(ids);
+            let (before, after) = (place_all(shards, replicas, &servers[1..]), place_all(shards, replicas, &servers));
             // What the new server takes has to move. Room that others lose at the same time moves some more.
-            let taken = after.iter().filter(|replicas| replicas[0] == servers[0]).count();
+            let taken = after.iter().filter(|chosen| chosen.contains(&servers[0].id)).count();
             let moved = moved(&before, &after);
             prop_assert!(moved >= taken);
-            prop_assert!(moved <= 3 * taken + servers.len(), "{} moved for {} taken", moved, taken);
+            prop_assert!(moved <= 4 * taken + 2 * servers.len(), "{} moved for {} taken", moved, taken);
         }
     }
 
     #[test]
     fn on_average_a_join_moves_less_than_twice_the_least() {
         let ids = drsdb_core::ids::UlidGenerator::new();
-        let (mut moves, mut least) = (0, 0);
-        for round in 0..50 {
-            let servers: Vec<Ulid> = (0..8).map(|server| ids.next_at(round * 1000 + server)).collect();
-            let (before, after) = (place(48, &servers[1..]), place(48, &servers));
-            moves += moved(&before, &after);
-            least += 48 / 8;
+        for replicas in [1, 3] {
+            let (mut moves, mut least) = (0, 0);
+            for round in 0..50 {
+                let servers = servers((0..8).map(|server| ids.next_at(round * 1000 + server).0));
+                let (before, after) = (place_all(48, replicas, &servers[1..]), place_all(48, replicas, &servers));
+                moves += moved(&before, &after);
+                least += 48 * replicas as usize / 8;
+            }
+            assert!(moves < 2 * least, "{moves} moves where {least} were needed for {replicas} replicas");
         }
-        assert!(moves < 2 * least, "{moves} moves where {least} were needed");
+    }
+
+    #[test]
+    fn racks_count_where_zones_do_not_suffice() {
+        let at = |id, zone: &str, rack: &str| server(Ulid(id), &[("zone", zone.to_owned()), ("rack", rack.to_owned())]);
+        let servers = [at(1, "a", "1"), at(2, "a", "1"), at(3, "a", "2"), at(4, "a", "2")];
+        for chosen in place_all(12, 2, &servers) {
+            let in_first = chosen.iter().filter(|id| id.0 <= 2).count();
+            assert_eq!(in_first, 1, "one in each rack: {chosen:?}");
+        }
+    }
+
+    #[test]
+    fn first_replicas_do_not_depend_on_how_many_there_are() {
+        let servers = servers([1, 2 << 64, 3, 4 << 32]);
+        let (one, three) = (place_all(24, 1, &servers), place_all(24, 3, &servers));
+        assert!(one.iter().zip(&three).all(|(one, three)| one[0] == three[0]));
     }
 
     #[test]
     fn twice_the_same_server_is_one_server() {
-        let server = Ulid(7);
-        assert_eq!(place(3, &[server, server]), vec![vec![server]; 3]);
-        assert!(place(3, &[]).is_empty());
+        let servers = servers([7, 7]);
+        assert_eq!(place_all(3, 2, &servers), vec![vec![Ulid(7)]; 3]);
+        assert!(place(3, 3, &[]).is_empty());
     }
 
     #[test]
     fn placement_is_pinned() {
-        let servers = [Ulid(1), Ulid(2 << 64), Ulid(3)];
-        let position = |replicas: &Vec<Ulid>| servers.iter().position(|server| *server == replicas[0]).unwrap();
-        let positions: Vec<usize> = place(12, &servers).iter().map(position).collect();
+        let servers = servers([1, 2 << 64, 3]);
+        let position = |replicas: &Vec<Ulid>| servers.iter().position(|server| server.id == replicas[0]).unwrap();
+        let positions: Vec<usize> = place_all(12, 3, &servers).iter().map(position).collect();
         assert_eq!(positions, [0, 0, 1, 2, 1, 0, 0, 2, 2, 1, 1, 2]);
     }
 }

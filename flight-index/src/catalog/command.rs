@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use drsdb_core::{Table, TableName, Ulid};
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, PieceInfo};
+use super::{Blob, PieceInfo, View};
 
 /// A change of the catalog. Ids, names and password hashes come from the proposer, so that [`super::apply()`] needs
 /// neither clock nor randomness.
@@ -53,7 +53,8 @@ pub enum Command {
         /// CASCADE.
         cascade: bool,
     },
-    /// CREATE TABLE. The table's placement is decided when the command is applied.
+    /// CREATE TABLE. The table's placement, and that of the [indexes](Table::unique_index) of its UNIQUE constraints, is
+    /// decided when the command is applied.
     CreateTable {
         /// The definition, id included.
         table: Table,
@@ -67,6 +68,54 @@ pub enum Command {
         /// IF EXISTS.
         if_exists: bool,
         /// CASCADE.
+        cascade: bool,
+    },
+    /// DROP TABLE of several tables, all or none; what holds between them holds none of them.
+    DropTables {
+        /// Their names.
+        names: Vec<TableName>,
+        /// IF EXISTS.
+        if_exists: bool,
+        /// CASCADE.
+        cascade: bool,
+    },
+    /// ALTER TABLE: the definition as it is to be.
+    AlterTable {
+        /// The new definition. Its version is decided when the command is applied.
+        table: Table,
+        /// The version of the definition that it was made from; another one by now is a conflict.
+        seen: u64,
+        /// What the new definition relies on about rows was true at this version; a commit to the table since then is a
+        /// conflict. `None`: it relies on nothing.
+        unchanged_since: Option<u64>,
+        /// CASCADE: foreign keys of other tables and views that need what is gone go too.
+        cascade: bool,
+    },
+    /// COMMENT ON TABLE, VIEW or COLUMN. It changes no version: nothing depends on it.
+    Comment {
+        /// The table or view.
+        name: TableName,
+        /// One of its columns; `None`: itself.
+        column: Option<String>,
+        /// The comment; `None`: none any more.
+        text: Option<String>,
+    },
+    /// CREATE VIEW.
+    CreateView {
+        /// The view.
+        view: View,
+        /// OR REPLACE.
+        or_replace: bool,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// DROP VIEW of one or several views, all or none.
+    DropViews {
+        /// Their names.
+        names: Vec<TableName>,
+        /// IF EXISTS.
+        if_exists: bool,
+        /// CASCADE: views that use them go too.
         cascade: bool,
     },
     /// Drops the table that a failed bulk load made, unless it has been used since. Does nothing when it is not there.
@@ -93,6 +142,79 @@ pub enum Command {
     AbortTransaction {
         /// The transaction.
         transaction: Ulid,
+    },
+    /// Takes a replica from among the current ones, for its server does not answer. Changes nothing when no majority of
+    /// current replicas would remain.
+    DemoteReplica {
+        /// The table.
+        table: Ulid,
+        /// The shard's number.
+        shard: u32,
+        /// The storage server.
+        server: Ulid,
+    },
+    /// [`Command::DemoteReplica`] for all replicas of a server, which is down.
+    DemoteServer {
+        /// The storage server.
+        server: Ulid,
+    },
+    /// Says that a server which was down answers again.
+    ServerUp {
+        /// The storage server.
+        server: Ulid,
+    },
+    /// Asked by a storage server that is ready to keep what is staged in the shard from now on, and to copy the rest. A
+    /// replica that missed nothing is current at once.
+    StartRebuild {
+        /// The table.
+        table: Ulid,
+        /// The shard's number.
+        shard: u32,
+        /// The storage server.
+        server: Ulid,
+    },
+    /// Says that a rebuilt replica has all commits: those up to `copied` from a current replica, and later ones by itself.
+    ReplicaCurrent {
+        /// The table.
+        table: Ulid,
+        /// The shard's number.
+        shard: u32,
+        /// The storage server.
+        server: Ulid,
+        /// The snapshot at which the other replica was copied.
+        copied: u64,
+    },
+    /// Gives a shard another replica, which is rebuilt first.
+    AddReplica {
+        /// The table.
+        table: Ulid,
+        /// The shard's number.
+        shard: u32,
+        /// The storage server that gets it.
+        server: Ulid,
+        /// The server that loses its replica when the new one is current.
+        replaces: Option<Ulid>,
+    },
+    /// Takes a replica away, unless the shard needs it.
+    RemoveReplica {
+        /// The table.
+        table: Ulid,
+        /// The shard's number.
+        shard: u32,
+        /// The storage server that has it.
+        server: Ulid,
+    },
+    /// Says how a storage server is to be used.
+    SetServerState {
+        /// The storage server.
+        server: Ulid,
+        /// How.
+        state: ServerState,
+    },
+    /// Forgets a storage server. Refused while it has replicas.
+    DropServer {
+        /// The storage server.
+        server: Ulid,
     },
     /// CREATE USER.
     CreateUser {
@@ -126,6 +248,18 @@ pub struct StorageServer {
     pub cores: u32,
     /// Failure domain and the like.
     pub labels: BTreeMap<String, String>,
+}
+
+/// How a storage server is to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ServerState {
+    /// It holds shards.
+    #[default]
+    Active,
+    /// Its shards move to others, and then it can be removed.
+    Draining,
+    /// It was dropped, and cannot come back under its id.
+    Removed,
 }
 
 /// What a transaction staged in one table.
@@ -164,6 +298,30 @@ pub enum Absent {
 }
 
 impl Command {
+    /// Whether it may be proposed again when nobody knows what became of it: the second time gives the answer of the first,
+    /// or changes nothing and says so. Of a command that is not listed here, the second time could be refused because of
+    /// the first, or undo what somebody did in between.
+    pub fn is_idempotent(&self) -> bool {
+        matches!(
+            self,
+            Command::Bootstrap { .. }
+                | Command::RegisterStorage { .. }
+                | Command::StorageApplied { .. }
+                | Command::DropEmptyTable { .. }
+                | Command::CommitTransaction { .. }
+                | Command::AbortTransaction { .. }
+                | Command::ServerUp { .. }
+                | Command::StartRebuild { .. }
+                | Command::ReplicaCurrent { .. }
+                | Command::AddReplica { .. }
+                | Command::RemoveReplica { .. }
+                | Command::SetServerState { .. }
+                // At worst a replica is rebuilt once more.
+                | Command::DemoteReplica { .. }
+                | Command::DemoteServer { .. }
+        )
+    }
+
     /// The command's name, for logs.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -174,9 +332,23 @@ impl Command {
             Command::DropSchema { .. } => "drop_schema",
             Command::CreateTable { .. } => "create_table",
             Command::DropTable { .. } => "drop_table",
+            Command::DropTables { .. } => "drop_tables",
+            Command::AlterTable { .. } => "alter_table",
+            Command::Comment { .. } => "comment",
+            Command::CreateView { .. } => "create_view",
+            Command::DropViews { .. } => "drop_views",
             Command::DropEmptyTable { .. } => "drop_empty_table",
             Command::CommitTransaction { .. } => "commit_transaction",
             Command::AbortTransaction { .. } => "abort_transaction",
+            Command::DemoteReplica { .. } => "demote_replica",
+            Command::DemoteServer { .. } => "demote_server",
+            Command::ServerUp { .. } => "server_up",
+            Command::StartRebuild { .. } => "start_rebuild",
+            Command::ReplicaCurrent { .. } => "replica_current",
+            Command::AddReplica { .. } => "add_replica",
+            Command::RemoveReplica { .. } => "remove_replica",
+            Command::SetServerState { .. } => "set_server_state",
+            Command::DropServer { .. } => "drop_server",
             Command::CreateUser { .. } => "create_user",
             Command::AlterUser { .. } => "alter_user",
             Command::DropUser { .. } => "drop_user",

@@ -1,7 +1,7 @@
 //! The catalog: everything the index servers agree on, as a pure state machine.
 //!
 //! - [`Command`]: what can be asked for; [`Response`]: what came of it.
-//! - [`CatalogState`]: schemas, tables with their placement and statistics, storage servers, users, and the outcomes of
+//! - [`CatalogState`]: schemas, views, tables with their placement and statistics, storage servers, users, and the outcomes of
 //!   transactions. Cloning one is cheap: clones share what they do not change.
 //! - [`apply()`]: the only way from one state to the next. It knows no clock, no randomness and no I/O, so that every
 //!   index server that applies the same commands at the same versions has the same state.
@@ -13,12 +13,16 @@ mod apply;
 mod blob;
 mod command;
 mod response;
+mod shard;
 mod state;
 pub mod statistics;
+mod view;
 
 pub use apply::apply;
 pub use blob::Blob;
-pub use command::{Absent, Command, StorageServer, TableChange, Validation};
+pub use command::{Absent, Command, ServerState, StorageServer, TableChange, Validation};
 pub use response::{Outcome, Refusal, Response};
-pub use state::{CatalogState, Cluster, Event, Replica, ReplicaState, ShardState, TableState, User};
+pub use shard::{Replica, ReplicaState, ShardState};
+pub use state::{CatalogState, Cluster, Event, ServerCondition, TableState, User};
 pub use statistics::{ColumnSummary, PieceInfo, ShardStats};
+pub use view::{View, ViewUse};

@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use drsdb_core::{Error, ErrorCode, Result, Table, TableName, Ulid, WireError, nearest_name};
+use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError, nearest_name};
 use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, ColumnSummary, Outcome, ShardStats, StorageServer};
+use super::{Blob, ColumnSummary, Outcome, Replica, ServerState, ShardState, StorageServer, View};
 
 /// A map whose clones share what they have in common.
 pub(super) type Map<K, V> = RedBlackTreeMapSync<K, V>;
@@ -22,8 +22,15 @@ pub struct CatalogState {
     /// Names, and the versions at which they were made.
     pub(super) schemas: Map<String, u64>,
     pub(super) tables: Map<Ulid, Arc<TableState>>,
+    /// Users' tables; indexes have no names.
     pub(super) names: Map<TableName, Ulid>,
+    /// No view has the name of a table.
+    #[serde(default)]
+    pub(super) views: Map<TableName, Arc<View>>,
     pub(super) servers: Map<Ulid, Arc<StorageServer>>,
+    /// What administrators and the leader say about them.
+    #[serde(default)]
+    pub(super) conditions: Map<Ulid, ServerCondition>,
     /// Up to which commit each storage server is known to have taken in all.
     pub(super) applied: Map<Ulid, u64>,
     pub(super) users: Map<String, Arc<User>>,
@@ -64,82 +71,6 @@ pub struct TableState {
     pub changed_version: u64,
 }
 
-/// A shard: where it is, and what is in it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ShardState {
-    /// Statistics of its rows.
-    pub stats: ShardStats,
-    /// Its replicas. The first current one decides who may write which key.
-    pub replicas: Vec<Replica>,
-    /// The version at which another replica became the first current one, 0 before that. What was checked by the one before
-    /// does not count any more.
-    pub epoch: u64,
-    /// The last commit that inserted rows here.
-    pub last_insert: u64,
-    /// The last commit that deleted rows here.
-    pub last_delete: u64,
-}
-
-/// A copy of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replica {
-    /// The storage server that has it.
-    pub server: Ulid,
-    /// Whether it has everything.
-    pub state: ReplicaState,
-}
-
-/// How far a replica is. Versions are those at which it came to be so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReplicaState {
-    /// It has every commit: snapshots of `since` and later can be read there.
-    Current {
-        /// Since when.
-        since: u64,
-    },
-    /// It missed a commit, and is neither read nor written.
-    Stale {
-        /// Since when.
-        since: u64,
-    },
-    /// It is written, and is being given what it missed.
-    Rebuilding {
-        /// Since when.
-        since: u64,
-    },
-}
-
-impl ShardState {
-    /// A new shard, empty on all of `servers`.
-    pub fn new(servers: &[Ulid], version: u64) -> Self {
-        let state = ReplicaState::Current { since: version };
-        Self {
-            stats: ShardStats::default(),
-            replicas: servers.iter().map(|&server| Replica { server, state }).collect(),
-            epoch: 0,
-            last_insert: version,
-            last_delete: version,
-        }
-    }
-
-    /// Servers whose replicas have everything, the one that checks writes first.
-    pub fn current(&self) -> impl Iterator<Item = Ulid> {
-        let current = self.replicas.iter().filter(|replica| matches!(replica.state, ReplicaState::Current { .. }));
-        current.map(|replica| replica.server)
-    }
-
-    /// Servers at which `snapshot` can be read.
-    pub fn readable_at(&self, snapshot: u64) -> impl Iterator<Item = Ulid> {
-        let readable = move |state| matches!(state, ReplicaState::Current { since } if since <= snapshot);
-        self.replicas.iter().filter(move |replica| readable(replica.state)).map(|replica| replica.server)
-    }
-
-    /// How many current replicas must have staged a change for it to be committed.
-    pub fn majority(&self) -> usize {
-        self.replicas.len() / 2 + 1
-    }
-}
-
 /// Who may log in.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -157,6 +88,34 @@ impl fmt::Debug for User {
     }
 }
 
+/// How a storage server is used, and whether it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ServerCondition {
+    /// What administrators want of it.
+    pub state: ServerState,
+    /// The version at which the leader found that it does not answer; `None`: it does.
+    pub down_since: Option<u64>,
+}
+
+impl fmt::Display for ServerCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.state, self.down_since) {
+            (ServerState::Removed, _) => "removed",
+            (ServerState::Active, None) => "active",
+            (ServerState::Active, Some(_)) => "down",
+            (ServerState::Draining, None) => "draining",
+            (ServerState::Draining, Some(_)) => "draining, down",
+        })
+    }
+}
+
+impl ServerCondition {
+    /// Whether new shards may be placed there.
+    pub fn takes_shards(&self) -> bool {
+        self.state == ServerState::Active && self.down_since.is_none()
+    }
+}
+
 /// Something that storage servers have to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
@@ -166,6 +125,15 @@ pub enum Event {
     Aborted(Ulid),
     /// The table is gone.
     TableDropped(Ulid),
+    /// A server has no replica of a shard any more.
+    ReplicaRemoved {
+        /// The table.
+        table: Ulid,
+        /// The shard's number.
+        shard: u32,
+        /// The storage server.
+        server: Ulid,
+    },
 }
 
 impl Default for CatalogState {
@@ -176,7 +144,9 @@ impl Default for CatalogState {
             schemas: Map::new_sync().insert(DEFAULT_SCHEMA.to_owned(), 0),
             tables: Map::new_sync(),
             names: Map::new_sync(),
+            views: Map::new_sync(),
             servers: Map::new_sync(),
+            conditions: Map::new_sync(),
             applied: Map::new_sync(),
             users: Map::new_sync(),
             transactions: Map::new_sync(),
@@ -192,6 +162,11 @@ impl TableState {
     /// Rows in all shards.
     pub fn rows(&self) -> u64 {
         self.shards.iter().map(|shard| shard.stats.rows).sum()
+    }
+
+    /// Whether users have made it.
+    pub fn is_users(&self) -> bool {
+        self.table.kind == TableKind::Base
     }
 
     /// Bytes on disk of all shards, about.
@@ -231,9 +206,24 @@ impl CatalogState {
         self.schemas.contains_key(name)
     }
 
-    /// The tables, by name.
+    /// All tables, those that keep the keys of UNIQUE constraints included, by id.
     pub fn tables(&self) -> impl Iterator<Item = &Arc<TableState>> {
+        self.tables.values()
+    }
+
+    /// The tables that users have made, by name.
+    pub fn user_tables(&self) -> impl Iterator<Item = &Arc<TableState>> {
         self.names.values().filter_map(|id| self.tables.get(id))
+    }
+
+    /// The views, by name.
+    pub fn views(&self) -> impl Iterator<Item = &Arc<View>> {
+        self.views.values()
+    }
+
+    /// The view with this name.
+    pub fn view(&self, name: &TableName) -> Option<&Arc<View>> {
+        self.views.get(name)
     }
 
     /// The table with this id.
@@ -251,9 +241,14 @@ impl CatalogState {
         self.table_by_name(name).ok_or_else(|| self.no_table(name).into())
     }
 
+    /// The view with this name, or an error that names the nearest.
+    pub fn find_view(&self, name: &TableName) -> Result<&Arc<View>> {
+        self.view(name).ok_or_else(|| self.no_view(name).into())
+    }
+
     /// Tables with a foreign key to the table `parent`, itself included if it has one.
     pub fn children(&self, parent: Ulid) -> impl Iterator<Item = &Arc<TableState>> {
-        self.tables().filter(move |child| child.table.foreign_keys.iter().any(|key| key.parent == parent))
+        self.user_tables().filter(move |child| child.table.foreign_keys.iter().any(|key| key.parent == parent))
     }
 
     /// The storage servers, oldest first.
@@ -264,6 +259,36 @@ impl CatalogState {
     /// The storage server with this id.
     pub fn server(&self, id: Ulid) -> Option<&Arc<StorageServer>> {
         self.servers.get(&id)
+    }
+
+    /// How a storage server is used, and whether it answers.
+    pub fn condition(&self, server: Ulid) -> ServerCondition {
+        self.conditions.get(&server).copied().unwrap_or_default()
+    }
+
+    /// The replicas on a storage server: the table, the shard's number, and how far the replica is.
+    pub fn replicas_on(&self, server: Ulid) -> impl Iterator<Item = (&Arc<TableState>, u32, &Replica)> {
+        self.tables.values().flat_map(move |table| {
+            let shards = (0..).zip(&table.shards);
+            shards.filter_map(move |(shard, placed)| Some((table, shard, placed.replica(server)?)))
+        })
+    }
+
+    /// All tables with their replicas, also those that no name leads to.
+    pub fn all_tables(&self) -> impl Iterator<Item = &Arc<TableState>> {
+        self.tables.values()
+    }
+
+    /// The servers on which new shards are placed: those that answer and are not being drained. When there are none, all
+    /// that are there.
+    pub fn placement_servers(&self) -> Vec<&StorageServer> {
+        let all = || self.servers.values().map(Arc::as_ref);
+        let takes: Vec<_> = all().filter(|server| self.condition(server.id).takes_shards()).collect();
+        if !takes.is_empty() {
+            return takes;
+        }
+        let active: Vec<_> = all().filter(|server| self.condition(server.id).state == ServerState::Active).collect();
+        if active.is_empty() { all().collect() } else { active }
     }
 
     /// The users, by name.
@@ -303,13 +328,32 @@ impl CatalogState {
     }
 
     pub(super) fn no_table(&self, name: &TableName) -> WireError {
+        if self.views.contains_key(name) {
+            return WireError::new(ErrorCode::InvalidArgument, format!("{name} is a view, and no table"))
+                .with_hint("name a table here; views are read with SELECT, and dropped with DROP VIEW")
+                .with_field("view", name);
+        }
         let error =
             WireError::new(ErrorCode::NotFound, format!("table {name} does not exist")).with_field("table", name);
-        let same_schema = self.tables().map(|state| &state.table.name).filter(|other| other.schema == name.schema);
-        let elsewhere = self.tables().find(|state| state.table.name.table == name.table);
+        self.with_nearest(error, name, &self.names.keys().chain(self.views.keys()).collect::<Vec<_>>())
+    }
+
+    pub(super) fn no_view(&self, name: &TableName) -> WireError {
+        if self.names.contains_key(name) {
+            return WireError::new(ErrorCode::InvalidArgument, format!("{name} is a table, and no view"))
+                .with_hint("name a view here; tables are dropped with DROP TABLE")
+                .with_field("table", name);
+        }
+        let error = WireError::new(ErrorCode::NotFound, format!("view {name} does not exist")).with_field("view", name);
+        self.with_nearest(error, name, &self.views.keys().collect::<Vec<_>>())
+    }
+
+    fn with_nearest(&self, error: WireError, name: &TableName, others: &[&TableName]) -> WireError {
+        let same_schema = others.iter().filter(|other| other.schema == name.schema);
+        let elsewhere = others.iter().find(|other| other.table == name.table);
         match (nearest_name(&name.table, same_schema.map(|other| other.table.as_str())), elsewhere) {
             (Some(nearest), _) => error.with_hint(format!("did you mean {}.{nearest}?", name.schema)),
-            (None, Some(other)) => error.with_hint(format!("did you mean {}?", other.table.name)),
+            (None, Some(other)) => error.with_hint(format!("did you mean {other}?")),
             (None, None) if !self.has_schema(&name.schema) => self.no_schema(&name.schema),
             (None, None) => error,
         }

@@ -1,11 +1,11 @@
 //! The cluster itself and its storage servers.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use drsdb_core::{ErrorCode, Ulid, WireError};
 
-use super::{Applied, CHANGED, UNCHANGED, remove_all, users};
-use crate::catalog::{Blob, CatalogState, Cluster, Outcome, StorageServer, state::Event};
+use super::{Applied, CHANGED, UNCHANGED, remove_all, replicas, users};
+use crate::catalog::{Blob, CatalogState, Cluster, Outcome, ServerCondition, ServerState, StorageServer};
 
 pub(super) fn bootstrap(
     state: &mut CatalogState,
@@ -28,6 +28,11 @@ pub(super) fn register_storage(state: &mut CatalogState, server: &StorageServer)
         return Err(WireError::new(ErrorCode::Unavailable, "this cluster is not bootstrapped yet")
             .with_hint("start an index server with a bootstrap user and password"));
     }
+    if state.condition(server.id).state == ServerState::Removed {
+        return Err(WireError::new(ErrorCode::InvalidArgument, format!("storage server {} was removed", server.id))
+            .with_hint("start it with an empty data_dir to add it again, as a new server")
+            .with_field("server", server.id));
+    }
     match state.servers.get(&server.id) {
         Some(known) if **known == *server => return UNCHANGED,
         Some(_) => {}
@@ -39,10 +44,7 @@ pub(super) fn register_storage(state: &mut CatalogState, server: &StorageServer)
 }
 
 pub(super) fn storage_applied(state: &mut CatalogState, server: Ulid, version: u64) -> Applied {
-    let Some(&known) = state.applied.get(&server) else {
-        return Err(WireError::new(ErrorCode::NotFound, format!("storage server {server} is not registered"))
-            .with_field("server", server));
-    };
+    let Some(&known) = state.applied.get(&server) else { return Err(no_server(server)) };
     if version <= known {
         return UNCHANGED;
     }
@@ -59,29 +61,103 @@ pub(super) fn storage_applied(state: &mut CatalogState, server: Ulid, version: u
     CHANGED
 }
 
+/// Notes that a server does not answer; false when that is known.
+pub(super) fn server_down(state: &mut CatalogState, server: Ulid) -> Result<bool, WireError> {
+    let condition = known_condition(state, server)?;
+    if condition.down_since.is_some() {
+        return Ok(false);
+    }
+    let condition = ServerCondition { down_since: Some(state.version), ..condition };
+    state.conditions.insert_mut(server, condition);
+    Ok(true)
+}
+
+pub(super) fn server_up(state: &mut CatalogState, server: Ulid) -> Applied {
+    let condition = known_condition(state, server)?;
+    if condition.down_since.is_none() {
+        return UNCHANGED;
+    }
+    set_condition(state, server, ServerCondition { down_since: None, ..condition });
+    replicas::restore_server(state, server);
+    CHANGED
+}
+
+pub(super) fn set_server_state(state: &mut CatalogState, server: Ulid, wanted: ServerState) -> Applied {
+    let condition = known_condition(state, server)?;
+    if wanted == ServerState::Removed {
+        return drop_server(state, server);
+    }
+    if condition.state == wanted {
+        return UNCHANGED;
+    }
+    set_condition(state, server, ServerCondition { state: wanted, ..condition });
+    CHANGED
+}
+
+pub(super) fn drop_server(state: &mut CatalogState, server: Ulid) -> Applied {
+    known_condition(state, server)?;
+    let holds = state.replicas_on(server).count();
+    if holds > 0 {
+        return Err(WireError::new(
+            ErrorCode::InvalidArgument,
+            format!("storage server {server} still has {holds} replicas of shards"),
+        )
+        .with_hint("drain it first, and wait until its shards have moved to other servers")
+        .with_field("server", server));
+    }
+    state.servers.remove_mut(&server);
+    state.applied.remove_mut(&server);
+    state.conditions.insert_mut(server, ServerCondition { state: ServerState::Removed, down_since: None });
+    forget_events(state);
+    CHANGED
+}
+
+fn known_condition(state: &CatalogState, server: Ulid) -> Result<ServerCondition, WireError> {
+    if state.servers.contains_key(&server) { Ok(state.condition(server)) } else { Err(no_server(server)) }
+}
+
+fn set_condition(state: &mut CatalogState, server: Ulid, condition: ServerCondition) {
+    if condition == ServerCondition::default() {
+        state.conditions.remove_mut(&server);
+    } else {
+        state.conditions.insert_mut(server, condition);
+    }
+}
+
+pub(super) fn no_server(server: Ulid) -> WireError {
+    WireError::new(ErrorCode::NotFound, format!("storage server {server} is not registered"))
+        .with_field("server", server)
+}
+
+/// Up to which commit every server has taken in all that it needs. One without a replica that is written needs nothing:
+/// whatever it gets later is a copy.
+fn applied_everywhere(state: &CatalogState) -> u64 {
+    let replicas = state.tables.values().flat_map(|table| &table.shards).flat_map(|shard| &shard.replicas);
+    let needing: BTreeSet<Ulid> =
+        replicas.filter(|replica| replica.is_written()).map(|replica| replica.server).collect();
+    let up = |server: &Ulid| state.condition(*server).down_since.is_none();
+    let counts = state.applied.iter().filter(|(server, _)| needing.contains(server) || up(server));
+    counts.map(|(_, version)| *version).min().unwrap_or(0)
+}
+
+/// For so many versions after every storage server has taken a commit in, its outcome is still known.
+pub(super) const KEPT_OUTCOMES: u64 = 10_000;
+
 /// Forgets what every storage server has taken in, so that the state does not grow with the number of commits.
 fn forget_events(state: &mut CatalogState) {
-    let everywhere = state.applied.values().copied().min().unwrap_or(0);
+    let everywhere = applied_everywhere(state);
     if everywhere <= state.forgotten {
         return;
     }
-    let gone: Vec<(u64, Arc<Vec<Event>>)> =
-        state.events.range(..=everywhere).map(|(version, events)| (*version, events.clone())).collect();
-    for (version, events) in gone {
-        let committed: Vec<Ulid> = events
-            .iter()
-            .filter_map(|event| match event {
-                // Aborted transactions stay known: a commit that is still on its way must find out.
-                Event::Committed(transaction)
-                    if matches!(state.transactions.get(transaction), Some(Outcome::Committed { .. })) =>
-                {
-                    Some(*transaction)
-                }
-                _ => None,
-            })
-            .collect();
-        remove_all(&mut state.transactions, &committed);
-        state.events.remove_mut(&version);
-    }
+    let gone: Vec<u64> = state.events.range(..=everywhere).map(|(version, _)| *version).collect();
+    remove_all(&mut state.events, &gone);
+    // Outcomes are kept for longer. A commit whose answer was lost with the leader is proposed once more, or an abort is, to
+    // find out: both get the first outcome only while it is known. Aborted ones are forgotten by number: a commit that is
+    // still on its way must find out.
+    let old = everywhere.saturating_sub(KEPT_OUTCOMES);
+    let is_old = |outcome: &Outcome| matches!(outcome, Outcome::Committed { version, .. } if *version <= old);
+    let committed: Vec<Ulid> =
+        state.transactions.iter().filter(|(_, outcome)| is_old(outcome)).map(|(id, _)| *id).collect();
+    remove_all(&mut state.transactions, &committed);
     state.forgotten = everywhere;
 }

@@ -3,11 +3,14 @@
 //! Every part checks first and changes afterwards, so that a refused command leaves no trace. The exception is a
 //! transaction that cannot commit: it is aborted on the spot, so that storage servers drop what it staged.
 
+mod alter;
 mod cluster;
+mod replicas;
 mod schemas;
 mod tables;
 mod transactions;
 mod users;
+mod views;
 
 use std::sync::Arc;
 
@@ -38,12 +41,36 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         Command::CreateSchema { name, if_not_exists } => schemas::create(state, name, *if_not_exists),
         Command::DropSchema { name, if_exists, cascade } => schemas::drop(state, name, *if_exists, *cascade),
         Command::CreateTable { table, if_not_exists } => tables::create(state, table, *if_not_exists),
-        Command::DropTable { name, if_exists, cascade } => tables::drop(state, name, *if_exists, *cascade),
+        Command::DropTable { name, if_exists, cascade } => {
+            tables::drop(state, std::slice::from_ref(name), *if_exists, *cascade)
+        }
+        Command::DropTables { names, if_exists, cascade } => tables::drop(state, names, *if_exists, *cascade),
+        Command::AlterTable { table, seen, unchanged_since, cascade } => {
+            alter::alter(state, table, *seen, *unchanged_since, *cascade)
+        }
+        Command::Comment { name, column, text } => views::comment(state, name, column.as_deref(), text.as_deref()),
+        Command::CreateView { view, or_replace, if_not_exists } => {
+            views::create(state, view, *or_replace, *if_not_exists)
+        }
+        Command::DropViews { names, if_exists, cascade } => views::drop(state, names, *if_exists, *cascade),
         Command::DropEmptyTable { table } => tables::drop_empty(state, *table),
         Command::CommitTransaction { transaction, tables, statement, validations } => {
             transactions::commit(state, *transaction, *statement, tables, validations)
         }
         Command::AbortTransaction { transaction } => transactions::abort(state, *transaction),
+        Command::DemoteReplica { table, shard, server } => replicas::demote(state, *table, *shard, *server),
+        Command::DemoteServer { server } => replicas::demote_server(state, *server),
+        Command::ServerUp { server } => cluster::server_up(state, *server),
+        Command::StartRebuild { table, shard, server } => replicas::start_rebuild(state, *table, *shard, *server),
+        Command::ReplicaCurrent { table, shard, server, copied } => {
+            replicas::current(state, *table, *shard, *server, *copied)
+        }
+        Command::AddReplica { table, shard, server, replaces } => {
+            replicas::add(state, *table, *shard, *server, *replaces)
+        }
+        Command::RemoveReplica { table, shard, server } => replicas::remove(state, *table, *shard, *server),
+        Command::SetServerState { server, state: wanted } => cluster::set_server_state(state, *server, *wanted),
+        Command::DropServer { server } => cluster::drop_server(state, *server),
         Command::CreateUser { name, password_hash } => users::create(state, name, password_hash, false),
         Command::AlterUser { name, password_hash } => users::alter(state, name, password_hash),
         Command::DropUser { name } => users::drop(state, name),
@@ -91,5 +118,7 @@ fn remove_all<K: Ord, V>(map: &mut Map<K, V>, gone: &[K]) {
     }
 }
 
+#[cfg(test)]
+mod replica_tests;
 #[cfg(test)]
 mod tests;

@@ -2,11 +2,11 @@
 
 use drsdb_core::{ErrorCode, TableName, WireError};
 
-use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, tables};
+use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, tables, views};
 use crate::catalog::{CatalogState, state::DEFAULT_SCHEMA};
 
 /// Schemas whose tables the index servers make up.
-const RESERVED: [&str; 2] = ["information_schema", "pg_catalog"];
+const RESERVED: [&str; 3] = ["information_schema", "pg_catalog", "drsdb"];
 
 pub(super) fn create(state: &mut CatalogState, name: &str, if_not_exists: bool) -> Applied {
     check_name("schema", name)?;
@@ -29,20 +29,23 @@ pub(super) fn drop(state: &mut CatalogState, name: &str, if_exists: bool, cascad
         return Err(WireError::new(ErrorCode::InvalidArgument, format!("schema {name} is always there"))
             .with_hint("drop its tables instead"));
     }
-    let inside: Vec<TableName> = state.names.keys().filter(|table| table.schema == name).cloned().collect();
-    if let (Some(table), false) = (inside.first(), cascade) {
-        let others = inside.len() - 1;
+    let inside = |names: &mut dyn Iterator<Item = &TableName>| -> Vec<TableName> {
+        names.filter(|table| table.schema == name).cloned().collect()
+    };
+    let (tables, views) = (inside(&mut state.names.keys()), inside(&mut state.views.keys()));
+    let first = tables.first().map(|table| ("table", table)).or(views.first().map(|view| ("view", view)));
+    if let (Some((what, first)), false) = (first, cascade) {
+        let others = tables.len() + views.len() - 1;
         let message = match others {
-            0 => format!("schema {name} has a table: {table}"),
-            _ => format!("schema {name} has tables: {table} and {others} more"),
+            0 => format!("schema {name} has a {what}: {first}"),
+            _ => format!("schema {name} has tables or views: {first} and {others} more"),
         };
         return Err(WireError::new(ErrorCode::ConstraintViolation, message)
-            .with_hint("drop the tables first, or say DROP SCHEMA ... CASCADE")
+            .with_hint("drop them first, or say DROP SCHEMA ... CASCADE")
             .with_field("schema", name));
     }
-    for table in inside {
-        tables::drop(state, &table, true, true)?;
-    }
+    tables::drop(state, &tables, true, true)?;
+    views::drop(state, &views, true, true)?;
     state.schemas.remove_mut(name);
     CHANGED
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use drsdb_core::{Column, Engine, ErrorCode, ForeignKey, SqlType, Table, TableName, Ulid, WireError};
+use drsdb_core::{Column, Engine, ErrorCode, ForeignKey, SqlType, Table, TableName, Ulid, UniqueKey, WireError};
 use proptest::prelude::*;
 
-use super::{super::*, apply, transactions::MAX_ABORTED};
+use super::{super::*, apply, cluster::KEPT_OUTCOMES, transactions::MAX_ABORTED};
 
 fn table(id: u128, name: &str) -> Table {
     Table {
@@ -287,12 +287,24 @@ fn what_every_server_has_is_forgotten() {
     done(&mut state, applied(3, versions[2]));
     assert_eq!(state.forgotten_version(), versions[1]);
     assert_eq!(events(&state, 0), [(versions[2], vec![Event::Committed(Ulid(102))])]);
-    assert_eq!(state.outcome(Ulid(101)), None);
-    assert_eq!(state.outcome(Ulid(102)), Some(Outcome::Committed { version: versions[2], rows: 1 }));
+    // Outcomes are known for longer: whoever did not hear the answer asks again.
+    for (transaction, &version) in (100..).zip(&versions) {
+        let first = Outcome::Committed { version, rows: 1 };
+        assert_eq!(state.outcome(Ulid(transaction)), Some(first));
+        assert_eq!(run(&mut state, commit(transaction, 10, vec![piece(0, 1)])), Ok(Response::Transaction(first)));
+    }
+    assert_eq!(state.table(Ulid(10)).unwrap().rows(), 3);
     // It goes forward only, and not beyond what there is.
     assert_eq!(run(&mut state, applied(3, 1)), Ok(Response::Done { changed: false }));
     assert_eq!(refused(&mut state, applied(3, 1000)).code, ErrorCode::Corrupt);
     assert_eq!(refused(&mut state, applied(9, 1)).code, ErrorCode::NotFound);
+    let mut later = state.clone();
+    apply(&mut later, versions[1] + KEPT_OUTCOMES, &Command::AbortTransaction { transaction: Ulid(1000) });
+    for server in 1..=3 {
+        done(&mut later, applied(server, versions[1] + KEPT_OUTCOMES));
+    }
+    assert_eq!(later.outcome(Ulid(101)), None);
+    assert_eq!(later.outcome(Ulid(102)), Some(Outcome::Committed { version: versions[2], rows: 1 }));
     // A new server does not wait for the past.
     done(&mut state, Command::RegisterStorage { server: server(4) });
     assert_eq!(state.applied_by(Ulid(4)), Some(state.version()));
@@ -341,6 +353,115 @@ fn secrets_are_not_printed() {
     assert!(!printed.contains(&secret) && printed.contains("Blob(3 bytes)"), "{printed}");
 }
 
+/// A definition after some ALTER TABLE.
+fn altered(id: u128, name: &str, seen: u64, change: u8) -> Table {
+    let mut table = Table { version: seen, ..table(id, name) };
+    match change {
+        0 => table.columns.push(Column::new("added".to_owned(), SqlType::Text, false)),
+        1 => {
+            table.columns[1] = Column { dropped: true, ..Column::new(".dropped.1".to_owned(), SqlType::BigInt, false) }
+        }
+        2 => table.uniques.push(UniqueKey { name: "u".to_owned(), columns: vec![1], index: Ulid(1000 + id) }),
+        _ => table.columns[1].name = "renamed".to_owned(),
+    }
+    table
+}
+
+fn alter(table: Table, seen: u64, cascade: bool) -> Command {
+    Command::AlterTable { table, seen, unchanged_since: None, cascade }
+}
+
+/// A view of both columns of the table `of`.
+fn view(id: u128, name: &str, of: u128) -> View {
+    View {
+        id: Ulid(id),
+        name: TableName::new("public", name),
+        sql: "SELECT".to_owned(),
+        columns: vec![Column::new("id", SqlType::BigInt, false)],
+        query_columns: vec!["id".to_owned()],
+        uses: vec![ViewUse { id: Ulid(of), columns: vec![0, 1] }],
+        comment: None,
+    }
+}
+
+#[test]
+fn a_table_is_altered_by_whoever_has_seen_it_last() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "t")));
+    run(&mut state, commit(100, 10, vec![piece(0, 5)])).unwrap();
+    done(&mut state, alter(altered(10, "t", 0, 0), 0, false));
+    let now = state.table(Ulid(10)).unwrap();
+    assert_eq!((now.table.version, now.rows(), now.table.columns.len()), (1, 5, 3));
+    assert_eq!(refused(&mut state, alter(altered(10, "t", 0, 0), 0, false)).code, ErrorCode::Conflict);
+    // What was staged for the old definition does not commit.
+    assert_eq!(run(&mut state, commit(101, 10, vec![piece(0, 5)])).unwrap_err().code, ErrorCode::Conflict);
+    // Fewer columns, or others, are not what the rows have.
+    assert_eq!(refused(&mut state, alter(Table { version: 1, ..table(10, "t") }, 1, false)).code, ErrorCode::Internal);
+    let mut checked = (*state.table(Ulid(10)).unwrap().table).clone();
+    checked.columns[2].not_null = true;
+    let since = |version| Command::AlterTable {
+        table: checked.clone(),
+        seen: 1,
+        unchanged_since: Some(version),
+        cascade: false,
+    };
+    assert_eq!(refused(&mut state, since(1)).code, ErrorCode::Conflict, "rows came since");
+    let version = state.version();
+    done(&mut state, since(version));
+}
+
+#[test]
+fn statistics_follow_added_columns() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "t")));
+    let summary = ColumnSummary { null_count: 1, distinct_estimate: 4, ..ColumnSummary::default() };
+    let with_statistics = |columns| PieceInfo { columns: vec![summary.clone(); columns], ..piece(0, 5) };
+    run(&mut state, commit(100, 10, vec![with_statistics(2)])).unwrap();
+    done(&mut state, alter(altered(10, "t", 0, 0), 0, false));
+    let column = |state: &CatalogState| state.table(Ulid(10)).unwrap().columns[2].clone();
+    assert_eq!(column(&state).null_count, 5, "rows that are there read as NULL");
+    let tables = vec![TableChange { table: Ulid(10), version: 1, pieces: vec![with_statistics(3)] }];
+    let commit = Command::CommitTransaction { transaction: Ulid(101), tables, statement: None, validations: vec![] };
+    run(&mut state, commit).unwrap();
+    assert_eq!(column(&state).null_count, 6);
+}
+
+#[test]
+fn indexes_live_and_die_with_their_constraints() {
+    let mut state = cluster();
+    let unique = altered(10, "t", 0, 2);
+    done(&mut state, create(unique.clone()));
+    assert_eq!((state.tables().count(), state.user_tables().count()), (2, 1));
+    let index = state.table(Ulid(1010)).unwrap();
+    assert_eq!((index.table.primary_key.as_slice(), index.shards.len()), ([0].as_slice(), 4));
+    assert!(state.table_by_name(&index.table.name).is_none());
+    let child = Table { foreign_keys: vec![], ..child(11, "child", 10) };
+    let mut refers = child.clone();
+    refers.foreign_keys =
+        vec![ForeignKey { parent_columns: vec![1], ..self::child(11, "child", 10).foreign_keys[0].clone() }];
+    done(&mut state, create(refers));
+    // That somebody refers to it now is a change of its definition, for those who did not look.
+    assert_eq!(state.table(Ulid(10)).unwrap().table.version, 1);
+    let without = Table { uniques: vec![], version: 1, ..unique };
+    assert_eq!(refused(&mut state, alter(without.clone(), 1, false)).code, ErrorCode::ConstraintViolation);
+    done(&mut state, alter(without, 1, true));
+    assert!(state.table(Ulid(1010)).is_none() && state.table(Ulid(11)).unwrap().table.foreign_keys.is_empty());
+    assert_eq!(events(&state, state.version() - 1), [(state.version(), vec![Event::TableDropped(Ulid(1010))])]);
+}
+
+#[test]
+fn several_tables_go_together_or_not_at_all() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "parent")));
+    done(&mut state, create(child(11, "child", 10)));
+    let names = |names: &[&str]| names.iter().map(|name| TableName::new("public", *name)).collect();
+    let drop = |list: &[&str]| Command::DropTables { names: names(list), if_exists: false, cascade: false };
+    assert_eq!(refused(&mut state, drop(&["child", "other"])).code, ErrorCode::NotFound);
+    assert_eq!(refused(&mut state, drop(&["parent"])).code, ErrorCode::ConstraintViolation);
+    done(&mut state, drop(&["parent", "child"]));
+    assert_eq!(state.tables().count(), 0);
+}
+
 /// Commands over few names and ids, so that they meet.
 fn any_command() -> impl Strategy<Value = Command> {
     let id = 10u128..14;
@@ -354,6 +475,20 @@ fn any_command() -> impl Strategy<Value = Command> {
             .prop_map(|(id, name, if_not_exists)| Command::CreateTable { table: table(id, name), if_not_exists }),
         2 => (id.clone(), name.clone(), id.clone()).prop_map(|(id, name, parent)| create(child(id, name, parent))),
         2 => (name.clone(), any::<bool>()).prop_map(|(name, cascade)| drop_table(name, cascade)),
+        1 => (name.clone(), name.clone(), any::<bool>()).prop_map(|(a, b, cascade)| Command::DropTables {
+            names: vec![TableName::new("public", a), TableName::new("public", b)], if_exists: true, cascade,
+        }),
+        4 => (id.clone(), name.clone(), 0u64..3, 0u8..4, any::<bool>())
+            .prop_map(|(id, name, seen, change, cascade)| alter(altered(id, name, seen, change), seen, cascade)),
+        2 => (id.clone(), name.clone(), id.clone(), any::<bool>()).prop_map(|(id, name, of, or_replace)| {
+            Command::CreateView { view: view(100 + id, name, of), or_replace, if_not_exists: false }
+        }),
+        1 => (name.clone(), any::<bool>()).prop_map(|(name, cascade)| Command::DropViews {
+            names: vec![TableName::new("public", name)], if_exists: false, cascade,
+        }),
+        1 => name.clone().prop_map(|name| Command::Comment {
+            name: TableName::new("public", name), column: None, text: Some("c".to_owned()),
+        }),
         6 => (100u128..110, id, pieces).prop_map(|(transaction, table, pieces)| commit(transaction, table, pieces)),
         2 => (100u128..110).prop_map(|id| Command::AbortTransaction { transaction: Ulid(id) }),
         1 => name.clone().prop_map(|name| Command::CreateSchema { name: name.to_owned(), if_not_exists: true }),
@@ -362,6 +497,31 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => name.clone()
             .prop_map(|name| Command::CreateUser { name: name.to_owned(), password_hash: String::new() }),
         1 => name.prop_map(|name| Command::DropUser { name: name.to_owned() }),
+        3 => any_replica_command(),
+    ]
+}
+
+fn any_replica_command() -> impl Strategy<Value = Command> {
+    let of = (10u128..14, 0u32..5, 1u128..4);
+    let of = of.prop_map(|(table, shard, server)| (Ulid(table), shard, Ulid(server)));
+    let server = (1u128..4).prop_map(Ulid);
+    prop_oneof![
+        of.clone().prop_map(|(table, shard, server)| Command::DemoteReplica { table, shard, server }),
+        of.clone().prop_map(|(table, shard, server)| Command::StartRebuild { table, shard, server }),
+        (of.clone(), 0u64..60).prop_map(|((table, shard, server), copied)| Command::ReplicaCurrent {
+            table,
+            shard,
+            server,
+            copied
+        }),
+        (of.clone(), prop::option::of(server.clone()))
+            .prop_map(|((table, shard, server), replaces)| Command::AddReplica { table, shard, server, replaces }),
+        of.prop_map(|(table, shard, server)| Command::RemoveReplica { table, shard, server }),
+        server.clone().prop_map(|server| Command::DemoteServer { server }),
+        server.clone().prop_map(|server| Command::ServerUp { server }),
+        (server.clone(), prop::sample::select(vec![ServerState::Active, ServerState::Draining]))
+            .prop_map(|(server, state)| Command::SetServerState { server, state }),
+        server.prop_map(|server| Command::DropServer { server }),
     ]
 }
 
@@ -408,7 +568,16 @@ proptest! {
                 let first = *committed.entry(*transaction).or_insert(version);
                 prop_assert!(first == version || state.forgotten_version() >= first);
             }
-            prop_assert_eq!(state.names.size(), state.tables.size());
+            prop_assert_eq!(state.names.size(), state.tables().filter(|table| table.is_users()).count());
+            for view in state.views() {
+                prop_assert!(state.table_by_name(&view.name).is_none() && state.has_schema(&view.name.schema));
+                for used in &view.uses {
+                    let table = state.table(used.id).expect("no view dangles");
+                    prop_assert!(used.columns.iter().all(|&column| table.table.columns[column].is_visible()));
+                }
+            }
+            let indexes: usize = state.user_tables().map(|table| table.table.uniques.len()).sum();
+            prop_assert_eq!(state.names.size() + indexes, state.tables().count());
             for table in state.tables() {
                 prop_assert!(state.has_schema(&table.table.name.schema));
                 prop_assert_eq!(table.shards.len(), table.table.shards as usize);

@@ -6,8 +6,8 @@ use drsdb_core::{ErrorCode, TableKind, Ulid, WireError};
 
 use super::{Applied, remove_all};
 use crate::catalog::{
-    Absent, CatalogState, Outcome, PieceInfo, ReplicaState, Response, ShardState, TableChange, TableState, Validation,
-    state::Event, statistics,
+    Absent, CatalogState, Outcome, PieceInfo, Replica, ReplicaState, Response, ShardState, TableChange, TableState,
+    Validation, state::Event, statistics,
 };
 
 /// Aborted transactions that are remembered. Ids grow with time, so the oldest go first, and a commit older than all
@@ -149,19 +149,26 @@ fn add(table: &mut TableState, transaction: Ulid, piece: &PieceInfo, version: u6
     })?;
     let place = |error: WireError| error.with_field("table", &definition.name).with_field("shard", piece.shard);
     let shard = Arc::make_mut(shard);
-    if shard.epoch != piece.epoch {
+    if piece.epoch < shard.authority {
         return Err(place(conflict(transaction, "another replica checks writes now")));
     }
-    let staged = shard.current().filter(|server| piece.acks.contains(server)).count();
+    // What a rebuild has replaced since it was staged is not there any more.
+    let has = |replica: &Replica| piece.acks.contains(&replica.server) && ShardState::accepts(replica, piece.epoch);
+    let staged = shard.replicas.iter().filter(|replica| replica.is_current() && has(replica)).count();
     if staged < shard.majority() {
-        let why = format!("{staged} of {} replicas have staged it, which is no majority", shard.replicas.len());
+        let why = format!("{staged} of {} replicas have staged it, which is no majority", shard.counted());
         return Err(place(conflict(transaction, &why)));
     }
-    for replica in &mut shard.replicas {
-        if !piece.acks.contains(&replica.server) && !matches!(replica.state, ReplicaState::Stale { .. }) {
-            replica.state = ReplicaState::Stale { since: version };
+    shard.change_replicas(version, |replicas| {
+        for replica in replicas.iter_mut().filter(|replica| !has(replica)) {
+            replica.state = match replica.state {
+                ReplicaState::Current { .. } => ReplicaState::Stale { since: version },
+                // It began to write before the rebuild did: the copy must have it.
+                ReplicaState::Rebuilding { .. } => ReplicaState::Rebuilding { since: version },
+                stale @ ReplicaState::Stale { .. } => stale,
+            };
         }
-    }
+    });
     shard.stats.add(&definition, piece);
     if piece.rows > 0 {
         shard.last_insert = version;

@@ -8,13 +8,13 @@ mod bound;
 
 use arrow::{array::ArrayRef, ipc::reader::StreamReader};
 use datafusion::scalar::ScalarValue;
-use drsdb_core::{Error, Result, SqlType, Table, Ulid, v1};
+use drsdb_core::{Column, Error, Result, SqlType, Table, Ulid, v1};
 use serde::{Deserialize, Serialize};
 
 use super::Blob;
 
 /// Rows that one transaction staged in one shard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PieceInfo {
     /// The shard's number.
     pub shard: u32,
@@ -33,12 +33,6 @@ pub struct PieceInfo {
     /// The shard's [`epoch`](super::ShardState::epoch) as it was when its first replica checked.
     #[serde(default)]
     pub epoch: u64,
-}
-
-impl Default for PieceInfo {
-    fn default() -> Self {
-        Self { shard: 0, rows: 0, bytes: 0, columns: Vec::new(), deleted: 0, acks: Vec::new(), epoch: 0 }
-    }
 }
 
 /// One column of a set of rows.
@@ -106,6 +100,16 @@ impl PieceInfo {
             deleted: staged.deleted,
             ..Self::default()
         })
+    }
+}
+
+impl PieceInfo {
+    /// Adds what the same transaction staged later in the same shard, on the same servers.
+    pub fn absorb(&mut self, table: &Table, later: PieceInfo) {
+        merge_columns(table, (&mut self.columns, self.rows), (&later.columns, later.rows), |_| Overlap::Possible);
+        self.rows += later.rows;
+        self.deleted += later.deleted;
+        self.bytes += later.bytes;
     }
 }
 
@@ -214,6 +218,18 @@ impl ShardStats {
         merge_columns(table, (&mut self.columns, self.rows), (&piece.columns, piece.rows), |_| Overlap::Possible);
         self.rows = (self.rows + piece.rows).saturating_sub(piece.deleted);
         self.bytes += piece.bytes;
+    }
+
+    /// Adds summaries of the columns that the table has since these were made: every row reads as the initial value.
+    pub(super) fn add_columns(&mut self, table: &Table) {
+        let rows = self.rows;
+        let added = table.columns.iter().skip(self.columns.len());
+        // Without bounds, a value other than NULL makes them unknown.
+        let summary = |column: &Column| ColumnSummary {
+            null_count: if column.initial.is_none() { rows } else { 0 },
+            ..ColumnSummary::default()
+        };
+        self.columns.extend(added.map(summary).collect::<Vec<_>>());
     }
 }
 

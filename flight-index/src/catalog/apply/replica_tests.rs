@@ -1,0 +1,364 @@
+//! Replicas never lie: whatever fails in whatever order, one that is current has every commit.
+//!
+//! The model has disks of storage servers beside the catalog, and lets storage servers do what they do: stage, keep calls
+//! while they copy, copy, replay. Outcomes reach them at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drsdb_core::{Column, ErrorCode, SqlType, Table, TableName, Ulid};
+use proptest::prelude::*;
+
+use super::{super::*, apply};
+
+const TABLE: Ulid = Ulid(10);
+const SERVERS: std::ops::RangeInclusive<u128> = 1..=5;
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// A transaction stages on all replicas that are written, but for those of these servers.
+    Stage {
+        transaction: u8,
+        failing: u8,
+    },
+    Commit {
+        transaction: u8,
+    },
+    Demote {
+        server: u8,
+    },
+    DemoteServer {
+        server: u8,
+    },
+    ServerUp {
+        server: u8,
+    },
+    StartRebuild {
+        server: u8,
+    },
+    Copy {
+        server: u8,
+    },
+    Finish {
+        server: u8,
+    },
+    Add {
+        server: u8,
+        replaces: Option<u8>,
+    },
+    Remove {
+        server: u8,
+    },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let server = 1u8..=5;
+    let transaction = 0u8..6;
+    prop_oneof![
+        8 => (transaction.clone(), prop_oneof![Just(0u8), any::<u8>()])
+            .prop_map(|(transaction, failing)| Step::Stage { transaction, failing }),
+        8 => transaction.prop_map(|transaction| Step::Commit { transaction }),
+        3 => server.clone().prop_map(|server| Step::Demote { server }),
+        1 => server.clone().prop_map(|server| Step::DemoteServer { server }),
+        2 => server.clone().prop_map(|server| Step::ServerUp { server }),
+        5 => server.clone().prop_map(|server| Step::StartRebuild { server }),
+        5 => server.clone().prop_map(|server| Step::Copy { server }),
+        5 => server.clone().prop_map(|server| Step::Finish { server }),
+        3 => (server.clone(), prop::option::of(1u8..=5))
+            .prop_map(|(server, replaces)| Step::Add { server, replaces }),
+        1 => server.prop_map(|server| Step::Remove { server }),
+    ]
+}
+
+/// What a storage server has of the shard.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    rows: BTreeSet<u64>,
+    staged: BTreeSet<Ulid>,
+    /// Calls that are kept while the shard is rebuilt.
+    spool: Option<Vec<Ulid>>,
+    copied: Option<u64>,
+}
+
+struct World {
+    state: CatalogState,
+    disks: BTreeMap<Ulid, Disk>,
+    open: BTreeMap<u8, (Ulid, PieceInfo)>,
+    outcomes: BTreeMap<Ulid, Outcome>,
+    committed: BTreeSet<u64>,
+    transactions: u128,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            state: CatalogState::default(),
+            disks: SERVERS.map(|id| (Ulid(id), Disk::default())).collect(),
+            open: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            committed: BTreeSet::new(),
+            transactions: 1000,
+        };
+        world.run(Command::Bootstrap {
+            cluster_id: Ulid(1),
+            signing_key_pkcs8: vec![1].into(),
+            admin_user: "admin".to_owned(),
+            admin_password_hash: String::new(),
+        });
+        for id in SERVERS {
+            let server =
+                StorageServer { id: Ulid(id), url: format!("https://s{id}:1"), cores: 1, labels: BTreeMap::new() };
+            world.run(Command::RegisterStorage { server });
+        }
+        let table = Table {
+            id: TABLE,
+            name: TableName::new("public", "t"),
+            columns: vec![Column::new("id", SqlType::BigInt, true)],
+            primary_key: vec![0],
+            shard_key: vec![0],
+            ..Table::default()
+        };
+        world.run(Command::CreateTable { table, if_not_exists: false });
+        world
+    }
+
+    fn run(&mut self, command: Command) -> Response {
+        let version = self.state.version() + 1;
+        apply(&mut self.state, version, &command)
+    }
+
+    fn shard(&self) -> &ShardState {
+        &self.state.table(TABLE).unwrap().shards[0]
+    }
+
+    fn disk(&mut self, server: Ulid) -> &mut Disk {
+        self.disks.get_mut(&server).unwrap()
+    }
+
+    fn step(&mut self, step: Step) {
+        let id = |server: u8| Ulid(u128::from(server));
+        let (table, shard) = (TABLE, 0);
+        match step {
+            Step::Stage { transaction, failing } => self.stage(transaction, failing),
+            Step::Commit { transaction } => self.commit(transaction),
+            Step::Demote { server } => drop(self.run(Command::DemoteReplica { table, shard, server: id(server) })),
+            Step::DemoteServer { server } => drop(self.run(Command::DemoteServer { server: id(server) })),
+            Step::ServerUp { server } => {
+                // Its rebuild, if there is one, is told before its replica is looked at.
+                drop(self.run(Command::ServerUp { server: id(server) }));
+            }
+            Step::StartRebuild { server } => {
+                let server = id(server);
+                self.disk(server).spool.get_or_insert_default();
+                let response = self.run(Command::StartRebuild { table, shard, server });
+                let current = self.shard().replica(server).is_some_and(Replica::is_current);
+                if current || matches!(response, Response::Error(_)) {
+                    self.disk(server).spool = None;
+                }
+            }
+            Step::Copy { server } => self.copy(id(server)),
+            Step::Finish { server } => self.finish(id(server)),
+            Step::Add { server, replaces } => {
+                let replaces = replaces.map(id);
+                drop(self.run(Command::AddReplica { table, shard, server: id(server), replaces }));
+            }
+            Step::Remove { server } => {
+                drop(self.run(Command::RemoveReplica { table, shard, server: id(server) }));
+            }
+        }
+    }
+
+    fn stage(&mut self, name: u8, failing: u8) {
+        let fails = |server: Ulid| failing & (1 << server.0) != 0;
+        let shard = self.shard().clone();
+        if self.open.contains_key(&name) || shard.current().next().is_none_or(fails) {
+            return;
+        }
+        self.transactions += 1;
+        let transaction = Ulid(self.transactions);
+        let written = shard.replicas.iter().filter(|replica| replica.is_written()).map(|replica| replica.server);
+        let acks: Vec<Ulid> = written.filter(|server| !fails(*server)).collect();
+        for server in &acks {
+            let disk = self.disk(*server);
+            match &mut disk.spool {
+                Some(spool) => spool.push(transaction),
+                None => drop(disk.staged.insert(transaction)),
+            }
+        }
+        let piece = PieceInfo { rows: 1, bytes: 1, acks, epoch: shard.epoch, ..PieceInfo::default() };
+        self.open.insert(name, (transaction, piece));
+    }
+
+    fn commit(&mut self, name: u8) {
+        let Some((transaction, piece)) = self.open.remove(&name) else { return };
+        let tables = vec![TableChange { table: TABLE, version: 0, pieces: vec![piece] }];
+        let command = Command::CommitTransaction { transaction, tables, statement: None, validations: vec![] };
+        let outcome = match self.run(command) {
+            Response::Transaction(outcome) => outcome,
+            _ => Outcome::Aborted,
+        };
+        self.outcomes.insert(transaction, outcome);
+        for disk in self.disks.values_mut() {
+            let staged = disk.staged.remove(&transaction);
+            if let (Outcome::Committed { version, .. }, true) = (outcome, staged) {
+                disk.rows.insert(version);
+            }
+        }
+        if let Outcome::Committed { version, .. } = outcome {
+            self.committed.insert(version);
+        }
+    }
+
+    fn copy(&mut self, server: Ulid) {
+        let version = self.state.version();
+        let rebuilding = self.shard().rebuilding().any(|other| other == server);
+        let Some(source) = self.shard().readable_at(version).next() else { return };
+        if self.disk(server).spool.is_none() || !rebuilding {
+            return;
+        }
+        let rows = self.disks[&source].rows.clone();
+        let disk = self.disk(server);
+        (disk.rows, disk.copied) = (rows, Some(version));
+        disk.staged.clear();
+    }
+
+    fn finish(&mut self, server: Ulid) {
+        let outcomes = self.outcomes.clone();
+        let disk = self.disk(server);
+        let (Some(spool), Some(copied)) = (disk.spool.clone(), disk.copied.take()) else { return };
+        for transaction in spool {
+            match outcomes.get(&transaction) {
+                Some(Outcome::Committed { version, .. }) if *version > copied => drop(disk.rows.insert(*version)),
+                Some(_) => {}
+                None => drop(disk.staged.insert(transaction)),
+            }
+        }
+        let done = self.run(Command::ReplicaCurrent { table: TABLE, shard: 0, server, copied });
+        if matches!(done, Response::Done { .. }) {
+            self.disk(server).spool = None;
+        }
+    }
+
+    fn check(&self) {
+        let shard = self.shard();
+        let servers: BTreeSet<Ulid> = shard.replicas.iter().map(|replica| replica.server).collect();
+        assert_eq!(servers.len(), shard.replicas.len(), "a server has one replica");
+        assert!(shard.replicas.iter().any(|replica| replica.is_current() && !replica.joining));
+        assert!(shard.replicas.iter().all(|replica| !(replica.joining && replica.is_current())));
+        assert!(shard.authority <= shard.epoch);
+        for server in shard.current() {
+            assert_eq!(self.disks[&server].rows, self.committed, "server {server} in {shard:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #[test]
+    fn a_current_replica_has_every_commit(steps in prop::collection::vec(any_step(), 1..80)) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+            world.check();
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_missed_nothing_is_current_at_once() {
+    let mut world = World::new();
+    let first = world.shard().current().next().unwrap();
+    let epoch = world.shard().epoch;
+    world.run(Command::DemoteServer { server: first });
+    assert_ne!(world.shard().current().next(), Some(first));
+    assert!(world.shard().epoch > epoch && world.state.condition(first).down_since.is_some());
+    world.run(Command::ServerUp { server: first });
+    assert_eq!(world.shard().current().next(), Some(first), "it checks writes again");
+    assert!(world.state.condition(first).down_since.is_none());
+}
+
+#[test]
+fn a_missed_commit_makes_stale_and_a_copy_makes_current() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    let last = servers[2];
+    world.stage(0, 1 << last.0);
+    world.commit(0);
+    assert_eq!(world.shard().current().collect::<Vec<_>>(), servers[..2]);
+    world.run(Command::ServerUp { server: last });
+    assert_eq!(world.shard().current().count(), 2, "it missed something");
+    // Began before the rebuild, and commits after it: the first copy has it not.
+    world.stage(1, 0);
+    world.step(Step::StartRebuild { server: last.0 as u8 });
+    world.copy(last);
+    world.commit(1);
+    world.finish(last);
+    assert_eq!(world.shard().rebuilding().collect::<Vec<_>>(), [last]);
+    world.copy(last);
+    world.finish(last);
+    world.check();
+    assert_eq!(world.shard().current().count(), 3);
+}
+
+#[test]
+fn a_majority_stays() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    for (at, server) in servers.iter().enumerate() {
+        let demoted = world.run(Command::DemoteReplica { table: TABLE, shard: 0, server: *server });
+        assert_eq!(demoted, Response::Done { changed: at == 0 });
+    }
+    assert!(world.shard().is_writable());
+    // Two are needed, and one has staged it.
+    world.stage(0, 1 << servers[2].0);
+    world.commit(0);
+    assert!(world.committed.is_empty());
+}
+
+#[test]
+fn a_replica_moves_without_a_moment_of_fewer() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    let new = SERVERS.map(Ulid).find(|server| !servers.contains(server)).unwrap();
+    let add = Command::AddReplica { table: TABLE, shard: 0, server: new, replaces: Some(servers[0]) };
+    world.run(add.clone());
+    assert_eq!(world.run(add), Response::Done { changed: false });
+    assert_eq!((world.shard().counted(), world.shard().majority()), (3, 2));
+    world.step(Step::StartRebuild { server: new.0 as u8 });
+    world.copy(new);
+    world.finish(new);
+    assert_eq!(world.shard().current().collect::<Vec<_>>(), [new, servers[1], servers[2]]);
+    let events: Vec<Event> = world.state.events_after(0).flat_map(|(_, events)| events.to_vec()).collect();
+    assert!(events.contains(&Event::ReplicaRemoved { table: TABLE, shard: 0, server: servers[0] }));
+}
+
+#[test]
+fn a_server_is_dropped_when_it_is_empty_and_does_not_come_back() {
+    let mut world = World::new();
+    let holder = world.shard().current().next().unwrap();
+    let refused = |response: Response| response.into_result().unwrap_err().code();
+    assert_eq!(refused(world.run(Command::DropServer { server: holder })), ErrorCode::InvalidArgument);
+    let empty = SERVERS.map(Ulid).find(|server| world.shard().replica(*server).is_none()).unwrap();
+    let server = (**world.state.server(empty).unwrap()).clone();
+    world.run(Command::DropServer { server: empty }).into_result().unwrap();
+    assert!(world.state.server(empty).is_none());
+    assert_eq!(refused(world.run(Command::RegisterStorage { server })), ErrorCode::InvalidArgument);
+    assert_eq!(refused(world.run(Command::DropServer { server: empty })), ErrorCode::NotFound);
+}
+
+#[test]
+fn a_server_that_is_gone_does_not_keep_commits_from_being_forgotten() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    let gone = servers[0];
+    world.run(Command::DemoteServer { server: gone });
+    world.stage(0, 0);
+    world.commit(0);
+    let version = world.state.version();
+    for server in SERVERS.map(Ulid).filter(|server| *server != gone) {
+        world.run(Command::StorageApplied { server, version });
+    }
+    assert_eq!(world.state.forgotten_version(), version);
+    // What it missed it does not hear any more, so it is not current even where nothing was changed.
+    world.run(Command::ServerUp { server: gone });
+    assert!(!world.shard().current().any(|server| server == gone));
+}

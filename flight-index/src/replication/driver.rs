@@ -1,0 +1,126 @@
+//! The placement driver: does what `plan.rs` says, on the index server that leads.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use drsdb_core::{
+    Error, Result, Ulid,
+    v1::{RebuildRequest, ShardRef, storage_client::StorageClient},
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{
+    Liveness,
+    plan::{Action, Observed, plan},
+};
+use crate::{
+    catalog::CatalogState,
+    raft::{Catalog, Dial},
+};
+
+/// How often it is looked what is to be done.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a server may take to say that it has begun a rebuild.
+const ASK_TIME: Duration = Duration::from_secs(2);
+
+/// How patient the driver is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriveOptions {
+    /// A server that has been suspect for so long is demoted.
+    pub demote_after: Duration,
+    /// A server that has been suspect for so long is replaced.
+    pub replace_after: Duration,
+    /// Shards that are copied at a time.
+    pub copies: usize,
+}
+
+/// Until `shutdown`, has replicas demoted, rebuilt and moved as need be, while this index server leads.
+pub async fn drive(
+    catalog: Arc<Catalog>,
+    dial: Dial,
+    liveness: Arc<Liveness>,
+    options: DriveOptions,
+    shutdown: CancellationToken,
+) {
+    let driver = Driver { catalog, dial, liveness, options };
+    let mut silent_since = BTreeMap::new();
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        if !driver.catalog.leads() {
+            // Somebody else's patience counts, and begins anew when this one leads.
+            silent_since.clear();
+            continue;
+        }
+        let looked = shutdown.run_until_cancelled(driver.look(&mut silent_since)).await;
+        if let Some(Err(error)) = looked {
+            tracing::debug!(%error, "replicas could not be looked after; trying on");
+        }
+    }
+}
+
+struct Driver {
+    catalog: Arc<Catalog>,
+    dial: Dial,
+    liveness: Arc<Liveness>,
+    options: DriveOptions,
+}
+
+impl Driver {
+    async fn look(&self, silent_since: &mut BTreeMap<Ulid, Instant>) -> Result<()> {
+        let state = self.catalog.state();
+        let mut rebuilds: BTreeMap<Ulid, Vec<ShardRef>> = BTreeMap::new();
+        for action in plan(&state, &self.observe(&state, silent_since), self.options.copies) {
+            match action {
+                Action::Propose(command) => {
+                    tracing::info!(?command, "looking after replicas");
+                    if let Err(error) = self.catalog.propose(command).await {
+                        // Overtaken by somebody else's change, or a lost lead: the next look sees what is.
+                        tracing::info!(%error, "a change of replicas was refused");
+                    }
+                }
+                Action::Rebuild { server, table, shard } => {
+                    let shard = ShardRef { table_id: table.to_string(), shard };
+                    rebuilds.entry(server).or_default().push(shard);
+                }
+            }
+        }
+        for (server, shards) in rebuilds {
+            let asked = tokio::time::timeout(ASK_TIME, self.ask(&state, server, shards)).await;
+            if let Ok(Err(error)) = asked {
+                tracing::debug!(%server, %error, "a storage server does not begin to rebuild");
+            }
+        }
+        Ok(())
+    }
+
+    fn observe(&self, state: &CatalogState, silent_since: &mut BTreeMap<Ulid, Instant>) -> Observed {
+        let mut observed = Observed::default();
+        for server in state.servers() {
+            if self.liveness.answers(server.id) {
+                observed.answering.insert(server.id);
+                silent_since.remove(&server.id);
+                continue;
+            }
+            let Some(suspect) = self.liveness.suspect_for(server.id) else { continue };
+            if suspect >= self.options.demote_after {
+                observed.silent.insert(server.id);
+            }
+            if silent_since.entry(server.id).or_insert_with(Instant::now).elapsed() >= self.options.replace_after {
+                observed.gone.insert(server.id);
+            }
+        }
+        observed
+    }
+
+    async fn ask(&self, state: &CatalogState, server: Ulid, shards: Vec<ShardRef>) -> Result<()> {
+        let Some(server) = state.server(server) else { return Ok(()) };
+        let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
+        StorageClient::new((self.dial)(&url)?).rebuild(RebuildRequest { shards }).await?;
+        Ok(())
+    }
+}

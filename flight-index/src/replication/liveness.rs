@@ -1,0 +1,187 @@
+//! Which storage servers answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use drsdb_core::{
+    Error, ErrorCode, Result, Ulid,
+    v1::{StatusRequest, StatusResponse, storage_client::StorageClient},
+};
+use futures::future::join_all;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::{
+    catalog::{Command, StorageServer},
+    raft::{Catalog, Dial},
+};
+
+/// How often each server is asked.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// How long it may take to answer.
+const PING_TIME: Duration = Duration::from_secs(2);
+/// After how many failures in a row a server is suspect.
+const SUSPECT_AFTER: u32 = 2;
+
+/// Servers that do not answer now. Cheap to clone; clones share the list.
+#[derive(Debug, Clone, Default)]
+pub struct Suspects(Arc<RwLock<BTreeSet<Ulid>>>);
+
+impl Suspects {
+    /// Whether `server` does not answer.
+    pub fn contains(&self, server: Ulid) -> bool {
+        self.0.read().contains(&server)
+    }
+
+    fn set(&self, server: Ulid, suspect: bool) {
+        if self.contains(server) != suspect {
+            let mut suspects = self.0.write();
+            if suspect {
+                suspects.insert(server)
+            } else {
+                suspects.remove(&server)
+            };
+        }
+    }
+}
+
+/// Pings the storage servers, and hears from whoever found that one does not answer.
+pub struct Liveness {
+    catalog: Arc<Catalog>,
+    dial: Dial,
+    suspects: Suspects,
+    servers: Mutex<BTreeMap<Ulid, Health>>,
+    wake: Notify,
+}
+
+/// What is known of a server.
+#[derive(Debug, Clone, Copy, Default)]
+struct Health {
+    /// In a row.
+    failures: u32,
+    failing_since: Option<Instant>,
+    /// Whether it ever answered this index server.
+    answered: bool,
+    applied_version: u64,
+}
+
+impl std::fmt::Debug for Liveness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Liveness").field("suspects", &self.suspects).finish_non_exhaustive()
+    }
+}
+
+impl Liveness {
+    /// Nobody is suspect yet. [`Liveness::run`] pings.
+    pub fn new(catalog: Arc<Catalog>, dial: Dial) -> Arc<Self> {
+        let (suspects, servers, wake) = (Suspects::default(), Mutex::default(), Notify::new());
+        Arc::new(Self { catalog, dial, suspects, servers, wake })
+    }
+
+    /// The servers that do not answer, for those who need nothing else.
+    pub fn suspects(&self) -> Suspects {
+        self.suspects.clone()
+    }
+
+    /// Whether it is better not to count on `server`.
+    pub fn is_suspect(&self, server: Ulid) -> bool {
+        self.suspects.contains(server)
+    }
+
+    /// Whether the last ping was answered.
+    pub fn answers(&self, server: Ulid) -> bool {
+        self.servers.lock().get(&server).is_some_and(|health| health.answered && health.failures == 0)
+    }
+
+    /// For how long `server` has been suspect.
+    pub fn suspect_for(&self, server: Ulid) -> Option<Duration> {
+        let servers = self.servers.lock();
+        let health = servers.get(&server).filter(|health| health.failures >= SUSPECT_AFTER)?;
+        health.failing_since.map(|since| since.elapsed())
+    }
+
+    /// Up to which commit `server` had taken in all when it last answered.
+    pub fn applied_version(&self, server: Ulid) -> Option<u64> {
+        self.servers.lock().get(&server).filter(|health| health.answered).map(|health| health.applied_version)
+    }
+
+    /// Says that a call to `server` failed because it does not answer: it is suspect until a ping is answered.
+    pub fn report_failure(&self, server: Ulid) {
+        self.failed(server, SUSPECT_AFTER);
+        self.wake.notify_one();
+    }
+
+    /// Has `server` taken from among the current replicas of every shard that has a majority without it. What was staged
+    /// where it decided about writes has to be staged again, in the shard's new epoch.
+    pub async fn demote(&self, server: Ulid) -> Result<()> {
+        tracing::info!(%server, "demoting a storage server");
+        self.catalog.propose(Command::DemoteServer { server }).await.map(drop)
+    }
+
+    /// Pings until `shutdown`.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(PING_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let round = async {
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = self.wake.notified() => {}
+                }
+                let servers: Vec<Arc<StorageServer>> = self.catalog.state().servers().cloned().collect();
+                self.servers.lock().retain(|id, _| servers.iter().any(|server| server.id == *id));
+                join_all(servers.iter().map(|server| self.ping(server))).await;
+            }
+        };
+        shutdown.run_until_cancelled(round).await;
+    }
+
+    async fn ping(&self, server: &StorageServer) {
+        let answer = tokio::time::timeout(PING_TIME, self.status(server)).await;
+        match answer {
+            Ok(Ok(status)) => {
+                let mut servers = self.servers.lock();
+                let applied_version = status.applied_version;
+                servers.insert(server.id, Health { answered: true, applied_version, ..Health::default() });
+                if self.is_suspect(server.id) {
+                    tracing::info!(server = %server.url, "a storage server answers again");
+                }
+                self.suspects.set(server.id, false);
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(server = %server.url, %error, "a storage server does not answer");
+                self.failed(server.id, 1);
+            }
+            Err(_) => self.failed(server.id, 1),
+        }
+    }
+
+    async fn status(&self, server: &StorageServer) -> Result<StatusResponse> {
+        let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
+        let status = StorageClient::new((self.dial)(&url)?).status(StatusRequest {}).await?.into_inner();
+        if status.server_id != server.id.to_string() {
+            // Another server has the URL now.
+            let message = format!("{url} is server {} and not {}", status.server_id, server.id);
+            return Err(Error::new(ErrorCode::Unavailable, message));
+        }
+        Ok(status)
+    }
+
+    fn failed(&self, server: Ulid, failures: u32) {
+        let mut servers = self.servers.lock();
+        let health = servers.entry(server).or_default();
+        health.failures = (health.failures + failures).min(u32::MAX / 2);
+        health.failing_since.get_or_insert_with(Instant::now);
+        if health.failures >= SUSPECT_AFTER {
+            if !self.is_suspect(server) {
+                tracing::warn!(%server, "a storage server does not answer");
+            }
+            self.suspects.set(server, true);
+        }
+    }
+}
