@@ -8,32 +8,25 @@ use std::{borrow::Cow, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray},
-    compute::{cast, concat},
-    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    compute::concat,
+    datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use datafusion::{
-    common::{
-        DFSchema,
-        tree_node::{Transformed, TreeNode},
-    },
-    execution::{FunctionRegistry, SessionState, SessionStateBuilder},
-    logical_expr::{Expr as LogicalExpr, expr_rewriter::FunctionRewrite, simplify::SimplifyContext},
-    optimizer::simplify_expressions::ExprSimplifier,
-    prelude::col,
+    common::DFSchema,
     sql::sqlparser::ast::{self, Expr, SetExpr, UnaryOperator, Value},
 };
 use drsdb_core::{
-    Column, ErrorCode, Result, SqlType, Table, WireError,
-    checked_arithmetic::{CheckIntegers, register_functions},
-    edge::edge_schema,
-    query_session::{QueryOptions, session_config},
+    Column, ErrorCode, Result, SqlType, Table, WireError, edge::edge_schema, query_session::QueryOptions,
 };
 
 use super::{
     cast::{check_assignable, convert_column, transit_type},
     convert::unknown_column,
 };
-use crate::statement::{identifier, positioned};
+use crate::{
+    dml::expressions::{Expressions, evaluate, parameter_name},
+    statement::{identifier, parse_expression, positioned},
+};
 
 /// An INSERT whose names have been found.
 #[derive(Debug)]
@@ -48,7 +41,12 @@ impl<'a> Insert<'a> {
     /// Looks the statement's columns up.
     pub fn new(insert: &'a ast::Insert, table: &'a Table) -> Result<Self> {
         let columns = target_columns(insert, table)?;
-        let rows = values(insert)?;
+        let rows = match (plain_values(insert), &insert.source) {
+            (Some(rows), _) => rows,
+            // DEFAULT VALUES: one row that names no column.
+            (None, None) => return Ok(Self { table, columns: Vec::new(), rows: vec![&[]] }),
+            (None, Some(_)) => return Err(drsdb_core::Error::internal("the rows of this INSERT are a query's")),
+        };
         for (number, row) in rows.iter().enumerate() {
             if row.len() != columns.len() {
                 let message =
@@ -101,19 +99,28 @@ impl<'a> Insert<'a> {
 
     fn column(&self, index: usize, column: &Column, cells: &Cells) -> Result<ArrayRef> {
         let runs = cells.input.num_rows();
+        let default = match self.rows.iter().any(|row| is_default(&row[index])) {
+            true => Some(default_expression(column)?),
+            false => None,
+        };
+        let cell_of = |row: &'a [Expr]| match &default {
+            Some(default) if is_default(&row[index]) => Cow::Owned(default.clone()),
+            _ => Cow::Borrowed(&row[index]),
+        };
         if runs == 1 {
             let texts: Option<Vec<Option<Cow<str>>>> =
                 self.rows.iter().map(|row| literal(&row[index], column)).collect();
-            if let Some(texts) = texts {
+            if let Some(texts) = texts.filter(|_| default.is_none()) {
                 return Ok(Arc::new(texts.into_iter().collect::<StringArray>()));
             }
         }
         let mut parts = Vec::with_capacity(self.rows.len());
         for (number, row) in self.rows.iter().enumerate() {
             let first_row = (number * runs) as u64 + 1;
-            let values = match literal(&row[index], column) {
-                Some(text) => Arc::new(std::iter::repeat_n(text, runs).collect::<StringArray>()),
-                None => cells.evaluate(&row[index])?,
+            let cell = cell_of(row);
+            let values = match literal(&cell, column) {
+                Some(text) => Arc::new(std::iter::repeat_n(text, runs).collect::<StringArray>()) as ArrayRef,
+                None => cells.evaluate(&cell)?,
             };
             check_assignable(values.data_type(), column)?;
             parts.push(convert_column(&values, column, first_row)?);
@@ -124,9 +131,10 @@ impl<'a> Insert<'a> {
     }
 }
 
-fn target_columns(insert: &ast::Insert, table: &Table) -> Result<Vec<usize>> {
+/// Positions of the columns that an INSERT gives values to.
+pub fn target_columns(insert: &ast::Insert, table: &Table) -> Result<Vec<usize>> {
     if insert.columns.is_empty() {
-        return Ok((0..table.columns.len()).collect());
+        return Ok(table.visible_columns().map(|(position, _)| position).collect());
     }
     let mut positions = Vec::with_capacity(insert.columns.len());
     for name in &insert.columns {
@@ -149,21 +157,30 @@ fn target_columns(insert: &ast::Insert, table: &Table) -> Result<Vec<usize>> {
     Ok(positions)
 }
 
-fn values(insert: &ast::Insert) -> Result<Vec<&[Expr]>> {
+/// The rows of INSERT ... VALUES, if it is nothing more.
+pub fn plain_values(insert: &ast::Insert) -> Option<Vec<&[Expr]>> {
     let query = insert.source.as_deref();
     let plain = query.filter(|query| {
         query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none()
     });
     match plain.map(|query| query.body.as_ref()) {
-        Some(SetExpr::Values(values)) => Ok(values.rows.iter().map(|row| row.content.as_slice()).collect()),
-        _ => Err(WireError::new(ErrorCode::Unsupported, "INSERT ... SELECT is not done")
-            .with_hint("write INSERT ... VALUES, or query the rows and load the result")
-            .into()),
+        Some(SetExpr::Values(values)) => Some(values.rows.iter().map(|row| row.content.as_slice()).collect()),
+        _ => None,
     }
 }
 
+/// Whether a cell says DEFAULT.
+pub fn is_default(cell: &Expr) -> bool {
+    matches!(cell, Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+/// A column's DEFAULT, or NULL.
+pub fn default_expression(column: &Column) -> Result<Expr> {
+    parse_expression(column.default.as_deref().unwrap_or("NULL"))
+}
+
 /// The number of a placeholder that stands alone.
-fn placeholder(cell: &Expr) -> Option<usize> {
+pub fn placeholder(cell: &Expr) -> Option<usize> {
     match cell {
         Expr::Value(value) => match &value.value {
             Value::Placeholder(name) => name.strip_prefix('$')?.parse().ok().filter(|number| *number > 0),
@@ -214,7 +231,7 @@ fn literal<'a>(cell: &'a Expr, column: &Column) -> Option<Option<Cow<'a, str>>> 
 
 /// Evaluates cells over the parameters.
 struct Cells {
-    state: SessionState,
+    expressions: Expressions,
     schema: DFSchema,
     /// One row without columns, when there are no parameters.
     input: RecordBatch,
@@ -222,31 +239,12 @@ struct Cells {
 
 impl Cells {
     fn new(parameters: Option<&RecordBatch>, options: &QueryOptions) -> Result<Self> {
-        let config = session_config(options)?;
-        let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
-        state.mark_start_execution();
-        register_functions(&mut state)?;
-        state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         let input = match parameters {
-            Some(batch) => {
-                let fields = batch
-                    .schema()
-                    .fields()
-                    .iter()
-                    .enumerate()
-                    .map(|(index, field)| {
-                        field.as_ref().clone().with_name(parameter_name(index + 1)).with_nullable(true)
-                    })
-                    .collect::<Vec<_>>();
-                let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-                RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), batch.columns().to_vec(), &options)?
-            }
-            None => {
-                let options = RecordBatchOptions::new().with_row_count(Some(1));
-                RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?
-            }
+            Some(batch) => parameter_columns(batch)?,
+            None => one_row()?,
         };
-        Ok(Self { state, schema: DFSchema::try_from(input.schema().as_ref().clone())?, input })
+        let schema = DFSchema::try_from(input.schema().as_ref().clone())?;
+        Ok(Self { expressions: Expressions::new(options)?, schema, input })
     }
 
     fn evaluate(&self, cell: &Expr) -> Result<ArrayRef> {
@@ -260,43 +258,8 @@ impl Cells {
         if let Some(number) = missing {
             self.require(number)?;
         }
-        let cell = ast::ExprWithAlias { expr: cell.clone(), alias: None };
-        // A column's name would find a parameter's column only by its reserved name.
-        let logical = self.state.create_logical_expr_from_sql_expr(cell, &DFSchema::empty())?;
-        let over_rows =
-            |expr: &LogicalExpr| Ok(matches!(expr, LogicalExpr::AggregateFunction(_) | LogicalExpr::WindowFunction(_)));
-        if logical.exists(over_rows)? {
-            let message = "VALUES has no rows for an aggregate or window function";
-            return Err(WireError::new(ErrorCode::InvalidArgument, message).with_hint("write a value").into());
-        }
-        let logical = logical.transform(|expr| match &expr {
-            LogicalExpr::Placeholder(holder) => {
-                let number = holder.id.trim_start_matches('$').parse().unwrap_or(0);
-                Ok(Transformed::yes(col(parameter_name(number))))
-            }
-            _ => Ok(Transformed::no(expr)),
-        })?;
-        // now() and its like exist only until an expression is simplified; but what folds constants wraps integers around,
-        // so they become checked ones before.
-        let options = self.state.config_options();
-        let context = SimplifyContext::builder()
-            .with_schema(Arc::new(self.schema.clone()))
-            .with_config_options(Arc::clone(options))
-            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
-            .build();
-        let simplifier = ExprSimplifier::new(context);
-        let checked = simplifier
-            .coerce(logical.data, &self.schema)?
-            .transform_up(|expr| CheckIntegers::default().rewrite(expr, &self.schema, options))?;
-        let physical = self.state.create_physical_expr(simplifier.simplify(checked.data)?, &self.schema)?;
-        let values = physical.evaluate(&self.input)?.into_array(self.input.num_rows())?;
-        match values.data_type() {
-            // Expressions compute with nanoseconds, now() to begin with; columns have microseconds, as SQL's users know.
-            DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
-                Ok(cast(&values, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?)
-            }
-            _ => Ok(values),
-        }
+        let compiled = self.expressions.compile(cell.clone(), &DFSchema::empty(), &self.schema)?;
+        evaluate(&compiled, &self.input)
     }
 
     fn require(&self, number: usize) -> Result<()> {
@@ -309,8 +272,23 @@ impl Cells {
     }
 }
 
-fn parameter_name(number: usize) -> String {
-    format!("parameter_{number}")
+/// One row without columns.
+fn one_row() -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?)
+}
+
+/// Parameters under the names by which expressions find them.
+pub fn parameter_columns(batch: &RecordBatch) -> Result<RecordBatch> {
+    let fields = batch
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| field.as_ref().clone().with_name(parameter_name(index + 1)).with_nullable(true))
+        .collect::<Vec<_>>();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), batch.columns().to_vec(), &options)?)
 }
 
 #[cfg(test)]

@@ -1,40 +1,41 @@
-//! Bulk loads: rows in, one committed transaction out, in bounded memory.
+//! Rows that come from outside, in bounded memory: bulk loads and INSERT.
 //!
 //! # Life of a load
 //!
-//! 1. [`Loader::load`] matches the columns of the rows with the table's ([`convert`]).
-//! 2. Each batch is cast and checked ([`cast`]) and divided by shard ([`split`]), two at a time, off the async threads.
-//! 3. Full pieces go to the shard's writer ([`stage`]), which encodes them ([`encode`]) and streams them to every replica
-//!    ([`transport`]). Channels are short: a slow server slows the client down.
-//! 4. When all servers have staged durably, one `CommitTransaction` makes the rows visible, all at once. Before that,
-//!    any error, and a client that goes away, undoes everything.
+//! 1. [`Loader::load_into`] matches the columns of the rows with the table's ([`convert`]); columns that are not given get
+//!    their DEFAULT.
+//! 2. Each batch is cast and checked ([`cast`]), and what it changes is divided by shard ([`crate::dml::Target`]), two at a
+//!    time, off the async threads.
+//! 3. The statement's [`Stager`](crate::transaction::Stager) takes it to the storage servers. Channels are short: a slow server slows the client down.
+//! 4. When all servers have staged durably, the transaction may commit. Before that, any error, and a client that goes away,
+//!    undoes everything.
 //!
-//! [`insert`] evaluates `INSERT ... VALUES` and loads the result the same way. Not here: what storage servers check
-//! when they stage (the primary key), and who may load.
+//! [`insert`] evaluates `INSERT ... VALUES`. Not here: what storage servers check when they stage (the primary key), and who
+//! may load.
 
 mod cast;
 mod convert;
-mod encode;
 pub mod insert;
-mod split;
-mod stage;
 #[cfg(test)]
 pub mod testing;
-mod transport;
 
 use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-pub use cast::{parse_ulid, parse_uuid};
-use drsdb_core::{Error, Result, ids::new_ulid};
+pub use cast::{
+    check_assignable, convert_column, null_in_not_null, parse_ulid, parse_uuid, stored_column, transit_type,
+};
+pub use convert::{Converter, transit_schema, unknown_column};
+use drsdb_core::{Error, Result, query_session::QueryOptions};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-pub use transport::{GrpcTransport, StageTransport};
 
-use crate::{catalog::TableState, raft::Catalog};
-use convert::Converter;
-pub use convert::unknown_column;
-use split::Buffers;
-use stage::Transaction;
+use crate::{
+    catalog::TableState,
+    dml::{Effects, Target},
+    raft::Catalog,
+    replication::{ActiveTransactions, Liveness},
+    transaction::{StageTransport, Transaction, Writes},
+};
 
 /// How many batches are cast and divided at a time.
 const CONVERT_AHEAD: usize = 2;
@@ -53,76 +54,95 @@ pub struct LoadOutcome {
 /// Loads rows into tables.
 #[derive(Debug)]
 pub struct Loader {
-    catalog: Arc<Catalog>,
-    transport: Arc<dyn StageTransport>,
+    writes: Arc<Writes>,
 }
 
 impl Loader {
-    /// A loader that commits through `catalog` and stages through `transport`.
-    pub fn new(catalog: Arc<Catalog>, transport: Arc<dyn StageTransport>) -> Self {
-        Self { catalog, transport }
+    /// A loader that commits through `catalog` and stages through `transport`, on the index server at `coordinator`.
+    pub fn new(catalog: Arc<Catalog>, transport: Arc<dyn StageTransport>, coordinator: impl Into<String>) -> Self {
+        Self { writes: Arc::new(Writes::new(catalog, transport, coordinator)) }
     }
 
-    /// Loads batches of `schema` into the table as one transaction. Dropping the future undoes the load.
+    /// The same, leaving out servers that do not answer, and telling others which transactions run here.
+    pub fn watched(self, liveness: Arc<Liveness>, active: ActiveTransactions) -> Self {
+        let writes = Arc::into_inner(self.writes).expect("a loader is completed before it is used");
+        Self { writes: Arc::new(writes.watched(liveness, active)) }
+    }
+
+    /// What transactions are made with.
+    pub fn writes(&self) -> &Arc<Writes> {
+        &self.writes
+    }
+
+    /// Loads batches of `schema` into a table without foreign keys, as a transaction of its own. Dropping the future undoes
+    /// the load.
     pub async fn load(
         &self,
-        table: &TableState,
+        table: &Arc<TableState>,
         schema: SchemaRef,
         batches: impl Stream<Item = Result<RecordBatch>> + Send,
     ) -> Result<LoadOutcome> {
-        let converter = Arc::new(Converter::new(Arc::clone(&table.table), &schema)?);
-        let definition = Arc::clone(&table.table);
-        let id = new_ulid();
-        let mut transaction = Transaction::new(id, Arc::clone(&self.catalog), Arc::clone(&self.transport), table);
-        let mut buffers = Buffers::new(table.table.shards);
+        let mut transaction = self.writes.begin(self.writes.catalog().state());
+        let options = QueryOptions::default();
+        let target = Arc::new(Target::new(transaction.begun(), table, &options)?);
+        let loaded = Self::load_into(&mut transaction, target, schema, &options, batches).await;
+        match loaded {
+            Ok(effects) => {
+                let version = transaction.commit(None).await?.version;
+                Ok(LoadOutcome { rows: effects.rows, version })
+            }
+            Err(error) => {
+                transaction.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Stages batches of `schema` as one statement of the transaction. What is left to look at, such as foreign keys, is in
+    /// the answer. After an error, the statement must be rolled back.
+    pub async fn load_into(
+        transaction: &mut Transaction,
+        target: Arc<Target>,
+        schema: SchemaRef,
+        options: &QueryOptions,
+        batches: impl Stream<Item = Result<RecordBatch>> + Send,
+    ) -> Result<Effects> {
+        let converter = Arc::new(Converter::new(Arc::clone(&target.table), &schema, options)?);
+        let mut stager = transaction.stager();
+        let mut effects = Effects::new(&target, &mut stager)?;
         // Small loads without a shard key must not all go to shard 0.
-        let (mut first_row, mut batch_number) = (1u64, id.random() as u64 >> 1);
+        let (mut first_row, mut batch_number) = (1u64, transaction.id().random() as u64 >> 1);
         let slices = batches.map_ok(|batch| stream::iter(slices_of(batch).map(Ok))).try_flatten();
         let divided = slices.map_ok(move |batch| {
-            let (converter, table) = (Arc::clone(&converter), Arc::clone(&definition));
+            let (converter, target) = (Arc::clone(&converter), Arc::clone(&target));
             let (row, number) = (first_row, batch_number);
             first_row += batch.num_rows() as u64;
             batch_number += 1;
             async move {
-                let work = move || split::split(&table, converter.convert(&batch, row)?, number);
+                let work = move || target.prepare(None, Some(converter.convert(&batch, row)?), row, number);
                 let done = tokio::task::spawn_blocking(work).await;
                 done.unwrap_or_else(|panic| Err(Error::internal(format!("casting rows failed: {panic}"))))
             }
         });
         let mut divided = std::pin::pin!(divided.try_buffered(CONVERT_AHEAD));
-        let (mut ready, mut rows) = (Vec::new(), 0);
         loop {
             // A server's refusal ends the load at once, and not when its channel is next written to.
             let next = tokio::select! {
                 biased;
-                error = transaction.failure() => Err(error),
+                error = stager.failure() => Err(error),
                 next = divided.next() => next.transpose(),
             };
-            let parts = match next {
-                Ok(Some(parts)) => parts,
-                Ok(None) => break,
-                Err(error) => return Err(transaction.abort(error).await),
-            };
-            for (shard, batch) in parts {
-                rows += batch.num_rows() as u64;
-                buffers.add(shard, batch, &mut ready);
-            }
-            for piece in ready.drain(..) {
-                if let Err(error) = transaction.send(piece).await {
-                    return Err(transaction.abort(error).await);
-                }
+            match next? {
+                Some(prepared) => effects.take(prepared, &mut stager).await?,
+                None => break,
             }
         }
         // A client that resets its call looks like one whose data has ended: HTTP/2 servers hide that from a body. But they
         // drop the call's future when it next waits. So it waits once, and nothing of a broken load goes on.
         tokio::task::yield_now().await;
-        for piece in buffers.finish() {
-            if let Err(error) = transaction.send(piece).await {
-                return Err(transaction.abort(error).await);
-            }
-        }
-        let version = transaction.commit().await?;
-        Ok(LoadOutcome { rows, version })
+        transaction.absorb(stager.finish().await?);
+        transaction.statement_done();
+        Ok(effects)
     }
 }
 

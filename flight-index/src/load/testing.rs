@@ -11,14 +11,17 @@ use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError, v1};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{StageTransport, encode};
-use crate::catalog::{Command, StorageServer};
+use crate::{
+    catalog::{Command, StorageServer},
+    transaction::{MAX_MESSAGE_BYTES, StageTransport},
+};
 
 /// Storage servers in memory.
 #[derive(Debug, Default)]
 pub struct Servers {
     pub staged: Mutex<BTreeMap<(Ulid, u32), Vec<RecordBatch>>>,
     pub aborted: Mutex<BTreeSet<(Ulid, String)>>,
+    pub rolled_back: Mutex<BTreeSet<(Ulid, u32)>>,
     pub messages: AtomicUsize,
     /// Refuses this message, counted over all servers.
     pub refuse_message: Option<usize>,
@@ -48,7 +51,7 @@ impl StageTransport for Servers {
             let Some(v1::stage_request::Part::Batch(batch)) = message.part else {
                 return Err(Error::internal("only the first message is a header"));
             };
-            assert!(batch.len() <= encode::MAX_MESSAGE_BYTES);
+            assert!(batch.len() <= MAX_MESSAGE_BYTES);
             let number = self.messages.fetch_add(1, Ordering::SeqCst);
             if self.refuse_message == Some(number) {
                 let error = WireError::new(ErrorCode::DiskFull, "no space is left").with_field("server", &server.url);
@@ -67,6 +70,11 @@ impl StageTransport for Servers {
     async fn abort(&self, server: &StorageServer, transaction: Ulid) -> Result<()> {
         self.aborted.lock().insert((transaction, server.url.clone()));
         self.abort_seen.notify_waiters();
+        Ok(())
+    }
+
+    async fn rollback_to(&self, _: &StorageServer, transaction: Ulid, sequence: u32) -> Result<()> {
+        self.rolled_back.lock().insert((transaction, sequence));
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ fn evaluate(sql: &str, parameters: Option<&RecordBatch>) -> Result<RecordBatch> 
     let Statement::Insert(insert) = parse(sql)? else { panic!("{sql} is no INSERT") };
     let rows = Insert::new(&insert, &table)?.evaluate(parameters, &QueryOptions::default())?;
     // What comes out must be what a load takes in.
-    crate::load::convert::Converter::new(Arc::new(table), &rows.schema())?.convert(&rows, 1)
+    crate::load::convert::Converter::new(Arc::new(table), &rows.schema(), &QueryOptions::default())?.convert(&rows, 1)
 }
 
 fn shown(sql: &str) -> String {
@@ -71,8 +71,6 @@ fn what_cannot_be_a_row_is_explained() {
         "INSERT INTO t (id) VALUES (sum(1))",
         "INSERT INTO t (id) VALUES ($1)",
         "INSERT INTO t (id) VALUES ($2 + 1)",
-        "INSERT INTO t SELECT * FROM t",
-        "INSERT INTO t VALUES (1) LIMIT 1",
     ];
     insta::assert_snapshot!(texts.map(|sql| format!("{sql}\n  => {}", shown(sql))).join("\n"));
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, UInt32Array},
     compute::take_record_batch,
+    datatypes::SchemaRef,
 };
 use drsdb_core::{Result, Table, shard::shards_of};
 
-use super::cast::stored_column;
+use crate::load::{stored_column, transit_schema};
 
 /// A shard's buffer is a piece when it has this many rows,
 pub const PIECE_ROWS: usize = 16 * 1024;
@@ -22,25 +23,36 @@ pub const PIECE_BYTES: usize = 2 << 20;
 /// What all buffers hold together, at most.
 pub const BUFFER_BYTES: usize = 24 << 20;
 
-/// Divides a batch by shard. Pure: batches may be divided in any order, and on any thread.
-pub fn split(table: &Table, batch: RecordBatch, round_robin: u64) -> Result<Vec<(u32, RecordBatch)>> {
-    if batch.num_rows() == 0 {
-        return Ok(Vec::new());
-    }
-    if table.shard_key.is_empty() {
-        return Ok(vec![((round_robin % u64::from(table.shards)) as u32, batch)]);
+/// The schema of a table's keys on their way to shards.
+pub fn key_transit_schema(table: &Table) -> SchemaRef {
+    let schema = transit_schema(table).project(&table.primary_key);
+    Arc::new(schema.expect("the primary key is made of the table's columns"))
+}
+
+/// The shard of each row of a batch of the transit schema. Rows without a shard key go to shard `round_robin`, all of
+/// them. Pure: batches may be divided in any order, and on any thread.
+pub fn shards_of_rows(table: &Table, batch: &RecordBatch, round_robin: u64) -> Result<Vec<u32>> {
+    let key = if table.shard_key.is_empty() { &table.primary_key } else { &table.shard_key };
+    if key.is_empty() {
+        return Ok(vec![(round_robin % u64::from(table.shards)) as u32; batch.num_rows()]);
     }
     if table.shards == 1 {
-        return Ok(vec![(0, batch)]);
+        return Ok(vec![0; batch.num_rows()]);
     }
     // The hash is over stored types: views hash as views.
-    let key = table
-        .shard_key
-        .iter()
-        .map(|&position| Ok(stored_column(batch.column(position), table.columns[position].sql_type)?));
-    let shards = shards_of(&key.collect::<Result<Vec<ArrayRef>>>()?, table.shards)?;
-    let mut rows_of = vec![Vec::new(); table.shards as usize];
-    for (row, shard) in shards.into_iter().enumerate() {
+    let key = key.iter().map(|&position| Ok(stored_column(batch.column(position), table.columns[position].sql_type)?));
+    shards_of(&key.collect::<Result<Vec<ArrayRef>>>()?, table.shards)
+}
+
+/// Divides a batch, whatever its columns, by the shard of each row.
+pub fn divide(batch: RecordBatch, shards: &[u32]) -> Result<Vec<(u32, RecordBatch)>> {
+    let Some(&first) = shards.first() else { return Ok(Vec::new()) };
+    if shards.iter().all(|shard| *shard == first) {
+        return Ok(vec![(first, batch)]);
+    }
+    let highest = shards.iter().copied().max().unwrap_or(0) as usize;
+    let mut rows_of = vec![Vec::new(); highest + 1];
+    for (row, &shard) in shards.iter().enumerate() {
         rows_of[shard as usize].push(row as u32);
     }
     let taken = (0..).zip(rows_of).filter(|(_, rows)| !rows.is_empty());
@@ -71,7 +83,7 @@ struct Buffer {
 pub struct Piece {
     /// The shard.
     pub shard: u32,
-    /// Batches of the transit schema.
+    /// Batches of the transit schema, or of its key's columns.
     pub batches: Vec<RecordBatch>,
 }
 
@@ -99,8 +111,8 @@ impl Buffers {
         }
     }
 
-    /// What is left.
-    pub fn finish(mut self) -> Vec<Piece> {
+    /// What is left, in the order of the shards.
+    pub fn finish(&mut self) -> Vec<Piece> {
         (0..self.shards.len() as u32).filter_map(|shard| self.take(shard)).collect()
     }
 
@@ -109,12 +121,4 @@ impl Buffers {
         self.bytes -= buffer.bytes;
         (!buffer.batches.is_empty()).then_some(Piece { shard, batches: buffer.batches })
     }
-}
-
-/// The stored schema's batch of transit columns.
-pub fn stored_batch(table: &Table, transit: &RecordBatch) -> Result<RecordBatch> {
-    let columns =
-        transit.columns().iter().zip(&table.columns).map(|(array, column)| stored_column(array, column.sql_type));
-    let columns = columns.collect::<Result<Vec<ArrayRef>, _>>()?;
-    Ok(RecordBatch::try_new(Arc::clone(&table.arrow_schema()), columns)?)
 }

@@ -1,5 +1,5 @@
-//! The way to storage servers, as the loader needs it. The trait is there for tests of what a load does when a server
-//! does not.
+//! The way to storage servers, as transactions need it. The trait is there for tests of what they do when a server does
+//! not.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -28,6 +28,9 @@ pub trait StageTransport: Debug + Send + Sync + 'static {
 
     /// Undoes what the transaction staged there.
     async fn abort(&self, server: &StorageServer, transaction: Ulid) -> Result<()>;
+
+    /// Undoes what the transaction's statements after `sequence` staged there.
+    async fn rollback_to(&self, server: &StorageServer, transaction: Ulid, sequence: u32) -> Result<()>;
 }
 
 /// The `Storage` service over the pool's connections.
@@ -67,6 +70,13 @@ impl StageTransport for GrpcTransport {
         let url = url_of(server)?;
         let request = v1::AbortRequest { transaction_id: transaction.to_string() };
         self.client(&url)?.abort(request).await.map_err(|status| name_server(status, &url))?;
+        Ok(())
+    }
+
+    async fn rollback_to(&self, server: &StorageServer, transaction: Ulid, sequence: u32) -> Result<()> {
+        let url = url_of(server)?;
+        let request = v1::RollbackToRequest { transaction_id: transaction.to_string(), sequence };
+        self.client(&url)?.rollback_to(request).await.map_err(|status| name_server(status, &url))?;
         Ok(())
     }
 }

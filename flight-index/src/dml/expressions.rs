@@ -1,0 +1,98 @@
+//! SQL expressions that are computed here, over rows on their way to storage: VALUES, DEFAULT, CHECK, RETURNING and the SET of
+//! ON CONFLICT.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, RecordBatch},
+    compute::cast,
+    datatypes::{DataType, TimeUnit},
+};
+use datafusion::{
+    common::{
+        DFSchema,
+        tree_node::{Transformed, TreeNode},
+    },
+    execution::{FunctionRegistry, SessionState, SessionStateBuilder},
+    logical_expr::{Expr, expr_rewriter::FunctionRewrite, simplify::SimplifyContext},
+    optimizer::simplify_expressions::ExprSimplifier,
+    physical_expr::PhysicalExpr,
+    prelude::col,
+    sql::sqlparser::ast,
+};
+use drsdb_core::{
+    ErrorCode, Result, WireError,
+    checked_arithmetic::{CheckIntegers, register_functions},
+    query_session::{QueryOptions, session_config},
+};
+
+use crate::planner::{ParseIds, explain_column};
+
+/// Turns expressions into what computes them. `now()` is the same for all that one of these has made.
+pub struct Expressions {
+    state: SessionState,
+}
+
+impl Expressions {
+    /// For a statement with these options.
+    pub fn new(options: &QueryOptions) -> Result<Self> {
+        let config = session_config(options)?;
+        let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        state.mark_start_execution();
+        register_functions(&mut state)?;
+        state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
+        state.register_function_rewrite(Arc::new(ParseIds))?;
+        state.register_expr_planner(Arc::new(ParseIds))?;
+        Ok(Self { state })
+    }
+
+    /// What computes `expr`, whose names are looked up in `names`, over batches of `schema`. Placeholders are the columns
+    /// [`parameter_name`].
+    pub fn compile(&self, expr: ast::Expr, names: &DFSchema, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        let expr = ast::ExprWithAlias { expr, alias: None };
+        let logical = self.state.create_logical_expr_from_sql_expr(expr, names).map_err(explain_column)?;
+        let over_rows = |expr: &Expr| Ok(matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_)));
+        if logical.exists(over_rows)? {
+            let message = "there are no rows here for an aggregate or window function";
+            return Err(WireError::new(ErrorCode::InvalidArgument, message).with_hint("write a value").into());
+        }
+        let logical = logical.transform(|expr| match &expr {
+            Expr::Placeholder(holder) => {
+                let number = holder.id.trim_start_matches('$').parse().unwrap_or(0);
+                Ok(Transformed::yes(col(parameter_name(number))))
+            }
+            _ => Ok(Transformed::no(expr)),
+        })?;
+        // now() and its like exist only until an expression is simplified; but what folds constants wraps integers around,
+        // so they become checked ones before.
+        let options = self.state.config_options();
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(schema.clone()))
+            .with_config_options(Arc::clone(options))
+            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        let ids = logical.data.transform_up(|expr| ParseIds.rewrite(expr, schema, options))?;
+        let checked = simplifier
+            .coerce(ids.data, schema)?
+            .transform_up(|expr| CheckIntegers::default().rewrite(expr, schema, options))?;
+        Ok(self.state.create_physical_expr(simplifier.simplify(checked.data)?, schema)?)
+    }
+}
+
+/// The values of an expression for the rows of a batch.
+pub fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    let values = expr.evaluate(batch)?.into_array(batch.num_rows())?;
+    match values.data_type() {
+        // Expressions compute with nanoseconds, now() to begin with; columns have microseconds, as SQL's users know.
+        DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
+            Ok(cast(&values, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?)
+        }
+        _ => Ok(values),
+    }
+}
+
+/// The column that a statement's parameter is. A column's name in the statement would find it only by this name.
+pub fn parameter_name(number: usize) -> String {
+    format!("parameter_{number}")
+}

@@ -1,0 +1,155 @@
+//! UPDATE, DELETE and TRUNCATE.
+
+use std::{collections::HashSet, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, BooleanArray, RecordBatch},
+    compute::filter_record_batch,
+    row::OwnedRow,
+};
+use datafusion::sql::sqlparser::ast;
+use drsdb_core::{ErrorCode, Result, TableName, WireError};
+use futures::StreamExt;
+
+use super::{
+    effects::Effects,
+    executor::{Executor, Written, full_width, nullable_schema, to_transit},
+    keys::KeySet,
+    returning::Returning,
+    select::{Question, TargetName, delete_target, of_delete, of_update, refused},
+    target::Target,
+};
+use crate::load::transit_type;
+
+/// Rows of a joining UPDATE or DELETE, or of MERGE, at most: each must be told from those that came before.
+const MAX_JOINED_ROWS: usize = 5_000_000;
+
+/// Tells rows of the target table that came before.
+pub(super) struct Seen {
+    keys: KeySet,
+    rows: HashSet<OwnedRow>,
+}
+
+impl Seen {
+    pub fn new(target: &Target) -> Result<Self> {
+        let table = &target.table;
+        let types = table.primary_key.iter().map(|&at| transit_type(table.columns[at].sql_type));
+        Ok(Self { keys: KeySet::new(types.collect::<Vec<_>>())?, rows: HashSet::new() })
+    }
+
+    /// Which rows are there for the first time.
+    pub fn first_time(&mut self, target: &Target, old: &RecordBatch) -> Result<BooleanArray> {
+        let key: Vec<ArrayRef> = target.table.primary_key.iter().map(|&at| Arc::clone(old.column(at))).collect();
+        let rows = self.keys.rows(&key)?;
+        let first = rows.iter().map(|row| self.rows.insert(row.owned())).collect::<Vec<_>>();
+        if self.rows.len() > MAX_JOINED_ROWS {
+            let message = format!("the statement changes more than {MAX_JOINED_ROWS} rows by a join");
+            return Err(WireError::new(ErrorCode::ResourceExhausted, message)
+                .with_hint("change fewer rows at a time")
+                .into());
+        }
+        Ok(BooleanArray::from(first))
+    }
+}
+
+impl Executor<'_> {
+    pub(super) async fn update(&mut self, update: &ast::Update) -> Result<Written> {
+        if update.or.is_some() || update.output.is_some() || !update.order_by.is_empty() || update.limit.is_some() {
+            return Err(refused("UPDATE with OR, OUTPUT, ORDER BY or LIMIT", "say in WHERE which rows to change"));
+        }
+        let name = TargetName::of(&update.table.relation)?;
+        let target = self.target(&name.name)?;
+        let returning = self.returning(update.returning.as_ref(), &name, &target)?;
+        let question = of_update(update, &name, &target.table, &target.needed_of_old())?;
+        self.change(&target, question, returning).await
+    }
+
+    pub(super) async fn delete(&mut self, delete: &ast::Delete) -> Result<Written> {
+        if delete.output.is_some() || !delete.order_by.is_empty() || delete.limit.is_some() {
+            return Err(refused("DELETE with OUTPUT, ORDER BY or LIMIT", "say in WHERE which rows to delete"));
+        }
+        let name = delete_target(delete)?;
+        let target = self.target(&name.name)?;
+        let returning = self.returning(delete.returning.as_ref(), &name, &target)?;
+        let old = match returning {
+            Some(_) => (0..target.table.columns.len()).filter(|&at| !target.table.columns[at].dropped).collect(),
+            None => target.needed_of_old(),
+        };
+        let question = of_delete(delete, &name, &target.table, old)?;
+        self.change(&target, question, returning).await
+    }
+
+    /// All rows of the tables.
+    pub(super) async fn truncate(&mut self, names: &[TableName], if_exists: bool, cascade: bool) -> Result<Written> {
+        if cascade {
+            return Err(refused("TRUNCATE ... CASCADE", "truncate the tables that refer to it first"));
+        }
+        for name in names {
+            if if_exists && self.services.catalog.state().table_by_name(name).is_none() {
+                continue;
+            }
+            let quoted = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
+            let sql = format!("DELETE FROM {}.{}", quoted(&name.schema), quoted(&name.table));
+            let crate::statement::Statement::Delete(delete) = crate::statement::parse(&sql)? else {
+                return Err(drsdb_core::Error::internal("a DELETE is a DELETE"));
+            };
+            self.delete(&delete).await?;
+        }
+        // It says nothing of how many there were, as other databases.
+        Ok(Written { rows: 0, returned: None })
+    }
+
+    /// Replaces or deletes the rows that the question answers with.
+    async fn change(
+        &mut self,
+        target: &Arc<Target>,
+        question: Question,
+        mut returning: Option<Returning>,
+    ) -> Result<Written> {
+        if target.table.primary_key.is_empty() {
+            return Err(refused(
+                "changing rows of a table without identities",
+                "create the table anew, and copy its rows",
+            ));
+        }
+        let Question { query, old: old_columns, new: new_columns, joins } = question;
+        let (_, mut rows) = self.query(query, Some(target.table.id)).await?;
+        let mut stager = self.transaction.stager();
+        let mut effects = Effects::new(target, &mut stager)?;
+        let mut seen = if joins { Some(Seen::new(target)?) } else { None };
+        loop {
+            let next = tokio::select! {
+                biased;
+                error = stager.failure() => return Err(error),
+                next = rows.next() => next,
+            };
+            let Some(batch) = next else { break };
+            let batch = batch?;
+            let table = &target.table;
+            let (old, new) = batch.columns().split_at(old_columns.len());
+            let first_row = effects.rows + 1;
+            let mut before = full_width(table, &old_columns, old, batch.num_rows(), first_row)?;
+            let mut after = match new_columns.is_empty() {
+                true => None,
+                false => {
+                    let mut columns = before.columns().to_vec();
+                    for (&position, values) in new_columns.iter().zip(new) {
+                        columns[position] = to_transit(table, position, values, first_row)?;
+                    }
+                    Some(RecordBatch::try_new(nullable_schema(table), columns)?)
+                }
+            };
+            if let Some(seen) = &mut seen {
+                // Of several matches one counts, and which is not said.
+                let first = seen.first_time(target, &before)?;
+                before = filter_record_batch(&before, &first)?;
+                after = after.map(|after| filter_record_batch(&after, &first)).transpose()?;
+            }
+            if let Some(returning) = &mut returning {
+                returning.add(after.as_ref().unwrap_or(&before))?;
+            }
+            effects.change(target, Some(before), after, &mut stager).await?;
+        }
+        self.end(target, effects, stager, returning).await
+    }
+}

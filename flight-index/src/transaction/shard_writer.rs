@@ -1,0 +1,288 @@
+//! One statement's changes to one shard, on their way to all of its replicas.
+//!
+//! The first replica decides: what it refuses is refused. Another one that does not answer is left out of the
+//! acknowledgements as long as a majority of the shard's replicas has the changes.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, Ulid, v1, v1::stage_request::Part};
+use futures::future::{join, join_all};
+use tokio::sync::mpsc;
+
+use super::{Writes, encode::encode, split::Piece, stager::Rows, stager::Staged};
+use crate::catalog::{PieceInfo, ShardState, StorageServer};
+
+/// Messages that wait for one server.
+const MESSAGES_AHEAD: usize = 1;
+
+/// What a small statement changes in a shard.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub deleted: Vec<RecordBatch>,
+    pub inserted: Vec<RecordBatch>,
+}
+
+pub(super) struct ShardWriter {
+    pub writes: Arc<Writes>,
+    pub transaction: Ulid,
+    pub snapshot: u64,
+    pub table: Arc<Table>,
+    pub shard: u32,
+    pub placed: Arc<ShardState>,
+    /// The first replica, then the others that are written.
+    pub servers: Vec<Arc<StorageServer>>,
+}
+
+/// What was sent, which is what must have been staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Sent {
+    inserted: u64,
+    deleted: u64,
+}
+
+impl ShardWriter {
+    /// Stages changes that are complete: at the first replica, and when that has let them through, at the others.
+    pub async fn stage(self, sequence: u32, changes: Changes) -> Result<Staged> {
+        let sent = Sent { inserted: rows_in(&changes.inserted), deleted: rows_in(&changes.deleted) };
+        let table = Arc::clone(&self.table);
+        let encoding = tokio::task::spawn_blocking(move || {
+            let mut parts = Vec::new();
+            if !changes.deleted.is_empty() {
+                let messages = encode(&table, Rows::Deleted, &changes.deleted)?;
+                parts.extend(messages.into_iter().map(|bytes| Part::Deletes(bytes.into())));
+            }
+            if !changes.inserted.is_empty() {
+                let messages = encode(&table, Rows::Inserted, &changes.inserted)?;
+                parts.extend(messages.into_iter().map(|bytes| Part::Batch(bytes.into())));
+            }
+            Ok::<_, Error>(parts)
+        });
+        let parts = encoding.await.map_err(|panic| Error::internal(format!("encoding rows failed: {panic}")))??;
+        let header = self.header(sequence);
+        let first = self.stage_at(&self.servers[0], header.clone(), &parts).await;
+        let first = match first {
+            Ok(first) => first,
+            Err(error) => return Err(self.first_failed(error).await),
+        };
+        let follower = v1::StageHeader { follower: true, after_version: first.applied_version, ..header };
+        let others =
+            self.servers[1..].iter().map(|server| self.stage_at(server, follower.clone(), &parts)).collect::<Vec<_>>();
+        let mut answers = vec![Ok(first)];
+        answers.extend(join_all(others).await);
+        self.staged(sequence, sent, answers).await
+    }
+
+    async fn stage_at(
+        &self,
+        server: &StorageServer,
+        header: v1::StageHeader,
+        parts: &[Part],
+    ) -> Result<v1::StageResponse> {
+        let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
+        let feed = async {
+            let all = std::iter::once(Part::Header(header)).chain(parts.iter().cloned());
+            for part in all {
+                // A server that stops listening says why in its answer.
+                if sender.send(v1::StageRequest { part: Some(part) }).await.is_err() {
+                    break;
+                }
+            }
+            drop(sender);
+        };
+        join(feed, self.writes.transport.stage(server, messages)).await.1
+    }
+
+    /// Stages pieces as they come, at all replicas at the same time.
+    pub async fn stream(self, sequence: u32, rows: Rows, pieces: mpsc::Receiver<Piece>) -> Result<Staged> {
+        let channels = self.servers.iter().map(|_| mpsc::channel(MESSAGES_AHEAD));
+        let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
+        let mut stages = self.servers.iter().zip(receivers).map(|(server, messages)| {
+            let transport = &self.writes.transport;
+            async move { transport.stage(server, messages).await }
+        });
+        let first = stages.next().expect("a shard has a first replica");
+        let others = join_all(stages);
+        let work = async {
+            let (sent, others) = join(self.feed(sequence, rows, pieces, senders), others).await;
+            Ok::<_, Error>((sent?, others))
+        };
+        // The first replica's refusal ends the stream at once; its success is known only when all has been sent.
+        let mut first = std::pin::pin!(first);
+        let mut work = std::pin::pin!(work);
+        let (answer, (sent, others)) = tokio::select! {
+            biased;
+            answer = &mut first => match answer {
+                Ok(answer) => (answer, work.await?),
+                Err(error) => return Err(self.first_failed(error).await),
+            },
+            done = &mut work => {
+                let done = done?;
+                match first.await {
+                    Ok(answer) => (answer, done),
+                    Err(error) => return Err(self.first_failed(error).await),
+                }
+            }
+        };
+        let mut answers = vec![Ok(answer)];
+        answers.extend(others);
+        self.staged(sequence, sent, answers).await
+    }
+
+    async fn feed(
+        &self,
+        sequence: u32,
+        rows: Rows,
+        mut pieces: mpsc::Receiver<Piece>,
+        mut senders: Vec<mpsc::Sender<v1::StageRequest>>,
+    ) -> Result<Sent> {
+        let header = self.header(sequence);
+        // Others are given rows before the first replica has checked them. What only inserts is checked by each; what
+        // changes rows waits there for what this transaction has seen.
+        let other = match rows {
+            Rows::Inserted if sequence <= 2 => header.clone(),
+            _ => v1::StageHeader { follower: true, after_version: self.snapshot, ..header.clone() },
+        };
+        let mut open = true;
+        for (at, sender) in senders.iter().enumerate() {
+            let header = if at == 0 { header.clone() } else { other.clone() };
+            let sent = sender.send(v1::StageRequest { part: Some(Part::Header(header)) }).await;
+            open &= at != 0 || sent.is_ok();
+        }
+        let mut count = 0;
+        while open && let Some(piece) = pieces.recv().await {
+            count += rows_in(&piece.batches);
+            let table = Arc::clone(&self.table);
+            let encoded = tokio::task::spawn_blocking(move || encode(&table, rows, &piece.batches)).await;
+            let encoded = encoded.map_err(|panic| Error::internal(format!("encoding rows failed: {panic}")))??;
+            for bytes in encoded {
+                let part = match rows {
+                    Rows::Deleted => Part::Deletes(bytes.into()),
+                    Rows::Inserted => Part::Batch(bytes.into()),
+                };
+                open = open && send_all(&mut senders, part).await;
+            }
+        }
+        Ok(match rows {
+            Rows::Deleted => Sent { deleted: count, inserted: 0 },
+            Rows::Inserted => Sent { inserted: count, deleted: 0 },
+        })
+    }
+
+    fn header(&self, sequence: u32) -> v1::StageHeader {
+        v1::StageHeader {
+            transaction_id: self.transaction.to_string(),
+            table: Some(self.table.to_proto()),
+            shard: self.shard,
+            snapshot: self.snapshot,
+            sequence,
+            coordinator: self.writes.coordinator.clone(),
+            ..v1::StageHeader::default()
+        }
+    }
+
+    async fn staged(&self, sequence: u32, sent: Sent, answers: Vec<Result<v1::StageResponse>>) -> Result<Staged> {
+        let mut acks = Vec::with_capacity(answers.len());
+        let mut piece = None;
+        let mut missed = None;
+        for (answer, server) in answers.into_iter().zip(&self.servers) {
+            let answer = match answer {
+                Ok(answer) => answer,
+                // The next entry of the log makes it stale.
+                Err(error) if acks_missing_is_fine(&error) => {
+                    tracing::warn!(server = %server.url, %error, "a replica did not stage a change");
+                    if error.code() == ErrorCode::Unavailable {
+                        self.writes.failed(server.id, false).await;
+                    }
+                    missed = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(self.name_constraint(error)),
+            };
+            let staged = Sent { inserted: answer.rows, deleted: answer.deleted };
+            if staged != sent {
+                let message = format!("storage server {} staged {staged:?} of {sent:?}", server.url);
+                return Err(Error::internal(message));
+            }
+            if piece.is_none() {
+                piece = Some(PieceInfo::from_stage(&self.table, self.shard, &answer)?);
+            }
+            acks.push(server.id);
+        }
+        let enough = self.placed.current().filter(|server| acks.contains(server)).count() >= self.placed.majority();
+        match (piece, missed) {
+            (Some(piece), _) if enough => Ok(Staged {
+                sequence,
+                table: Arc::clone(&self.table),
+                piece: PieceInfo { acks, epoch: self.placed.epoch, ..piece },
+            }),
+            (_, Some(error)) => Err(error),
+            _ => Err(Error::new(
+                ErrorCode::Unavailable,
+                format!(
+                    "{} of {} replicas of shard {} of table {} are there, which is no majority",
+                    acks.len(),
+                    self.placed.replicas.len(),
+                    self.shard,
+                    self.table.name
+                ),
+            )),
+        }
+    }
+
+    /// The replica that decides gave an error: its refusal, or it does not answer.
+    async fn first_failed(&self, error: Error) -> Error {
+        if error.code() == ErrorCode::Unavailable {
+            self.writes.failed(self.servers[0].id, true).await;
+        }
+        self.name_constraint(error)
+    }
+
+    /// A violation in the keys of a UNIQUE constraint is the constraint's.
+    fn name_constraint(&self, error: Error) -> Error {
+        if !matches!(self.table.kind, TableKind::UniqueIndex { .. }) {
+            return error;
+        }
+        let TableKind::UniqueIndex { of } = self.table.kind else { return error };
+        let state = self.writes.catalog().state();
+        let Some(base) = state.table(of) else { return error };
+        let Some(unique) = base.table.uniques.iter().find(|unique| unique.index == self.table.id) else {
+            return error;
+        };
+        let mut wire = error.to_wire();
+        let names: Vec<&str> =
+            unique.columns.iter().map(|&position| base.table.columns[position].name.as_str()).collect();
+        let key = wire.fields.get("key").cloned().unwrap_or_default();
+        let what = match wire.code {
+            ErrorCode::ConstraintViolation => "is there already",
+            ErrorCode::Conflict => "is being written by another transaction",
+            _ => return error,
+        };
+        wire.message =
+            format!("{} of table {}: the key ({}) = ({key}) {what}", unique.name, base.table.name, names.join(", "));
+        wire.with_field("constraint", &unique.name).with_field("table", &base.table.name).into()
+    }
+}
+
+/// Whether a replica that gave this error may be left behind.
+fn acks_missing_is_fine(error: &Error) -> bool {
+    matches!(error.code(), ErrorCode::Unavailable | ErrorCode::DiskFull | ErrorCode::Corrupt | ErrorCode::Timeout)
+}
+
+/// False when the first server has stopped listening: its answer says why. Others are left out.
+async fn send_all(senders: &mut Vec<mpsc::Sender<v1::StageRequest>>, part: Part) -> bool {
+    let mut at = 0;
+    while at < senders.len() {
+        let sent = senders[at].send(v1::StageRequest { part: Some(part.clone()) }).await;
+        match sent {
+            Ok(()) => at += 1,
+            Err(_) if at == 0 => return false,
+            Err(_) => drop(senders.remove(at)),
+        }
+    }
+    true
+}
+
+fn rows_in(batches: &[RecordBatch]) -> u64 {
+    batches.iter().map(|batch| batch.num_rows() as u64).sum()
+}
