@@ -12,23 +12,28 @@
 //!
 //! # Life of a write
 //!
-//! 1. Rows arrive as a bulk load or a statement ([`load`]), are divided by shard and staged on the storage servers
-//!    that [`placement::place`] chose when the table was created: durable there, and invisible.
-//! 2. One [`catalog::Command::CommitTransaction`] is proposed ([`raft::Catalog::propose`]). Applied is committed: the
+//! 1. Rows arrive as a bulk load ([`load`]), or a statement says which to change ([`dml`]).
+//! 2. The changes are divided by shard and staged on the shards' replicas ([`transaction`]): checked and durable there, and
+//!    invisible to others. Many statements can be one transaction.
+//! 3. One [`catalog::Command::CommitTransaction`] is proposed ([`raft::Catalog::propose`]). Applied is committed: the
 //!    command's version is the commit version.
-//! 3. Storage servers follow the commits ([`cluster_service`]) and make the rows visible.
+//! 4. Storage servers follow the commits ([`cluster_service`]) and make the rows visible.
 //!
-//! DDL is step 2 alone, with another [`catalog::Command`].
+//! DDL is step 3 alone, with another [`catalog::Command`].
 //!
 //! Invariants: only [`raft`] knows openraft and SQLite; the catalog changes only through [`catalog::apply`]; nothing here
 //! links the storage server.
 
 pub mod catalog;
 pub mod cluster_service;
+pub mod dml;
 pub mod flight_sql;
 pub mod load;
 pub mod placement;
 pub mod planner;
 pub mod raft;
+pub mod replication;
 pub mod server;
 pub mod statement;
+mod system;
+pub mod transaction;

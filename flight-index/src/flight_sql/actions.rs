@@ -1,4 +1,4 @@
-//! DoAction: prepared statements, cancelling, and what a client asks about the cluster.
+//! DoAction: prepared statements, transactions, cancelling, and what a client asks about the cluster.
 
 use std::time::Duration;
 
@@ -6,8 +6,9 @@ use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
     flight_service_client::FlightServiceClient,
     sql::{
-        ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
-        ActionCreatePreparedStatementRequest, Any, ProstMessageExt,
+        ActionBeginSavepointRequest, ActionCancelQueryRequest, ActionCancelQueryResult,
+        ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionEndSavepointRequest,
+        ActionEndTransactionRequest, Any, ProstMessageExt,
     },
 };
 use bytes::Bytes;
@@ -27,19 +28,26 @@ const CLOSE_PREPARED_STATEMENT: &str = "ClosePreparedStatement";
 const CANCEL_QUERY: &str = "CancelQuery";
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 const INDEX_SERVERS: &str = "drsdb.IndexServers";
-/// Flight SQL's other actions, which all need transactions of several statements, or another query language.
-const NOT_DONE: &[&str] =
-    &["BeginTransaction", "EndTransaction", "BeginSavepoint", "EndSavepoint", "CreatePreparedSubstraitPlan"];
+const BEGIN_TRANSACTION: &str = "BeginTransaction";
+const END_TRANSACTION: &str = "EndTransaction";
+const BEGIN_SAVEPOINT: &str = "BeginSavepoint";
+const END_SAVEPOINT: &str = "EndSavepoint";
+/// Flight SQL's other action, which needs another query language.
+const NOT_DONE: &[&str] = &["CreatePreparedSubstraitPlan"];
 
 /// How long one storage server may take to cancel.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-const ACTIONS: [(&str, &str); 5] = [
+const ACTIONS: [(&str, &str); 9] = [
     (CREATE_PREPARED_STATEMENT, "ActionCreatePreparedStatementRequest -> ActionCreatePreparedStatementResult"),
     (CLOSE_PREPARED_STATEMENT, "ActionClosePreparedStatementRequest -> nothing"),
     (CANCEL_QUERY, "ActionCancelQueryRequest -> ActionCancelQueryResult"),
     (CANCEL_FLIGHT_INFO, "CancelFlightInfoRequest -> CancelFlightInfoResult"),
     (INDEX_SERVERS, "nothing -> drsdb.v1.IndexServers"),
+    (BEGIN_TRANSACTION, "ActionBeginTransactionRequest -> ActionBeginTransactionResult"),
+    (END_TRANSACTION, "ActionEndTransactionRequest -> nothing, or drsdb.v1.WriteResult of a commit"),
+    (BEGIN_SAVEPOINT, "ActionBeginSavepointRequest -> ActionBeginSavepointResult"),
+    (END_SAVEPOINT, "ActionEndSavepointRequest -> nothing"),
 ];
 
 /// What ListActions lists.
@@ -63,6 +71,23 @@ impl FlightSqlServer {
                 prepared::decode(&request.prepared_statement_handle)?;
                 return Ok(Vec::new());
             }
+            BEGIN_TRANSACTION => self.begin_transaction(&caller).await?.as_any().encode_to_vec(),
+            END_TRANSACTION => {
+                let request = unpack::<ActionEndTransactionRequest>(&action.body)?;
+                match self.end_transaction(&request, &caller).await? {
+                    Some(committed) => committed,
+                    None => return Ok(Vec::new()),
+                }
+            }
+            BEGIN_SAVEPOINT => {
+                let request = unpack::<ActionBeginSavepointRequest>(&action.body)?;
+                self.begin_savepoint(request, &caller).await?.as_any().encode_to_vec()
+            }
+            END_SAVEPOINT => {
+                let request = unpack::<ActionEndSavepointRequest>(&action.body)?;
+                self.end_savepoint(&request, &caller).await?;
+                return Ok(Vec::new());
+            }
             CANCEL_QUERY => {
                 let request = unpack::<ActionCancelQueryRequest>(&action.body)?;
                 let info = FlightInfo::decode(request.info).map_err(broken_body)?;
@@ -75,7 +100,10 @@ impl FlightSqlServer {
                 let status = self.cancel(&request.info.unwrap_or_default(), &caller, &metadata).await? as i32;
                 CancelFlightInfoResult { status }.encode_to_vec()
             }
-            INDEX_SERVERS => v1::IndexServers { urls: vec![self.config.public_url.to_string()] }.encode_to_vec(),
+            INDEX_SERVERS => {
+                let servers = self.catalog.index_servers().into_iter().filter(|server| server.voter);
+                v1::IndexServers { urls: servers.map(|server| server.url).collect() }.encode_to_vec()
+            }
             other if NOT_DONE.contains(&other) => return Err(unsupported(&format!("the action {other}"))),
             other => {
                 let error = WireError::new(ErrorCode::NotFound, format!("there is no action {other}"));

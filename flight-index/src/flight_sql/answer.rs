@@ -2,13 +2,14 @@
 //!
 //! Such a ticket is signed like any other. Its `catalog_answer` is the Flight SQL command to answer (a metadata command,
 //! or the query or SHOW statement again), so that a ticket stays small however large the catalog is; empty bytes are an
-//! empty result, of a statement that has run. Nothing that changes anything is ever run from here.
+//! empty result, of a statement that has run. What RETURNING gave is in the ticket itself. Nothing that changes anything is ever run from here.
 
 use std::time::Duration;
 
 use arrow::{
     array::RecordBatch,
     datatypes::{Schema, SchemaRef},
+    ipc::{reader::StreamReader, writer::StreamWriter},
 };
 use arrow_flight::{
     FlightData, FlightEndpoint, Ticket, encode::FlightDataEncoderBuilder, error::FlightError, sql::Command,
@@ -28,7 +29,10 @@ use super::{
     metadata, prepared,
     service::{Answers, Caller, decode_command},
 };
-use crate::{planner::QueryContext, statement::Statement};
+use crate::{
+    planner::{QueryContext, explain_schema},
+    statement::{Show, Statement},
+};
 
 /// What a message of an answer aims at.
 const MESSAGE_BYTES: usize = 2 << 20;
@@ -36,6 +40,24 @@ const MESSAGE_BYTES: usize = 2 << 20;
 impl FlightSqlServer {
     /// An endpoint that this server redeems: one without locations.
     pub(super) fn catalog_endpoint(&self, command: Vec<u8>, caller: &Caller) -> Result<FlightEndpoint> {
+        self.own_endpoint(Fragment::CatalogAnswer(command.into()), caller)
+    }
+
+    /// An endpoint whose ticket has the rows in it.
+    pub(super) fn rows_endpoint(
+        &self,
+        schema: &SchemaRef,
+        rows: &[RecordBatch],
+        caller: &Caller,
+    ) -> Result<FlightEndpoint> {
+        let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
+        for batch in rows {
+            writer.write(batch)?;
+        }
+        self.own_endpoint(Fragment::Rows(writer.into_inner()?.into()), caller)
+    }
+
+    fn own_endpoint(&self, fragment: Fragment, caller: &Caller) -> Result<FlightEndpoint> {
         let state = self.catalog.state();
         let lifetime: Duration = self.config.ticket_lifetime();
         let ticket = v1::Ticket {
@@ -47,7 +69,7 @@ impl FlightSqlServer {
             options: Some(caller.session.options().to_proto()),
             analyze: false,
             schema: Default::default(),
-            fragment: Some(Fragment::CatalogAnswer(command.into())),
+            fragment: Some(fragment),
         };
         let sealed = ticket::seal(&*self.planner.signing_key(&state)?, ticket);
         Ok(FlightEndpoint::new().with_ticket(Ticket::new(sealed)))
@@ -58,13 +80,18 @@ impl FlightSqlServer {
         let state = self.catalog.state();
         let key = self.planner.signing_key(&state)?;
         let ticket = ticket::open(&key.verifying_key(), sealed, &caller.user)?;
+        if let Some(Fragment::Rows(rows)) = &ticket.fragment {
+            let reader = StreamReader::try_new(&rows[..], None)?;
+            let schema = reader.schema();
+            return Ok(encode(schema, reader.collect::<Result<Vec<_>, _>>()?));
+        }
         let Some(Fragment::CatalogAnswer(command)) = &ticket.fragment else {
             return Err(WireError::new(ErrorCode::TicketInvalid, "the rows of this ticket are on storage servers")
                 .with_hint("pull it from one of the locations of its endpoint")
                 .into());
         };
         let options = ticket.options.as_ref().map(QueryOptions::from_proto).unwrap_or_default();
-        let context = QueryContext { user: ticket.user.clone(), options };
+        let context = QueryContext::new(ticket.user.clone(), options);
         let (schema, batches) = match command.is_empty() {
             true => (Schema::empty().into(), Vec::new()),
             false => self.replay(decode_command(command)?, &context, caller).await?,
@@ -101,9 +128,17 @@ impl FlightSqlServer {
                 // The rows' own schema is more exact than the description when there were parameters.
                 Ok((batches.first().map_or(schema, RecordBatch::schema), batches))
             }
+            Statement::Show(Show::Cluster) => {
+                let batch = self.show_cluster(&state, &caller.user).await?;
+                Ok((batch.schema(), vec![batch]))
+            }
             Statement::Show(show) => {
                 let batch = metadata::show(&show, &state, &caller.session)?;
                 Ok((batch.schema(), vec![batch]))
+            }
+            Statement::ExplainWrite { statement, verbose } => {
+                let batches = self.explain_write(state, &statement, verbose, parameters.as_ref(), context).await?;
+                Ok((explain_schema(), batches))
             }
             _ => Err(Error::internal("a ticket for a statement that returns no rows")),
         }

@@ -11,21 +11,21 @@ use arrow_flight::{
 };
 use datafusion::sql::{parser::Statement as PlannerStatement, sqlparser::ast};
 use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, ids::new_ulid, v1};
-use futures::stream;
 use prost::Message;
 
-use super::{FlightSqlServer, metadata, prepared::encode_parameters, service::Caller};
+use super::{FlightSqlServer, metadata, prepared::encode_parameters, service::Caller, write::no_ddl};
 use crate::{
     catalog::{Command, Response},
-    load::{LoadOutcome, insert::Insert},
-    planner::{PlannedQuery, QueryContext, Source},
-    statement::{self, CreateTable, Statement, table_name},
+    dml,
+    load::LoadOutcome,
+    planner::{PlannedQuery, QueryContext, Source, explain_schema},
+    statement::{self, CreateTable, Statement},
 };
 
 impl Caller {
     /// What the planner wants to know about the caller.
     pub(super) fn context(&self) -> QueryContext {
-        QueryContext { user: self.user.clone(), options: self.session.options().clone() }
+        QueryContext::new(self.user.clone(), self.session.options().clone())
     }
 }
 
@@ -51,14 +51,22 @@ impl FlightSqlServer {
     ) -> Result<FlightInfo> {
         match parse(sql).await? {
             Statement::Query(query) | Statement::Explain(query) => {
-                let state = self.current_state().await?;
-                let planned =
-                    self.planner.plan(state, planner_statement(query), parameters.as_ref(), &caller.context()).await?;
+                let (state, context) = self.view_of(caller).await?;
+                let planned = self.planner.plan(state, planner_statement(query), parameters.as_ref(), &context).await?;
                 self.query_info(planned, sql, parameters, caller)
+            }
+            Statement::ExplainWrite { .. } => {
+                self.info(explain_schema(), vec![self.catalog_endpoint(replay(sql, parameters)?, caller)?], -1)
             }
             Statement::Show(show) => {
                 let schema = metadata::show_schema(&show);
                 self.info(schema, vec![self.catalog_endpoint(replay(sql, None)?, caller)?], -1)
+            }
+            other if other.returns_rows() => {
+                let (written, outcome) = self.write(&other, parameters, caller).await?;
+                let (schema, rows) = written.returned.unwrap_or_else(|| (Schema::empty().into(), Vec::new()));
+                let endpoint = self.rows_endpoint(&schema, &rows, caller)?;
+                Ok(self.info(schema, vec![endpoint], -1)?.with_app_metadata(write_result(outcome)))
             }
             other => {
                 let outcome = self.run(other, parameters, caller).await?;
@@ -85,6 +93,7 @@ impl FlightSqlServer {
                 })
                 .collect(),
             Source::Catalog => vec![self.catalog_endpoint(replay(sql, parameters)?, caller)?],
+            Source::Rows(rows) => vec![self.rows_endpoint(&planned.schema, &rows, caller)?],
         };
         // An estimate must not be taken for a count: some clients stop reading there.
         let info = self.info(planned.schema, endpoints, -1)?.with_ordered(planned.ordered);
@@ -109,24 +118,34 @@ impl FlightSqlServer {
         parameters: Option<RecordBatch>,
         caller: &mut Caller,
     ) -> Result<LoadOutcome> {
-        if parameters.is_some() && !matches!(statement, Statement::Insert(_)) {
+        if statement.writes_rows() {
+            return Ok(self.write(&statement, parameters, caller).await?.1);
+        }
+        if parameters.is_some() {
             return Err(Error::new(ErrorCode::InvalidArgument, "this statement takes no parameters"));
         }
+        if let Statement::Transaction(step) = statement {
+            let version = self.step(step, caller).await?;
+            return Ok(LoadOutcome { rows: 0, version });
+        }
+        let is_query = statement.returns_rows();
+        if !is_query && !matches!(statement, Statement::Set { .. }) && caller.transaction().is_some() {
+            return Err(no_ddl("this statement"));
+        }
         let version = match statement {
-            Statement::Insert(insert) => return self.insert(*insert, parameters, caller).await,
+            Statement::CreateTable(table) if table.query.is_some() => {
+                return self.create_table_as(*table, caller).await;
+            }
             Statement::CreateTable(table) => self.create_table(*table).await?.0,
             Statement::DropTable { names, if_exists, cascade } => {
-                // Each is a change of its own; none is begun when one cannot be there.
-                let state = self.current_state().await?;
-                if !if_exists {
-                    names.iter().try_for_each(|name| state.find_table(name).map(|_| ()))?;
-                }
-                let mut version = state.version();
-                for name in names {
-                    version = self.propose(Command::DropTable { name, if_exists, cascade }).await?;
-                }
-                version
+                self.propose(Command::DropTables { names, if_exists, cascade }).await?
             }
+            Statement::AlterTable(alter) => self.alter_table(&alter, &caller.context()).await?,
+            Statement::CreateView(view) => self.create_view(&view, &caller.context()).await?,
+            Statement::DropView { names, if_exists, cascade } => {
+                self.propose(Command::DropViews { names, if_exists, cascade }).await?
+            }
+            Statement::Comment { on, if_exists, text } => self.comment(on, if_exists, text).await?,
             Statement::CreateSchema { name, if_not_exists } => {
                 self.propose(Command::CreateSchema { name, if_not_exists }).await?
             }
@@ -142,11 +161,12 @@ impl FlightSqlServer {
             }
             Statement::AlterUser { name, password } => self.alter_user(name, password, &caller.user).await?,
             Statement::DropUser { name, if_exists } => self.drop_user(name, if_exists, &caller.user).await?,
+            Statement::AlterCluster(change) => self.alter_cluster(change, &caller.user).await?,
             Statement::Set { name, value } => {
                 caller.session.set(name.as_deref(), value.as_deref())?;
                 self.catalog.state().version()
             }
-            Statement::Query(_) | Statement::Explain(_) | Statement::Show(_) => {
+            _ => {
                 return Err(WireError::new(ErrorCode::InvalidArgument, "this statement returns rows")
                     .with_hint("execute it as a query, not as an update")
                     .into());
@@ -169,28 +189,10 @@ impl FlightSqlServer {
         let parents = |name: &drsdb_core::TableName| Ok(state.find_table(name)?.table.clone());
         let id = new_ulid();
         let definition = table.resolve(id, self.config.default_shards, &parents)?;
+        self.planner.check_definition(&state, &definition, &QueryContext::new("", self.options.clone()))?;
         let create = Command::CreateTable { table: definition, if_not_exists: table.if_not_exists };
         let (version, response) = self.catalog.propose(create).await?;
         Ok((version, (response == Response::Done { changed: true }).then_some(id)))
-    }
-
-    async fn insert(
-        &self,
-        insert: ast::Insert,
-        parameters: Option<RecordBatch>,
-        caller: &Caller,
-    ) -> Result<LoadOutcome> {
-        let state = self.current_state().await?;
-        let ast::TableObject::TableName(name) = &insert.table else {
-            return Err(Error::internal("an INSERT into something that is no table passed the classification"));
-        };
-        let name = table_name(name)?;
-        let table = std::sync::Arc::clone(state.find_table(&name)?);
-        let (definition, options) = (table.table.clone(), caller.session.options().clone());
-        let evaluate = move || Insert::new(&insert, &definition)?.evaluate(parameters.as_ref(), &options);
-        let rows = tokio::task::spawn_blocking(evaluate).await;
-        let rows = rows.map_err(|panic| Error::internal(format!("evaluating VALUES failed: {panic}")))??;
-        self.loader.load(&table, rows.schema(), stream::iter([Ok(rows)])).await
     }
 
     /// The schemas of a statement's rows and parameters; empty when it has none.
@@ -203,13 +205,13 @@ impl FlightSqlServer {
                 Ok((described.0.as_ref().clone(), described.1.as_ref().clone()))
             }
             Statement::Show(show) => Ok((metadata::show_schema(&show).as_ref().clone(), Schema::empty())),
-            Statement::Insert(insert) => {
-                let ast::TableObject::TableName(name) = &insert.table else {
-                    return Ok((Schema::empty(), Schema::empty()));
-                };
-                let table = state.find_table(&table_name(name)?)?;
-                let parameters = Insert::new(&insert, &table.table)?.parameters();
-                Ok((Schema::empty(), parameters.as_ref().clone()))
+            Statement::ExplainWrite { statement, .. } => {
+                let described = dml::describe(&self.services, &statement, &caller.context()).await?;
+                Ok((explain_schema().as_ref().clone(), described.parameters.as_ref().clone()))
+            }
+            other if other.writes_rows() => {
+                let described = dml::describe(&self.services, &other, &caller.context()).await?;
+                Ok((described.rows.as_ref().clone(), described.parameters.as_ref().clone()))
             }
             _ => Ok((Schema::empty(), Schema::empty())),
         }
@@ -222,7 +224,7 @@ fn replay(sql: &str, parameters: Option<RecordBatch>) -> Result<Vec<u8>> {
         None => CommandStatementQuery { query: sql.to_owned(), transaction_id: None }.as_any(),
         Some(batch) => {
             let parameters = encode_parameters(&batch)?;
-            let prepared = v1::PreparedStatement { sql: sql.to_owned(), parameters };
+            let prepared = v1::PreparedStatement { sql: sql.to_owned(), parameters, ..Default::default() };
             CommandPreparedStatementQuery { prepared_statement_handle: prepared.encode_to_vec().into() }.as_any()
         }
     };

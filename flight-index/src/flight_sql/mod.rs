@@ -6,6 +6,7 @@
 //! | GetFlightInfo of a query ([`execute`]) | tickets, and the storage servers that redeem them |
 //! | GetFlightInfo of DDL, DML, SET ([`execute`]) | it has run; an empty result and a `WriteResult` in `app_metadata` |
 //! | GetFlightInfo of the catalog ([`metadata`]) | a ticket for this server ([`answer`]) |
+//! | BEGIN, COMMIT and the like, as SQL and as actions ([`transactions`]) | a handle; SQL's is in a cookie |
 //! | prepared statements ([`prepared`]) | a handle that holds everything: any index server accepts it |
 //! | DoPut of updates and bulk loads ([`put`]) | a `WriteResult`, which every client can read as a `DoPutUpdateResult` |
 //! | DoAction ([`actions`]) | cancel, session options, the index servers |
@@ -14,11 +15,13 @@
 //! one answers malformed requests with untyped errors and has no place for a commit version in a result. The messages
 //! are the standard's.
 //!
-//! Invariants: every request has a user; nothing about a client is kept between two requests (what must last is in
-//! handles, tickets and cookies); DoGet serves what the catalog knows and never rows of a table.
+//! Invariants: every request has a user; nothing about a client is kept between two requests but its open transactions
+//! (what else must last is in handles, tickets and cookies); DoGet serves what the catalog knows and never rows of a table.
 
 mod actions;
 mod answer;
+mod cluster;
+mod ddl;
 mod execute;
 mod login;
 mod metadata;
@@ -26,14 +29,22 @@ mod prepared;
 mod put;
 mod service;
 mod session;
+mod transactions;
 mod users;
+mod write;
 
 use std::sync::Arc;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use drsdb_core::{Result, config::IndexConfig, net::ChannelPool, query_session::QueryOptions};
 
-use crate::{load::Loader, planner::Planner, raft::Catalog};
+use crate::{
+    dml::Services,
+    load::Loader,
+    planner::Planner,
+    raft::Catalog,
+    transaction::{Sessions, Writes},
+};
 
 /// The largest message that is accepted: a batch of a bulk load. SQL texts have a lower limit of their own, and it is
 /// reported with a hint only if the message gets this far.
@@ -46,7 +57,10 @@ pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 pub struct FlightSqlServer {
     catalog: Arc<Catalog>,
     planner: Arc<Planner>,
-    loader: Arc<Loader>,
+    writes: Arc<Writes>,
+    sessions: Arc<Sessions>,
+    /// What statements that change rows need.
+    services: Services,
     channels: Arc<ChannelPool>,
     config: Arc<IndexConfig>,
     /// Of a session that has set nothing.
@@ -66,7 +80,11 @@ impl FlightSqlServer {
         if let Some(partitions) = config.target_partitions {
             options.target_partitions = partitions;
         }
-        Self { catalog, planner, loader, channels, config, options }
+        let writes = Arc::clone(loader.writes());
+        let services =
+            Services { catalog: Arc::clone(&catalog), planner: Arc::clone(&planner), channels: Arc::clone(&channels) };
+        let sessions = Sessions::new(Arc::clone(&writes));
+        Self { catalog, planner, writes, sessions, services, channels, config, options }
     }
 
     /// The tonic service, with its message sizes.

@@ -17,8 +17,9 @@ use prost::Message;
 
 use super::{
     FlightSqlServer,
-    service::{Caller, ipc_schema, refuse_transaction},
+    service::{Caller, ipc_schema},
 };
+use crate::transaction::Handle;
 
 /// Parameters bound in a handle, at most: the handle travels with every request.
 const MAX_PARAMETER_BYTES: usize = 8 << 20;
@@ -30,10 +31,13 @@ impl FlightSqlServer {
         request: ActionCreatePreparedStatementRequest,
         caller: &Caller,
     ) -> Result<ActionCreatePreparedStatementResult> {
-        refuse_transaction(request.transaction_id.is_some())?;
+        let transaction = request.transaction_id.unwrap_or_default();
+        if !transaction.is_empty() {
+            Handle::decode(&transaction)?;
+        }
         let (dataset, parameters) = self.describe(&request.query, caller).await?;
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: encode(request.query, Bytes::new()),
+            prepared_statement_handle: encode(request.query, Bytes::new(), transaction),
             dataset_schema: schema_bytes(&dataset)?,
             parameter_schema: schema_bytes(&parameters)?,
         })
@@ -43,6 +47,7 @@ impl FlightSqlServer {
     pub(super) async fn execute_prepared(&self, handle: &[u8], caller: &mut Caller) -> Result<FlightInfo> {
         let prepared = decode(handle)?;
         let parameters = decode_parameters(&prepared.parameters)?;
+        caller.name_transaction(Some(&prepared.transaction))?;
         self.execute(&prepared.sql, parameters, caller).await
     }
 
@@ -50,13 +55,13 @@ impl FlightSqlServer {
     pub(super) fn bind(&self, handle: &[u8], parameters: Option<RecordBatch>) -> Result<DoPutPreparedStatementResult> {
         let prepared = decode(handle)?;
         let parameters = parameters.as_ref().map(encode_parameters).transpose()?.unwrap_or_default();
-        let handle = encode(prepared.sql, parameters);
+        let handle = encode(prepared.sql, parameters, prepared.transaction);
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle) })
     }
 }
 
-fn encode(sql: String, parameters: Bytes) -> Bytes {
-    v1::PreparedStatement { sql, parameters }.encode_to_vec().into()
+fn encode(sql: String, parameters: Bytes, transaction: Bytes) -> Bytes {
+    v1::PreparedStatement { sql, parameters, transaction }.encode_to_vec().into()
 }
 
 /// The statement in a handle.

@@ -16,7 +16,8 @@ use super::{
     FlightSqlServer,
     execute::{parse, write_result},
     prepared,
-    service::{Caller, command, refuse_transaction, unsupported},
+    service::{Caller, command, unsupported},
+    write::no_ddl,
 };
 use crate::{
     catalog,
@@ -36,7 +37,7 @@ impl FlightSqlServer {
         let messages = rows_of(first, messages);
         match command(&descriptor)? {
             Command::CommandStatementUpdate(update) => {
-                refuse_transaction(update.transaction_id.is_some())?;
+                caller.name_transaction(update.transaction_id.as_deref())?;
                 let outcome = self.run(parse(&update.query).await?, None, caller).await?;
                 Ok(put_result(write_result(outcome)))
             }
@@ -47,6 +48,7 @@ impl FlightSqlServer {
                     Some(batch) => Some(batch),
                     None => prepared::decode_parameters(&prepared.parameters)?,
                 };
+                caller.name_transaction(Some(&prepared.transaction))?;
                 let outcome = self.run(parse(&prepared.sql).await?, parameters, caller).await?;
                 Ok(put_result(write_result(outcome)))
             }
@@ -55,7 +57,8 @@ impl FlightSqlServer {
                 Ok(put_result(bound.encode_to_vec()))
             }
             Command::CommandStatementIngest(ingest) => {
-                let outcome = self.ingest(ingest, messages).await?;
+                caller.name_transaction(ingest.transaction_id.as_deref())?;
+                let outcome = self.ingest(ingest, messages, caller).await?;
                 Ok(put_result(write_result(outcome)))
             }
             other => Err(unsupported(&format!("DoPut of {}", other.type_url()))),
@@ -66,8 +69,8 @@ impl FlightSqlServer {
         &self,
         ingest: CommandStatementIngest,
         messages: impl Stream<Item = Result<FlightData, FlightError>> + Send + 'static,
+        caller: &Caller,
     ) -> Result<LoadOutcome> {
-        refuse_transaction(ingest.transaction_id.is_some())?;
         if ingest.temporary {
             return Err(unsupported("a bulk load into a temporary table"));
         }
@@ -84,11 +87,12 @@ impl FlightSqlServer {
             (None, Some(schema)) => SchemaRef::clone(schema),
             (None, None) => return Err(no_command("the bulk load has no schema")),
         };
-        let created = self.prepare_table(&name, &schema, &ingest).await?;
-        let state = self.current_state().await?;
-        let table = state.find_table(&name)?.clone();
+        if let Some(done) = self.done_before(caller)? {
+            return Ok(done);
+        }
+        let created = self.prepare_table(&name, &schema, &ingest, caller).await?;
         let batches = stream::iter(first.map(Ok)).chain(batches.map_err(flight_error));
-        let loaded = self.loader.load(&table, schema, batches).await;
+        let loaded = self.load(&name, schema, batches, caller).await;
         if let (Err(_), Some(table)) = (&loaded, created) {
             // Nothing of a load that failed stays, unless others have used the table since. If this fails too, an empty
             // table is left.
@@ -106,6 +110,7 @@ impl FlightSqlServer {
         name: &TableName,
         schema: &SchemaRef,
         ingest: &CommandStatementIngest,
+        caller: &Caller,
     ) -> Result<Option<Ulid>> {
         let state = self.current_state().await?;
         let options = ingest.table_definition_options.unwrap_or_default();
@@ -115,6 +120,9 @@ impl FlightSqlServer {
         }
         if options.if_not_exist() != TableNotExistOption::Create {
             return state.find_table(name).map(|_| None);
+        }
+        if caller.transaction().is_some() {
+            return Err(no_ddl("a bulk load that creates its table"));
         }
         let table = table_of_rows(name.clone(), schema, &ingest.options)?;
         Ok(self.create_table(table).await?.1)
@@ -160,15 +168,14 @@ fn table_of_rows(
             Some(text) => parse_type(text)?,
             None => drsdb_core::SqlType::from_arrow(field.data_type())?,
         };
-        Ok(ColumnClause { name: field.name().clone(), sql_type, not_null: !field.is_nullable() })
+        Ok(ColumnClause::new(field.name(), sql_type, !field.is_nullable()))
     });
     Ok(CreateTable {
-        name,
         if_not_exists: true,
         columns: columns.collect::<Result<_>>()?,
         primary_key,
-        foreign_keys: Vec::new(),
         options: table_options,
+        ..CreateTable::new(name)
     })
 }
 

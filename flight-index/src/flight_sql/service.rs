@@ -1,6 +1,6 @@
 //! The gRPC methods: who asks, what for, and to which part it goes.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use arrow::datatypes::Schema;
 use arrow_flight::{
@@ -9,12 +9,13 @@ use arrow_flight::{
     flight_service_server::FlightService,
     sql::{Any, Command},
 };
-use drsdb_core::{Error, ErrorCode, Result, WireError, security::Identity};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, security::Identity};
 use futures::Stream;
 use prost::Message;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{FlightSqlServer, session::Session};
+use crate::transaction::Handle;
 
 /// A stream of answers.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -26,20 +27,71 @@ pub struct Caller {
     pub user: String,
     /// The session's settings.
     pub session: Session,
+    /// The transaction that the request itself names; the session's may be another one.
+    pub named: Option<Handle>,
+    /// The client's id of the write, so that asking again is safe.
+    pub statement: Option<Ulid>,
+}
+
+/// The header with the id of a write.
+const STATEMENT_HEADER: &str = "drsdb-statement-id";
+/// The header with the highest commit version that the client has seen.
+const VERSION_HEADER: &str = "drsdb-version";
+/// How long this server may be behind what a client has seen.
+const CATCH_UP_TIME: Duration = Duration::from_secs(10);
+
+impl Caller {
+    /// The transaction that a request belongs to.
+    pub fn transaction(&self) -> Option<&Handle> {
+        self.named.as_ref().or(self.session.transaction())
+    }
+
+    /// Notes the `transaction_id` of a request; nothing when it has none.
+    pub fn name_transaction(&mut self, id: Option<&[u8]>) -> Result<()> {
+        if let Some(id) = id.filter(|id| !id.is_empty()) {
+            self.named = Some(Handle::decode(id)?);
+        }
+        Ok(())
+    }
 }
 
 impl FlightSqlServer {
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller> {
-        Ok(Caller {
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller> {
+        let metadata = request.metadata();
+        let caller = Caller {
             user: Identity::of(request)?.user()?.to_owned(),
-            session: Session::of(request.metadata(), &self.options)?,
-        })
+            session: Session::of(metadata, &self.options)?,
+            named: None,
+            statement: header(metadata, STATEMENT_HEADER, |text| Ulid::from_string(text).ok())?,
+        };
+        if let Some(version) = header(metadata, VERSION_HEADER, |text| text.parse().ok())? {
+            self.catch_up(version).await?;
+        }
+        Ok(caller)
+    }
+
+    /// Waits until this server knows of a commit that the client has seen.
+    async fn catch_up(&self, version: u64) -> Result<()> {
+        let mut versions = self.catalog.watch();
+        if self.catalog.state().version() >= version {
+            return Ok(());
+        }
+        let reached = versions.wait_for(|known| *known >= version);
+        match tokio::time::timeout(CATCH_UP_TIME, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(WireError::new(
+                ErrorCode::Unavailable,
+                format!("this index server does not know yet of version {version}, which the client has seen"),
+            )
+            .with_hint("ask another index server, or retry")
+            .into()),
+        }
     }
 
     async fn flight_info(&self, descriptor: FlightDescriptor, caller: &mut Caller) -> Result<FlightInfo> {
         let info = match command(&descriptor)? {
             Command::CommandStatementQuery(query) => {
-                refuse_transaction(query.transaction_id.is_some())?;
+                caller.name_transaction(query.transaction_id.as_deref())?;
                 self.execute(&query.query, None, caller).await?
             }
             Command::CommandPreparedStatementQuery(query) => {
@@ -81,9 +133,13 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command> {
     Ok(Command::try_from(any).map_err(|error| broken(&error))?)
 }
 
-/// Refuses what belongs to a transaction of several statements.
-pub fn refuse_transaction(inside: bool) -> Result<()> {
-    if inside { Err(unsupported("a transaction of several statements")) } else { Ok(()) }
+/// A header's value; `None` without the header.
+fn header<T>(metadata: &MetadataMap, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+    let Some(value) = metadata.get(name) else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(parse);
+    let parsed =
+        parsed.ok_or_else(|| WireError::new(ErrorCode::InvalidArgument, format!("the header {name} is broken")))?;
+    Ok(Some(parsed))
 }
 
 /// The error of a request that nothing here does.
@@ -109,47 +165,50 @@ impl FlightService for FlightSqlServer {
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        let mut caller = self.caller(&request)?;
-        let info = self.flight_info(request.into_inner(), &mut caller).await?;
+        let mut caller = self.caller(&request).await?;
+        let info = self.flight_info(request.into_inner(), &mut caller).await;
+        let info = info.map_err(|error| caller.session.attach_status(error.into()))?;
         Ok(caller.session.attach(Response::new(info)))
     }
 
     /// Nothing runs before it is pulled, so that the first poll has everything.
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let mut caller = self.caller(&request)?;
-        let info = self.flight_info(request.into_inner(), &mut caller).await?;
+        let mut caller = self.caller(&request).await?;
+        let info = self.flight_info(request.into_inner(), &mut caller).await;
+        let info = info.map_err(|error| caller.session.attach_status(error.into()))?;
         let poll = PollInfo { info: Some(info), progress: Some(1.0), ..PollInfo::default() };
         Ok(caller.session.attach(Response::new(poll)))
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.caller(&request).await?;
         let schema = self.schema_of(request.get_ref(), &caller).await?;
         let IpcMessage(schema) = ipc_schema(&schema)?;
         Ok(Response::new(SchemaResult { schema }))
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.caller(&request).await?;
         Ok(Response::new(self.answer(&request.get_ref().ticket, &caller).await?))
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        let mut caller = self.caller(&request)?;
-        let result = self.put(request.into_inner(), &mut caller).await?;
+        let mut caller = self.caller(&request).await?;
+        let result = self.put(request.into_inner(), &mut caller).await;
+        let result = result.map_err(|error| caller.session.attach_status(error.into()))?;
         let answers: Self::DoPutStream = Box::pin(futures::stream::iter([Ok(result)]));
         Ok(caller.session.attach(Response::new(answers)))
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.caller(&request).await?;
         let answers = self.act(request, caller).await?;
         let answers = answers.into_iter().map(Ok).collect::<Vec<_>>();
         Ok(Response::new(Box::pin(futures::stream::iter(answers))))
     }
 
     async fn list_actions(&self, request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        self.caller(&request)?;
+        self.caller(&request).await?;
         Ok(Response::new(Box::pin(futures::stream::iter(super::actions::list().map(Ok)))))
     }
 

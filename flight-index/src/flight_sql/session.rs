@@ -4,13 +4,15 @@
 //! cookies simply has the defaults. Settings change how a query runs, never what a user may do, so that the cookie needs
 //! no signature; it is checked like any other input.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use arrow::array::timezone::Tz;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use drsdb_core::{ErrorCode, Result, WireError, nearest_name, query_session::QueryOptions, v1};
 use prost::Message;
-use tonic::{Response, metadata::MetadataMap};
+use tonic::{Response, Status, metadata::MetadataMap};
+
+use crate::transaction::{Handle, Timeouts};
 
 const COOKIE: &str = "drsdb_session";
 
@@ -19,6 +21,8 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("time_zone", "conversions between TIMESTAMP and TIMESTAMP WITH TIME ZONE: +02:00"),
     ("batch_rows", "rows in a batch of a result, at most"),
     ("target_partitions", "threads of a query on each storage server"),
+    ("idle_in_transaction_timeout", "how long a transaction may wait for its next statement: '60s'; 0: for ever"),
+    ("statement_timeout", "how long a statement may take: '30s'; 0: for ever"),
 ];
 
 /// What a client has set.
@@ -26,13 +30,22 @@ pub const SETTINGS: &[(&str, &str)] = &[
 pub struct Session {
     options: QueryOptions,
     defaults: QueryOptions,
+    timeouts: Timeouts,
+    /// The transaction that BEGIN opened.
+    transaction: Option<Handle>,
     changed: bool,
 }
 
 impl Session {
     /// The session of a request's cookie.
     pub fn of(metadata: &MetadataMap, defaults: &QueryOptions) -> Result<Self> {
-        let mut session = Self { options: defaults.clone(), defaults: defaults.clone(), changed: false };
+        let mut session = Self {
+            options: defaults.clone(),
+            defaults: defaults.clone(),
+            timeouts: Timeouts::default(),
+            transaction: None,
+            changed: false,
+        };
         if let Some(value) = find_cookie(metadata) {
             let broken = || {
                 WireError::new(ErrorCode::InvalidArgument, format!("the cookie {COOKIE} is broken"))
@@ -45,13 +58,34 @@ impl Session {
                 ("time_zone", set.time_zone),
                 ("batch_rows", number_text(set.batch_rows)),
                 ("target_partitions", number_text(set.target_partitions)),
+                ("idle_in_transaction_timeout", milliseconds_text(set.idle_in_transaction_timeout_ms)),
+                ("statement_timeout", milliseconds_text(set.statement_timeout_ms)),
             ];
             for (name, text) in texts.iter().filter(|(_, text)| !text.is_empty()) {
                 session.set(Some(name), Some(text)).map_err(|_| broken())?;
             }
+            if !set.transaction.is_empty() {
+                session.transaction = Some(Handle::decode(&set.transaction)?);
+            }
             session.changed = false;
         }
         Ok(session)
+    }
+
+    /// How long its client may take.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// The transaction that BEGIN opened.
+    pub fn transaction(&self) -> Option<&Handle> {
+        self.transaction.as_ref()
+    }
+
+    /// A transaction was begun, or ended.
+    pub fn set_transaction(&mut self, transaction: Option<Handle>) {
+        self.changed |= self.transaction != transaction;
+        self.transaction = transaction;
     }
 
     /// The options for planning.
@@ -64,6 +98,7 @@ impl Session {
         self.changed = true;
         let Some(name) = name else {
             self.options = self.defaults.clone();
+            self.timeouts = Timeouts::default();
             return Ok(());
         };
         let bad = |hint: &str| {
@@ -87,6 +122,16 @@ impl Session {
             }
             "batch_rows" => self.options.batch_rows = number(65_536, self.defaults.batch_rows)?,
             "target_partitions" => self.options.target_partitions = number(256, self.defaults.target_partitions)?,
+            "idle_in_transaction_timeout" => {
+                let default = Timeouts::default().idle;
+                self.timeouts.idle =
+                    value.map_or(Ok(default), |text| parse_timeout(text).ok_or_else(|| bad(DURATIONS)))?;
+            }
+            "statement_timeout" => {
+                let default = Timeouts::default().statement;
+                self.timeouts.statement =
+                    value.map_or(Ok(default), |text| parse_timeout(text).ok_or_else(|| bad(DURATIONS)))?;
+            }
             _ => return Err(unknown(name)),
         }
         Ok(())
@@ -98,28 +143,83 @@ impl Session {
             "time_zone" | "timezone" => Ok(self.options.time_zone.clone()),
             "batch_rows" => Ok(self.options.batch_rows.to_string()),
             "target_partitions" => Ok(self.options.target_partitions.to_string()),
+            "idle_in_transaction_timeout" => Ok(timeout_text(self.timeouts.idle)),
+            "statement_timeout" => Ok(timeout_text(self.timeouts.statement)),
             _ => Err(unknown(name)),
         }
     }
 
     /// The response with the cookie, if settings changed.
     pub fn attach<T>(&self, mut response: Response<T>) -> Response<T> {
-        if self.changed {
-            let mut set = v1::SessionOptions::default();
-            if self.options.time_zone != self.defaults.time_zone {
-                set.time_zone = self.options.time_zone.clone();
-            }
-            if self.options.batch_rows != self.defaults.batch_rows {
-                set.batch_rows = self.options.batch_rows as u32;
-            }
-            if self.options.target_partitions != self.defaults.target_partitions {
-                set.target_partitions = self.options.target_partitions as u32;
-            }
-            let cookie = format!("{COOKIE}={}; Path=/; Secure; HttpOnly", URL_SAFE_NO_PAD.encode(set.encode_to_vec()));
-            let cookie = cookie.parse().expect("base64 and ASCII text make a header");
-            response.metadata_mut().insert("set-cookie", cookie);
-        }
+        self.set_cookie(response.metadata_mut());
         response
+    }
+
+    /// The refusal with the cookie: a COMMIT that fails ends the transaction as well.
+    pub fn attach_status(&self, mut status: Status) -> Status {
+        self.set_cookie(status.metadata_mut());
+        status
+    }
+
+    fn set_cookie(&self, metadata: &mut MetadataMap) {
+        if !self.changed {
+            return;
+        }
+        let mut set = v1::SessionOptions::default();
+        if self.options.time_zone != self.defaults.time_zone {
+            set.time_zone = self.options.time_zone.clone();
+        }
+        if self.options.batch_rows != self.defaults.batch_rows {
+            set.batch_rows = self.options.batch_rows as u32;
+        }
+        if self.options.target_partitions != self.defaults.target_partitions {
+            set.target_partitions = self.options.target_partitions as u32;
+        }
+        let defaults = Timeouts::default();
+        if self.timeouts.idle != defaults.idle {
+            set.idle_in_transaction_timeout_ms = Some(milliseconds(self.timeouts.idle));
+        }
+        if self.timeouts.statement != defaults.statement {
+            set.statement_timeout_ms = Some(milliseconds(self.timeouts.statement));
+        }
+        set.transaction = self.transaction.as_ref().map(Handle::encode).unwrap_or_default().into();
+        let cookie = format!("{COOKIE}={}; Path=/; Secure; HttpOnly", URL_SAFE_NO_PAD.encode(set.encode_to_vec()));
+        let cookie = cookie.parse().expect("base64 and ASCII text make a header");
+        metadata.insert("set-cookie", cookie);
+    }
+}
+
+const DURATIONS: &str = "write a time with its unit, '500ms', '30s' or '5min', or 0 for none";
+
+/// A time as SQL users write it; a number alone is milliseconds, and 0 is no limit.
+fn parse_timeout(text: &str) -> Option<Option<Duration>> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit_ms = match text[digits..].trim() {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let ms = number.checked_mul(unit_ms)?;
+    Some((ms > 0).then(|| Duration::from_millis(ms)))
+}
+
+fn milliseconds(timeout: Option<Duration>) -> u64 {
+    timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn milliseconds_text(ms: Option<u64>) -> String {
+    ms.map(|ms| ms.to_string()).unwrap_or_default()
+}
+
+fn timeout_text(timeout: Option<Duration>) -> String {
+    match milliseconds(timeout) {
+        0 => "0".to_owned(),
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
     }
 }
 
@@ -168,12 +268,31 @@ mod tests {
     }
 
     #[test]
+    fn an_open_transaction_and_timeouts_survive_in_the_cookie() {
+        let mut session = Session::of(&MetadataMap::new(), &QueryOptions::default()).unwrap();
+        let handle = Handle { id: drsdb_core::ids::new_ulid(), server: "https://index:1".to_owned() };
+        session.set_transaction(Some(handle.clone()));
+        session.set(Some("statement_timeout"), Some("2s")).unwrap();
+        session.set(Some("idle_in_transaction_timeout"), Some("0")).unwrap();
+        let status = session.attach_status(Status::aborted("x"));
+        let cookie = status.metadata().get("set-cookie").unwrap().to_str().unwrap();
+        let back = with_cookie(cookie.split(';').next().unwrap()).unwrap();
+        assert_eq!(back.transaction(), Some(&handle));
+        assert_eq!(back.timeouts(), Timeouts { idle: None, statement: Some(Duration::from_secs(2)) });
+        assert_eq!(back.get("statement_timeout").unwrap(), "2s");
+    }
+
+    #[test]
     fn broken_settings_and_cookies_are_refused() {
         let mut session = Session::of(&MetadataMap::new(), &QueryOptions::default()).unwrap();
         assert_eq!(session.set(Some("batch_row"), Some("1")).unwrap_err().to_wire().hint, "did you mean batch_rows?");
-        for (name, value) in
-            [("batch_rows", "0"), ("batch_rows", "x"), ("time_zone", "Moon"), ("target_partitions", "999")]
-        {
+        for (name, value) in [
+            ("batch_rows", "0"),
+            ("batch_rows", "x"),
+            ("time_zone", "Moon"),
+            ("target_partitions", "999"),
+            ("statement_timeout", "2 weeks"),
+        ] {
             assert_eq!(session.set(Some(name), Some(value)).unwrap_err().code(), ErrorCode::InvalidArgument);
         }
         assert_eq!(with_cookie("drsdb_session=%%%").unwrap_err().code(), ErrorCode::InvalidArgument);

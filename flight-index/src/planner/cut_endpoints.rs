@@ -11,7 +11,7 @@
 //!     NetworkCoalesceExec ...
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arrow::{datatypes::SchemaRef, ipc::writer::IpcWriteOptions};
 use arrow_flight::{IpcMessage, SchemaAsIpc};
@@ -32,15 +32,17 @@ use datafusion_proto::{
     bytes::physical_plan_to_bytes_with_proto_converter, physical_plan::DeduplicatingProtoConverter,
 };
 use drsdb_core::{
-    Error, ErrorCode, Result, WireError, ids,
+    Error, ErrorCode, Result, Ulid, WireError, ids,
     query_session::options_of,
     scan::ShardScanExec,
     security::{keys::SigningKey, ticket},
     v1::{self, ticket::Fragment},
 };
 
+use url::Url;
+
 use super::{MAX_LOCATIONS, PlanSession, PlannedEndpoint, PlannedQuery, QueryContext, Source};
-use crate::catalog::CatalogState;
+use crate::{catalog::CatalogState, replication::Suspects};
 
 /// What is needed to turn one query's plan into tickets.
 pub struct Cutter<'a> {
@@ -49,6 +51,7 @@ pub struct Cutter<'a> {
     pub(super) context: &'a QueryContext,
     pub(super) key: &'a SigningKey,
     pub(super) lifetime: Duration,
+    pub(super) suspects: &'a Suspects,
 }
 
 impl Cutter<'_> {
@@ -89,11 +92,22 @@ impl Cutter<'_> {
     ) -> Result<Vec<PlannedEndpoint>> {
         let workers = self.session.workers.get();
         let plan = self.encode(Arc::clone(stage))?;
+        let mut spare = MAX_LOCATIONS.saturating_sub(tasks);
+        let mut listed: BTreeSet<Ulid> = workers.iter().map(|server| server.id).collect();
         (0..tasks)
             .map(|index| {
                 let task = v1::TaskFragment { plan: plan.clone(), index: index as u32, count: tasks as u32 };
-                let (_, url) = &workers[index];
-                self.seal(Fragment::Task(task), schema, false, vec![url.to_string()])
+                let mut locations = vec![workers[index].url.to_string()];
+                for (server, url) in &workers[index].also {
+                    let new = !listed.contains(server);
+                    if new && spare == 0 {
+                        continue;
+                    }
+                    spare -= usize::from(new);
+                    listed.insert(*server);
+                    locations.push(url.to_string());
+                }
+                self.seal(Fragment::Task(task), schema, false, locations)
             })
             .collect()
     }
@@ -108,7 +122,10 @@ impl Cutter<'_> {
         let task = Fragment::Task(v1::TaskFragment { plan: encoded, index: 0, count: 1 });
         let locations = match workers.as_slice() {
             [] => self.heads(),
-            [(_, url)] => vec![url.to_string()],
+            [server] => {
+                let urls = std::iter::once(&server.url).chain(server.also.iter().map(|(_, url)| url));
+                urls.map(Url::to_string).take(MAX_LOCATIONS).collect()
+            }
             more => {
                 return Err(Error::internal(format!("a plan without exchange reads shards of {} servers", more.len())));
             }
@@ -118,20 +135,21 @@ impl Cutter<'_> {
 
     /// Servers that can be the head of this query: those that hold some of its data come first, and queries take turns.
     fn heads(&self) -> Vec<String> {
-        let mut near: Vec<String> = self.session.workers.get().iter().map(|(_, url)| url.to_string()).collect();
+        let mut near: Vec<String> = self.session.workers.get().iter().map(|server| server.url.to_string()).collect();
         let turn = (ids::new_ulid().0 % near.len().max(1) as u128) as usize;
         near.rotate_left(turn);
-        let mut far: Vec<String> = self
+        let (far, silent): (Vec<_>, Vec<_>) = self
             .state
             .servers()
-            .map(|server| server.url.clone())
-            .filter(|url| !near.contains(&with_slash(url)))
-            .collect();
+            .filter(|server| !near.contains(&with_slash(&server.url)))
+            .partition(|server| !self.suspects.contains(server.id));
+        let mut far: Vec<String> = far.into_iter().map(|server| server.url.clone()).collect();
         if near.is_empty() && !far.is_empty() {
             let turn = (ids::new_ulid().0 % far.len() as u128) as usize;
             far.rotate_left(turn);
         }
         near.extend(far);
+        near.extend(silent.into_iter().map(|server| server.url.clone()));
         near.truncate(MAX_LOCATIONS);
         near
     }
@@ -159,8 +177,8 @@ impl Cutter<'_> {
             query_id: ids::new_ulid().to_bytes().to_vec().into(),
             user: self.context.user.clone(),
             expires_unix_ms: ids::unix_ms() + self.lifetime.as_millis() as u64,
-            snapshot: self.state.version(),
-            workers: self.session.workers.get().iter().map(|(_, url)| url.to_string()).collect(),
+            snapshot: self.context.snapshot(self.state),
+            workers: self.session.workers.get().iter().map(|server| server.url.to_string()).collect(),
             options: Some(options_of(self.session.state.config()).to_proto()),
             analyze,
             schema: message.0,
@@ -197,6 +215,12 @@ fn divisible_stage(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<(Arc<dyn Exec
 /// Whether a plan reads rows of tables.
 fn reads_tables(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     Ok(plan.exists(|node| Ok(node.is::<ShardScanExec>()))?)
+}
+
+/// Whether a plan's rows come from nothing but the statement's text.
+pub fn is_constant_only(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let varies = |node: &Arc<dyn ExecutionPlan>| node.children().is_empty() && !is_constant(node);
+    Ok(!plan.exists(|node| Ok(varies(node)))?)
 }
 
 /// Whether an index server computes a plan's rows: they come from the catalog, or from nothing but the statement's text.

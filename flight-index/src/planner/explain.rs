@@ -99,7 +99,7 @@ pub fn report(
     let edge = edge_schema(logical.schema().as_arrow());
     let planned = cutter.cut(physical, edge)?;
     let endpoints = match &planned.source {
-        Source::Catalog => "1 endpoint: the catalog, on an index server".to_owned(),
+        Source::Catalog | Source::Rows(_) => "1 endpoint: the catalog, on an index server".to_owned(),
         Source::Endpoints(endpoints) => {
             let mut text = format!("{} endpoint{}", endpoints.len(), if endpoints.len() == 1 { "" } else { "s" });
             for (number, endpoint) in endpoints.iter().enumerate() {

@@ -3,10 +3,12 @@
 //! # Life of a query on the index server
 //!
 //! 1. [`Planner::plan`] turns the statement into a logical plan over [`catalog_view`]: the tables of one catalog state,
-//!    whose version becomes the query's snapshot.
+//!    whose version becomes the query's snapshot, and the [`system_tables`] made of it. [`expand_views`] plans the views that
+//!    it reads.
 //! 2. DataFusion optimizes it. [`sharded_table`] answers its questions about a table; [`prune_shards`] leaves out shards
 //!    that cannot hold a match.
-//! 3. [`stamp_servers`] gives all leaves the same list of servers: those that hold any shard that the query reads.
+//! 3. [`choose_replicas`] picks the replica of each shard that is read, and [`stamp_servers`] gives all leaves the same list
+//!    of servers: those that read any shard for the query.
 //! 4. [`distribute`] tells datafusion-distributed how many tasks a stage has, and it places the exchanges.
 //! 5. [`cut_endpoints`] turns the plan into tickets: one for each storage server when nothing has to be exchanged at the
 //!    top, else one, redeemed at the server that becomes the query's head.
@@ -15,17 +17,23 @@
 //! ([`Planner::answer`]), or constants of a statement.
 
 mod catalog_view;
+mod choose_replicas;
 mod cut_endpoints;
+mod definitions;
 mod distribute;
+mod expand_views;
 mod explain;
 mod id_text;
+mod lookup;
 mod name_errors;
 mod placeholders;
 mod prune_shards;
 mod query_planner;
 mod sharded_table;
 mod stamp_servers;
+mod system_tables;
 mod table_functions;
+mod view;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -36,7 +44,7 @@ use arrow::{
 use bytes::Bytes;
 use datafusion::{
     catalog::TableFunction,
-    common::{ParamValues, ScalarValue},
+    common::{ParamValues, ScalarValue, tree_node::TreeNodeRecursion},
     execution::{
         FunctionRegistry, SessionState, SessionStateBuilder, TaskContext,
         memory_pool::MemoryConsumer,
@@ -59,7 +67,15 @@ use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::CatalogState;
+pub use explain::report_schema as explain_schema;
+pub(crate) use id_text::ParseIds;
+pub use lookup::{Lookup, MAX_LOOKUP_KEYS};
+pub use name_errors::explain_column;
+pub use system_tables::{NoSystem, RaftNode, RunningTransaction, SystemSource};
+pub use view::{Holders, View};
+
+use self::sharded_table::scanned_table;
+use crate::{catalog::CatalogState, replication::Suspects};
 
 /// Who asks, and how the query is to run.
 #[derive(Debug, Clone)]
@@ -68,6 +84,20 @@ pub struct QueryContext {
     pub user: String,
     /// Session options.
     pub options: QueryOptions,
+    /// What a transaction sees; `None`: the catalog's state as it is given.
+    pub view: Option<Arc<View>>,
+}
+
+impl QueryContext {
+    /// Of a query that belongs to no transaction.
+    pub fn new(user: impl Into<String>, options: QueryOptions) -> Self {
+        Self { user: user.into(), options, view: None }
+    }
+
+    /// The version at which rows are read.
+    fn snapshot(&self, state: &CatalogState) -> u64 {
+        self.view.as_ref().map_or(state.version(), |view| view.begun.version())
+    }
 }
 
 /// What the index server knows how to do with a statement that returns rows.
@@ -90,6 +120,9 @@ pub enum Source {
     Endpoints(Vec<PlannedEndpoint>),
     /// In the catalog: [`Planner::answer`] computes them when they are pulled.
     Catalog,
+    /// Here: the statement names tables, and none of their shards can hold a match. That is so at this snapshot only, so
+    /// the statement must not be planned again when its rows are pulled.
+    Rows(Vec<RecordBatch>),
 }
 
 /// One ticket, and the servers that redeem it.
@@ -112,6 +145,10 @@ pub struct Planner {
     ticket_lifetime: Duration,
     table_functions: HashMap<String, Arc<TableFunction>>,
     runtime: Arc<RuntimeEnv>,
+    /// What system tables show of this server.
+    system: Arc<dyn SystemSource>,
+    /// Storage servers that queries go around.
+    suspects: Suspects,
     /// The signing key, parsed once; it never changes after the cluster's bootstrap.
     key: Mutex<Option<Arc<SigningKey>>>,
 }
@@ -127,7 +164,26 @@ impl Planner {
     pub fn new(ticket_lifetime: Duration) -> Self {
         let runtime = RuntimeEnvBuilder::new().with_memory_limit(ANSWER_MEMORY_BYTES, 1.0).build_arc();
         let runtime = runtime.expect("a memory limit alone is always a valid runtime");
-        Self { ticket_lifetime, table_functions: table_functions::table_functions(), runtime, key: Mutex::new(None) }
+        Self {
+            ticket_lifetime,
+            table_functions: table_functions::table_functions(),
+            runtime,
+            system: Arc::new(NoSystem),
+            suspects: Suspects::default(),
+            key: Mutex::new(None),
+        }
+    }
+
+    /// The same planner, whose system tables show what `system` knows.
+    pub fn with_system(mut self, system: Arc<dyn SystemSource>) -> Self {
+        self.system = system;
+        self
+    }
+
+    /// The same planner, which goes around servers that do not answer.
+    pub fn avoiding(mut self, suspects: Suspects) -> Self {
+        self.suspects = suspects;
+        self
     }
 
     /// Plans a statement that returns rows. `parameters` has one row: the values of `$1`, `$2`, ...
@@ -139,12 +195,17 @@ impl Planner {
         context: &QueryContext,
     ) -> Result<PlannedQuery> {
         let (statement, explain) = explain::unwrap(statement)?;
-        let session = self.session(&state, &context.options)?;
+        let session = self.session(&state, context)?;
         let logical = self.logical_plan(&session, statement, parameters).await?;
         match explain {
             None => {
                 let schema = edge_schema(logical.schema().as_arrow());
                 let physical = session.state.create_physical_plan(&logical).await?;
+                if names_tables(&logical)? && cut_endpoints::is_constant_only(&physical)? {
+                    let rows = edge_rows(physical, Arc::clone(&schema), &session).await?;
+                    let rows_estimate = Some(rows.iter().map(|batch| batch.num_rows() as u64).sum());
+                    return Ok(PlannedQuery { schema, source: Source::Rows(rows), ordered: true, rows_estimate });
+                }
                 let key = self.signing_key(&state)?;
                 let cut = cut_endpoints::Cutter {
                     state: &state,
@@ -152,6 +213,7 @@ impl Planner {
                     context,
                     key: &key,
                     lifetime: self.ticket_lifetime,
+                    suspects: &self.suspects,
                 };
                 cut.cut(physical, schema)
             }
@@ -168,6 +230,7 @@ impl Planner {
                     context,
                     key: &key,
                     lifetime: self.ticket_lifetime,
+                    suspects: &self.suspects,
                 };
                 cut.analyze(physical, explain::report_schema())
             }
@@ -183,7 +246,7 @@ impl Planner {
         context: &QueryContext,
     ) -> Result<Vec<RecordBatch>> {
         let (statement, explain) = explain::unwrap(statement)?;
-        let session = self.session(&state, &context.options)?;
+        let session = self.session(&state, context)?;
         let logical = self.logical_plan(&session, statement, parameters).await?;
         let physical = session.state.create_physical_plan(&logical).await?;
         if let Some(explain::Explain::Plan { verbose }) = explain {
@@ -194,6 +257,7 @@ impl Planner {
                 context,
                 key: &key,
                 lifetime: self.ticket_lifetime,
+                suspects: &self.suspects,
             };
             return explain::report(&logical, physical, &cut, verbose);
         }
@@ -206,10 +270,7 @@ impl Planner {
             let rows = batches.iter().map(RecordBatch::num_rows).sum();
             return explain::analyzed(&physical, rows, started.elapsed());
         }
-        let edge = edge_schema(logical.schema().as_arrow());
-        let converter = EdgeConverter::new(&physical.schema(), edge)?;
-        let batches = collect_bounded(physical, session.state.task_ctx()).await?;
-        batches.iter().map(|batch| converter.convert(batch)).collect()
+        edge_rows(physical, edge_schema(logical.schema().as_arrow()), &session).await
     }
 
     /// The edge schema of a statement's rows, and the schema of its parameters.
@@ -220,7 +281,7 @@ impl Planner {
         context: &QueryContext,
     ) -> Result<(SchemaRef, SchemaRef)> {
         let (statement, explain) = explain::unwrap(statement)?;
-        let session = self.session(&state, &context.options)?;
+        let session = self.session(&state, context)?;
         let counts = placeholders::counts(&statement);
         let logical = self.logical_plan(&session, statement, None).await?;
         let mut parameters: Vec<(String, _)> = logical.get_parameter_fields()?.into_iter().collect();
@@ -235,12 +296,37 @@ impl Planner {
         Ok((rows, parameters))
     }
 
+    /// Plans a read of one table by the values of some columns: rows whose columns `key` have one of `values`. The answer
+    /// has the columns at `positions`.
+    pub async fn plan_lookup(
+        &self,
+        state: Arc<CatalogState>,
+        lookup: &Lookup<'_>,
+        context: &QueryContext,
+    ) -> Result<PlannedQuery> {
+        let session = self.session(&state, context)?;
+        let logical = lookup.plan(&session).await?;
+        let schema = edge_schema(logical.schema().as_arrow());
+        let physical = session.state.create_physical_plan(&logical).await?;
+        let key = self.signing_key(&state)?;
+        let cut = cut_endpoints::Cutter {
+            state: &state,
+            session: &session,
+            context,
+            key: &key,
+            lifetime: self.ticket_lifetime,
+            suspects: &self.suspects,
+        };
+        cut.cut(physical, schema)
+    }
+
     async fn logical_plan(
         &self,
         session: &PlanSession,
         statement: Statement,
         parameters: Option<&RecordBatch>,
     ) -> Result<LogicalPlan> {
+        expand_views::expand_views(session, &statement).await?;
         let plan = session.state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| name_errors::explain(error, &session.catalog))?;
         match parameters {
@@ -253,16 +339,28 @@ impl Planner {
         }
     }
 
-    fn session(&self, state: &Arc<CatalogState>, options: &QueryOptions) -> Result<PlanSession> {
-        let catalog = Arc::new(catalog_view::CatalogView::new(Arc::clone(state)));
+    fn session(&self, state: &Arc<CatalogState>, context: &QueryContext) -> Result<PlanSession> {
+        let catalog = Arc::new(catalog_view::CatalogView::new(
+            Arc::clone(state),
+            context.view.clone(),
+            Arc::clone(&self.system),
+            context.options.clone(),
+        ));
         let workers = stamp_servers::Workers::default();
-        let mut options = options.clone();
+        let stamper = stamp_servers::Stamper {
+            state: Arc::clone(state),
+            suspects: self.suspects.clone(),
+            workers: workers.clone(),
+        };
+        let mut options = context.options.clone();
         if options.target_partitions == 0 {
             options.target_partitions = state.servers().map(|server| server.cores as usize).min().unwrap_or(1);
         }
         // With one partition, datafusion-distributed sees nothing to bring together, and makes no exchange.
         options.target_partitions = options.target_partitions.max(2);
         let config = session_config(&options)?
+            // The catalog has its own, which knows of constraints and of what is hidden.
+            .with_information_schema(false)
             .with_distributed_worker_resolver(workers.clone())
             .with_distributed_desired_task_count_handler(distribute::desired_task_count)
             .with_distributed_scale_up_leaf_node_handler(distribute::scale_up_leaf);
@@ -272,7 +370,7 @@ impl Planner {
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_table_functions(self.table_functions.clone())
             .with_catalog_list(Arc::clone(&catalog) as _)
-            .with_query_planner(Arc::new(query_planner::StampingPlanner { workers: workers.clone() }))
+            .with_query_planner(Arc::new(query_planner::StampingPlanner { stamper }))
             .with_distributed_planner()
             .build();
         // The time that now() and its like stand for.
@@ -280,8 +378,8 @@ impl Planner {
         register_functions(&mut state)?;
         register_wanted(&mut state, CancellationToken::new())?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
-        state.register_function_rewrite(Arc::new(id_text::ParseIds))?;
-        state.register_expr_planner(Arc::new(id_text::ParseIds))?;
+        state.register_function_rewrite(Arc::new(ParseIds))?;
+        state.register_expr_planner(Arc::new(ParseIds))?;
         Ok(PlanSession { state, catalog, workers })
     }
 
@@ -296,6 +394,23 @@ impl Planner {
         *key = Some(Arc::clone(&parsed));
         Ok(parsed)
     }
+}
+
+/// Whether a statement reads tables of users, as it is written.
+fn names_tables(plan: &LogicalPlan) -> Result<bool> {
+    let mut names = false;
+    plan.apply_with_subqueries(|node| {
+        names |= matches!(node, LogicalPlan::TableScan(scan) if scanned_table(scan).is_some());
+        Ok(if names { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(names)
+}
+
+/// The rows of a plan that the index server answers itself, as clients see them.
+async fn edge_rows(plan: Arc<dyn ExecutionPlan>, edge: SchemaRef, session: &PlanSession) -> Result<Vec<RecordBatch>> {
+    let converter = EdgeConverter::new(&plan.schema(), edge)?;
+    let batches = collect_bounded(plan, session.state.task_ctx()).await?;
+    batches.iter().map(|batch| converter.convert(batch)).collect()
 }
 
 /// All rows of a plan that the index server answers itself, within the memory that it has for answers.

@@ -5,10 +5,9 @@ use drsdb_core::{Error, ErrorCode, TableName, WireError, nearest_name};
 
 use super::catalog_view::CatalogView;
 
-/// Turns an error of the SQL planner into drsdb's own where it is about a name.
-pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
-    let root = error.find_root();
-    if let DataFusionError::SchemaError(schema_error, _) = root
+/// Turns an error of the SQL planner into drsdb's own where it is about a column's name.
+pub fn explain_column(error: DataFusionError) -> Error {
+    if let DataFusionError::SchemaError(schema_error, _) = error.find_root()
         && let SchemaError::FieldNotFound { field, valid_fields } = schema_error.as_ref()
     {
         let wire = WireError::new(ErrorCode::NotFound, format!("column {} does not exist", field.flat_name()))
@@ -20,6 +19,12 @@ pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
         }
         .into();
     }
+    error.into()
+}
+
+/// Turns an error of the SQL planner into drsdb's own where it is about a name.
+pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
+    let root = error.find_root();
     if let DataFusionError::Plan(message) = root
         && let Some(rest) = message.strip_prefix("table '")
         && let Some((name, _)) = rest.split_once("' not found")
@@ -43,5 +48,5 @@ pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
     {
         return WireError::new(ErrorCode::TypeMismatch, message.clone()).into();
     }
-    error.into()
+    explain_column(error)
 }

@@ -22,12 +22,12 @@ use datafusion::{
 };
 use drsdb_core::{scan::ShardScanExec, wanted::end_unwanted_joins};
 
-use super::stamp_servers::{Workers, stamp_servers};
+use super::stamp_servers::Stamper;
 
 /// Plans as DataFusion does, then stamps servers on the leaves and makes joins yield.
 #[derive(Debug)]
 pub struct StampingPlanner {
-    pub(super) workers: Workers,
+    pub(super) stamper: Stamper,
 }
 
 #[async_trait]
@@ -39,8 +39,8 @@ impl QueryPlanner for StampingPlanner {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let wanted = end_unwanted_joins(logical_plan.clone())?;
         let plan = DefaultPhysicalPlanner::default().create_physical_plan(&wanted, session).await?;
-        let plan = yield_above_joins(stamp_servers(plan, &self.workers)?)?;
-        if self.workers.get().is_empty() { no_rows(plan) } else { Ok(plan) }
+        let plan = yield_above_joins(self.stamper.stamp(plan)?)?;
+        if self.stamper.workers.get().is_empty() { no_rows(plan) } else { Ok(plan) }
     }
 }
 

@@ -5,68 +5,132 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::{
-    catalog::{Session, TableProvider},
+    catalog::{Session, TableProvider, default_table_source::DefaultTableSource},
     common::{ColumnStatistics, Constraint, Constraints, Result as DfResult, Statistics, stats::Precision},
-    logical_expr::{Expr, TableProviderFilterPushDown, TableType},
+    logical_expr::{Expr, TableProviderFilterPushDown, TableScan, TableType},
     physical_plan::ExecutionPlan,
 };
 use drsdb_core::{
-    Column, Error, Result, Ulid,
+    Column, Error, ErrorCode, Result, Ulid, WireError,
     query_session::options_of,
     scan::{ScanServer, ShardScanExec},
 };
 use url::Url;
 
-use super::prune_shards::shards_to_read;
+use super::{prune_shards::shards_to_read, view::View};
 use crate::catalog::{CatalogState, ColumnSummary, TableState};
+
+/// The table that a scan reads, unless it is one of the system's.
+pub fn scanned_table(scan: &TableScan) -> Option<&ShardedTable> {
+    let source = scan.source.downcast_ref::<DefaultTableSource>()?;
+    source.table_provider.downcast_ref::<ShardedTable>()
+}
 
 /// A table at one catalog state.
 #[derive(Debug)]
 pub struct ShardedTable {
     state: Arc<CatalogState>,
     table: Arc<TableState>,
+    view: Option<Arc<View>>,
+    /// The columns that can be named, by their positions in the table.
+    exposed: Vec<usize>,
     schema: SchemaRef,
     constraints: Constraints,
 }
 
 impl ShardedTable {
-    /// The table as it is in `state`.
-    pub fn new(state: Arc<CatalogState>, table: Arc<TableState>) -> Self {
-        let key = &table.table.primary_key;
-        let constraints = if key.is_empty() { Vec::new() } else { vec![Constraint::PrimaryKey(key.clone())] };
-        Self { schema: table.table.arrow_schema(), constraints: Constraints::new_unverified(constraints), state, table }
+    /// The table as it is in `state`, or as a transaction sees it.
+    pub fn new(state: Arc<CatalogState>, table: Arc<TableState>, view: Option<Arc<View>>) -> Self {
+        let definition = &table.table;
+        let hidden = view.as_ref().is_some_and(|view| view.with_hidden == Some(definition.id));
+        let is_exposed = |column: &Column| if hidden { !column.dropped } else { column.is_visible() };
+        let exposed: Vec<usize> =
+            (0..definition.columns.len()).filter(|&at| is_exposed(&definition.columns[at])).collect();
+        let schema = definition.arrow_schema().project(&exposed).map(Arc::new);
+        let schema = schema.expect("the exposed columns are the table's");
+        let key: Option<Vec<usize>> = definition
+            .primary_key
+            .iter()
+            .map(|position| exposed.iter().position(|exposed| exposed == position))
+            .collect();
+        let constraints = match key {
+            Some(key) if !key.is_empty() => vec![Constraint::PrimaryKey(key)],
+            _ => Vec::new(),
+        };
+        Self { schema, constraints: Constraints::new_unverified(constraints), exposed, state, table, view }
     }
 
-    /// Statistics of all rows. Row and null counts are exact: the catalog counts every commit up to the snapshot.
+    /// The table's id.
+    pub fn id(&self) -> Ulid {
+        self.table.table.id
+    }
+
+    /// The stored positions of a projection's columns; `None`: of all that can be named.
+    pub fn stored_positions(&self, projection: Option<&[usize]>) -> Vec<usize> {
+        match projection {
+            None => self.exposed.clone(),
+            Some(projection) => projection.iter().map(|&at| self.exposed[at]).collect(),
+        }
+    }
+
+    fn snapshot(&self) -> u64 {
+        self.view.as_ref().map_or(self.state.version(), |view| view.begun.version())
+    }
+
+    /// Whether the catalog's counts are those of the rows that are read.
+    fn counts_are_exact(&self) -> bool {
+        match &self.view {
+            None => true,
+            Some(view) => view.own.is_none() && self.table.changed_version <= view.begun.version(),
+        }
+    }
+
+    /// Statistics of all rows. Row counts are exact: the catalog counts every commit up to the snapshot. Those of NULLs are
+    /// as long as no row was deleted.
     fn table_statistics(&self) -> Statistics {
         let mut statistics = Statistics::new_unknown(&self.schema);
         statistics.num_rows = Precision::Exact(self.table.rows() as usize);
         statistics.total_byte_size = Precision::Inexact(self.table.bytes() as usize);
-        if self.table.columns.len() == self.schema.fields().len() {
-            statistics.column_statistics =
-                self.table.columns.iter().zip(&self.table.table.columns).map(column_statistics).collect();
+        let definition = &self.table.table;
+        if self.table.columns.len() == definition.columns.len() {
+            let only_grew = self.table.shards.iter().all(|shard| shard.last_delete <= self.table.created_version);
+            let columns = self.exposed.iter().map(|&at| {
+                let mut column = column_statistics((&self.table.columns[at], &definition.columns[at]));
+                if !only_grew {
+                    column.null_count = column.null_count.to_inexact();
+                }
+                column
+            });
+            statistics.column_statistics = columns.collect();
         }
-        statistics
+        if self.counts_are_exact() { statistics } else { statistics.to_inexact() }
     }
 
-    /// The servers that hold `shards`, in the order of their ids.
-    fn servers_of(&self, shards: &[u32]) -> Result<Vec<ScanServer>> {
-        let mut by_server: BTreeMap<Ulid, Vec<u32>> = BTreeMap::new();
+    /// The replicas of `shards`, one entry for all shards that have the same ones; `stamp_servers` chooses among them.
+    fn replicas_of(&self, shards: &[u32]) -> Result<Vec<ScanServer>> {
+        let mut by_replicas: BTreeMap<Vec<Ulid>, Vec<u32>> = BTreeMap::new();
         for &shard in shards {
             let placed = self.table.shards.get(shard as usize);
-            let Some(first) = placed.and_then(|placed| placed.readable_at(self.state.version()).next()) else {
-                return Err(Error::internal(format!("shard {shard} of {} is placed nowhere", self.table.table.name)));
-            };
-            by_server.entry(first).or_default().push(shard);
+            let holders = self.view.as_ref().and_then(|view| view.holders.get(&(self.table.table.id, shard)));
+            let has_own = |server: &Ulid| holders.is_none_or(|holders| holders.contains(server));
+            let replicas = placed.map(|placed| placed.readable_at(self.snapshot()).filter(has_own).collect::<Vec<_>>());
+            let replicas = replicas.filter(|replicas| !replicas.is_empty()).ok_or_else(|| {
+                let name = &self.table.table.name;
+                WireError::new(ErrorCode::Unavailable, format!("shard {shard} of table {name} cannot be read now"))
+                    .with_hint("run the query again, or start the storage servers that have it")
+                    .with_field("table", name)
+            })?;
+            by_replicas.entry(replicas).or_default().push(shard);
         }
-        by_server
+        by_replicas
             .into_iter()
-            .map(|(id, shards)| {
-                let server = self.state.server(id);
-                let server = server.ok_or_else(|| Error::internal(format!("storage server {id} is not known")))?;
+            .map(|(replicas, shards)| {
+                let (first, also) = (replicas[0], replicas[1..].to_vec());
+                let server = self.state.server(first);
+                let server = server.ok_or_else(|| Error::internal(format!("storage server {first} is not known")))?;
                 let url =
                     Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
-                Ok(ScanServer { id, url, shards, also: Vec::new() })
+                Ok(ScanServer { id: first, url, shards, also })
             })
             .collect()
     }
@@ -112,7 +176,7 @@ impl TableProvider for ShardedTable {
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let table = &self.table.table;
-        let projection = projection.cloned().unwrap_or_else(|| (0..table.columns.len()).collect());
+        let projection = projection.cloned().unwrap_or_else(|| (0..self.exposed.len()).collect());
         let shards = shards_to_read(table, filters).map_err(Error::into_datafusion)?;
         let mut statistics = self.table_statistics().project(Some(&projection));
         if shards.len() < table.shards as usize {
@@ -124,22 +188,20 @@ impl TableProvider for ShardedTable {
             statistics = statistics.to_inexact();
             statistics.num_rows = Precision::Inexact(rows as usize);
         }
-        // Shards without rows need no server.
+        let projection: Vec<usize> = projection.into_iter().map(|at| self.exposed[at]).collect();
+        // Shards without rows need no server. Which those are at another snapshot, or with a transaction's own rows, the
+        // catalog does not say.
+        let exact = self.counts_are_exact();
         let shards: Vec<u32> = shards
             .into_iter()
-            .filter(|&shard| self.table.shards.get(shard as usize).is_some_and(|shard| shard.stats.rows > 0))
+            .filter(|&shard| self.table.shards.get(shard as usize).is_some_and(|shard| !exact || shard.stats.rows > 0))
             .collect();
-        let servers = self.servers_of(&shards).map_err(Error::into_datafusion)?;
+        let servers = self.replicas_of(&shards).map_err(Error::into_datafusion)?;
         let partitions = options_of(session.config()).target_partitions;
-        let scan = ShardScanExec::new(
-            Arc::clone(table),
-            self.state.version(),
-            projection,
-            servers,
-            partitions.max(1),
-            statistics,
-        )?;
-        Ok(Arc::new(scan.with_limit(limit.filter(|_| filters.is_empty()))))
+        let scan =
+            ShardScanExec::new(Arc::clone(table), self.snapshot(), projection, servers, partitions.max(1), statistics)?;
+        let own = self.view.as_ref().and_then(|view| view.own);
+        Ok(Arc::new(scan.with_limit(limit.filter(|_| filters.is_empty())).with_own_writes(own)))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {

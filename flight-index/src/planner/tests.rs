@@ -20,6 +20,10 @@ struct Cluster {
 
 impl Cluster {
     fn new(servers: u128, shards: u32, cores: u32) -> Self {
+        Self::with_rows(servers, shards, cores, 1_000_000)
+    }
+
+    fn with_rows(servers: u128, shards: u32, cores: u32, rows: u64) -> Self {
         let (key, pkcs8) = SigningKey::generate().unwrap();
         let bootstrap = Command::Bootstrap {
             cluster_id: Ulid(1),
@@ -42,8 +46,8 @@ impl Cluster {
         let table = table.resolve(Ulid(10), shards, &no_parents).unwrap();
         let pieces = (0..shards).map(|shard| PieceInfo {
             shard,
-            rows: 1000,
-            bytes: 10_000,
+            rows,
+            bytes: 10 * rows,
             acks: (1..=servers).map(Ulid).collect(),
             ..PieceInfo::default()
         });
@@ -67,7 +71,7 @@ impl Cluster {
 
     async fn endpoints(&self, sql: &str) -> Vec<PlannedEndpoint> {
         let Ok(Classified::Query(statement)) = parse(sql) else { panic!("{sql} is a query") };
-        let context = QueryContext { user: "admin".to_owned(), options: QueryOptions::default() };
+        let context = QueryContext::new("admin", QueryOptions::default());
         let planned =
             self.planner.plan(Arc::clone(&self.state), Statement::Statement(statement), None, &context).await.unwrap();
         let Source::Endpoints(endpoints) = planned.source else { panic!("{sql} is answered by storage servers") };
@@ -112,9 +116,34 @@ async fn a_head_can_be_any_server_that_is_listed() {
 
 #[tokio::test]
 async fn a_key_is_looked_up_where_it_is() {
-    let cluster = Cluster::new(3, 12, 2);
+    let cluster = Cluster::new(6, 12, 2);
     let endpoints = cluster.endpoints("SELECT v FROM t WHERE id = 7").await;
-    assert_eq!(endpoints.len(), 1);
+    assert_eq!((endpoints.len(), distinct(&endpoints)), (1, 3), "each replica can answer");
+}
+
+#[tokio::test]
+async fn little_is_read_on_one_server_without_exchange() {
+    let cluster = Cluster::with_rows(3, 12, 2, 1000);
+    let mut firsts = std::collections::BTreeSet::new();
+    for _ in 0..64 {
+        let endpoints =
+            cluster.endpoints("SELECT a.v, count(*) FROM t a JOIN t b ON a.v = b.v GROUP BY a.v ORDER BY 1").await;
+        assert_eq!((endpoints.len(), distinct(&endpoints)), (1, 3));
+        let ticket = ticket::open(&cluster.key.verifying_key(), &endpoints[0].ticket, "admin").unwrap();
+        assert!(matches!(ticket.fragment, Some(drsdb_core::v1::ticket::Fragment::Task(_))));
+        firsts.insert(endpoints[0].locations[0].clone());
+    }
+    assert_eq!(firsts.len(), 3, "servers take turns");
+    // No server has all shards of a table with fewer replicas than there are servers.
+    let cluster = Cluster::with_rows(6, 12, 2, 1000);
+    assert_eq!(cluster.endpoints("SELECT v FROM t").await.len(), 6);
+}
+
+#[tokio::test]
+async fn endpoints_name_servers_that_can_stand_in() {
+    let cluster = Cluster::new(3, 12, 2);
+    let endpoints = cluster.endpoints("SELECT v FROM t").await;
+    assert_eq!(endpoints.iter().map(|endpoint| endpoint.locations.len()).collect::<Vec<_>>(), [3, 3, 3]);
 }
 
 /// Small machines and containers: with one partition, datafusion-distributed would leave the exchange out.

@@ -3,15 +3,18 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, SetOperator, SetQuantifier,
-    ShowStatementOptions, TableObject, Value,
+    self, CommentObject, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, SetOperator,
+    SetQuantifier, ShowStatementOptions, TableObject, TransactionAccessMode, TransactionIsolationLevel,
+    TransactionMode, Value,
 };
 use drsdb_core::{ErrorCode, Result, WireError};
 
 use super::{
-    CreateTable, Show, Statement,
-    names::{schema_name, simple_name, table_name},
+    AlterTable, CommentOn, CreateTable, CreateView, Show, Statement, TransactionStatement,
+    expression::split_last,
+    names::{identifier, schema_name, simple_name, table_name},
 };
+use crate::transaction::Modes;
 
 /// What a tree asks for.
 pub fn classify(tree: ast::Statement) -> Result<Statement> {
@@ -26,11 +29,37 @@ pub fn classify(tree: ast::Statement) -> Result<Statement> {
                 refuse_writing_query(query)?;
                 Ok(Statement::Explain(Box::new(tree)))
             }
-            _ => Err(refused("EXPLAIN of anything but a query", "explain the SELECT alone")),
+            _ => explain_write(tree),
         },
         ast::Statement::ExplainTable { table_name: name, .. } => Ok(Statement::Show(Show::Columns(table_name(&name)?))),
         ast::Statement::Insert(insert) => insert_statement(insert),
+        ast::Statement::Update(update) => Ok(Statement::Update(Box::new(update))),
+        ast::Statement::Delete(delete) => Ok(Statement::Delete(Box::new(delete))),
+        ast::Statement::Merge(merge) => Ok(Statement::Merge(Box::new(merge))),
+        ast::Statement::Truncate(truncate) => truncate_statement(truncate),
+        ast::Statement::StartTransaction { .. }
+        | ast::Statement::Commit { .. }
+        | ast::Statement::Rollback { .. }
+        | ast::Statement::Savepoint { .. }
+        | ast::Statement::ReleaseSavepoint { .. } => transaction_statement(tree),
         ast::Statement::CreateTable(table) => Ok(Statement::CreateTable(Box::new(CreateTable::from_ast(table)?))),
+        ast::Statement::AlterTable(table) => Ok(Statement::AlterTable(Box::new(AlterTable::from_ast(table)?))),
+        ast::Statement::CreateView(view) => Ok(Statement::CreateView(Box::new(CreateView::from_ast(view)?))),
+        ast::Statement::Comment { object_type, object_name, comment, if_exists } => {
+            let on = match object_type {
+                CommentObject::Table => CommentOn::Table(table_name(&object_name)?),
+                CommentObject::View => CommentOn::View(table_name(&object_name)?),
+                CommentObject::Column => {
+                    let (table, column) = split_last(&object_name)?;
+                    CommentOn::Column(table_name(&table)?, column)
+                }
+                other => {
+                    return Err(refused(&format!("COMMENT ON {other}"), "tables, views and columns have comments"));
+                }
+            };
+            // An empty comment is none, as in other databases.
+            Ok(Statement::Comment { on, if_exists, text: comment.filter(|text| !text.is_empty()) })
+        }
         ast::Statement::CreateSchema {
             schema_name: name,
             if_not_exists,
@@ -60,7 +89,11 @@ pub fn classify(tree: ast::Statement) -> Result<Statement> {
                     let names = names.iter().map(schema_name).collect::<Result<_>>()?;
                     Ok(Statement::DropSchema { names, if_exists, cascade })
                 }
-                other => Err(refused(&format!("DROP {other}"), "tables, schemas and users can be dropped")),
+                ObjectType::View => {
+                    let names = names.iter().map(table_name).collect::<Result<_>>()?;
+                    Ok(Statement::DropView { names, if_exists, cascade })
+                }
+                other => Err(refused(&format!("DROP {other}"), "tables, views, schemas and users can be dropped")),
             }
         }
         ast::Statement::Set(set) => set_statement(set),
@@ -107,19 +140,7 @@ fn refuse(statement: &ast::Statement) -> drsdb_core::Error {
             "COPY",
             "a server does not read files: use \\copy in the shell, `drsdb import`, or the bulk load of a client library",
         ),
-        ast::Statement::StartTransaction { .. }
-        | ast::Statement::Commit { .. }
-        | ast::Statement::Rollback { .. }
-        | ast::Statement::Savepoint { .. } => {
-            ("a transaction of several statements", "every statement and every bulk load is a transaction of its own")
-        }
-        ast::Statement::Update(_) | ast::Statement::Delete(_) | ast::Statement::Merge(_) => {
-            ("changing rows that are there", "load a new table and drop the old one")
-        }
-        ast::Statement::Truncate(_) => ("TRUNCATE", "drop the table and create it again"),
-        ast::Statement::CreateView(_) => ("CREATE VIEW", "name the query with WITH where it is used"),
         ast::Statement::CreateIndex(_) => ("CREATE INDEX", "the primary key is indexed; cluster_key orders segments"),
-        ast::Statement::AlterTable(_) => ("ALTER TABLE", "create a new table with the columns it is to have"),
         ast::Statement::Grant(_) | ast::Statement::Revoke(_) => ("granting rights", "every user may read and write"),
         ast::Statement::Prepare { .. } | ast::Statement::Execute { .. } | ast::Statement::Deallocate { .. } => {
             ("PREPARE in SQL", "use prepared statements of the client library or driver")
@@ -194,21 +215,87 @@ fn insert_statement(insert: ast::Insert) -> Result<Statement> {
         && insert.format_clause.is_none()
         && insert.insert_alias.is_none()
         && insert.output.is_none()
-        && insert.multi_table_insert_type.is_none()
-        && insert.table_alias.is_none();
-    if insert.on.is_some() {
-        return Err(refused("INSERT ... ON CONFLICT", "a row whose primary key exists is refused; load new keys only"));
-    }
-    if insert.returning.is_some() {
-        return Err(refused("INSERT ... RETURNING", "select the rows after the insert"));
-    }
+        && insert.multi_table_insert_type.is_none();
     if !plain || !matches!(insert.table, TableObject::TableName(_)) {
         return Err(refused("this form of INSERT", "write INSERT INTO table (column, ...) VALUES (...), (...)"));
     }
-    if insert.source.is_none() {
-        return Err(refused("INSERT ... DEFAULT VALUES", "write INSERT INTO table (column, ...) VALUES (...)"));
-    }
     Ok(Statement::Insert(Box::new(insert)))
+}
+
+/// EXPLAIN of what changes rows: the plan of the query that says which.
+fn explain_write(tree: ast::Statement) -> Result<Statement> {
+    let ast::Statement::Explain { analyze, verbose, statement, .. } = tree else { return Err(refuse(&tree)) };
+    let inner = classify(*statement)?;
+    if !inner.writes_rows() || matches!(inner, Statement::Truncate { .. }) {
+        return Err(refused("EXPLAIN of this statement", "explain a query, or a statement that changes rows"));
+    }
+    if analyze {
+        return Err(refused("EXPLAIN ANALYZE of a statement that changes rows", "leave ANALYZE out"));
+    }
+    Ok(Statement::ExplainWrite { statement: Box::new(inner), verbose })
+}
+
+fn truncate_statement(truncate: ast::Truncate) -> Result<Statement> {
+    let plain = truncate.partitions.is_none() && truncate.on_cluster.is_none() && truncate.identity.is_none();
+    let tables = truncate.table_names.iter().all(|target| !target.only && !target.has_asterisk);
+    if !plain || !tables {
+        return Err(refused("this form of TRUNCATE", "write TRUNCATE TABLE table, ..."));
+    }
+    Ok(Statement::Truncate {
+        names: truncate.table_names.iter().map(|target| table_name(&target.name)).collect::<Result<_>>()?,
+        if_exists: truncate.if_exists,
+        cascade: truncate.cascade == Some(ast::CascadeOption::Cascade),
+    })
+}
+
+fn transaction_statement(tree: ast::Statement) -> Result<Statement> {
+    let no_chain = |chain: bool| match chain {
+        true => Err(refused("AND CHAIN", "begin the next transaction with BEGIN")),
+        false => Ok(()),
+    };
+    Ok(Statement::Transaction(match tree {
+        ast::Statement::StartTransaction { modes, modifier, statements, exception, .. } => {
+            if modifier.is_some() || !statements.is_empty() || exception.is_some() {
+                return Err(refused("this form of BEGIN", "write BEGIN, then one statement at a time"));
+            }
+            TransactionStatement::Begin(transaction_modes(&modes)?)
+        }
+        ast::Statement::Commit { chain, .. } => {
+            no_chain(chain)?;
+            TransactionStatement::Commit
+        }
+        ast::Statement::Rollback { chain, savepoint } => {
+            no_chain(chain)?;
+            match savepoint {
+                Some(name) => TransactionStatement::RollbackTo(identifier(&name)?),
+                None => TransactionStatement::Rollback,
+            }
+        }
+        ast::Statement::Savepoint { name } => TransactionStatement::Savepoint(identifier(&name)?),
+        ast::Statement::ReleaseSavepoint { name } => TransactionStatement::Release(identifier(&name)?),
+        other => return Err(refuse(&other)),
+    }))
+}
+
+/// Every transaction sees one snapshot, and the first of two that change the same row commits. READ COMMITTED and
+/// REPEATABLE READ promise no more than that; SERIALIZABLE does.
+fn transaction_modes(list: &[TransactionMode]) -> Result<Modes> {
+    let mut modes = Modes::default();
+    for mode in list {
+        match mode {
+            TransactionMode::AccessMode(access) => {
+                modes.read_only = Some(*access == TransactionAccessMode::ReadOnly);
+            }
+            TransactionMode::IsolationLevel(TransactionIsolationLevel::Serializable) => {
+                return Err(refused(
+                    "ISOLATION LEVEL SERIALIZABLE",
+                    "use REPEATABLE READ, which is snapshot isolation; update a row that both of two transactions must not miss",
+                ));
+            }
+            TransactionMode::IsolationLevel(_) => {}
+        }
+    }
+    Ok(modes)
 }
 
 fn set_statement(set: Set) -> Result<Statement> {
@@ -221,6 +308,9 @@ fn set_statement(set: Set) -> Result<Statement> {
                 return Err(refused("SET with several values", "write SET name = value"));
             };
             Ok(Statement::Set { name: Some(simple_name(&variable)?), value: setting_text(value)? })
+        }
+        Set::SetTransaction { modes, snapshot: None, session: false } => {
+            Ok(Statement::Transaction(TransactionStatement::SetModes(transaction_modes(&modes)?)))
         }
         Set::SetTimeZone { local: false, value } => {
             Ok(Statement::Set { name: Some("time_zone".to_owned()), value: setting_text(&value)? })

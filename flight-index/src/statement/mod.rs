@@ -2,31 +2,48 @@
 //!
 //! ```text
 //! text ── limits ──▶ tokens ── users? ──▶ users.rs ─────────────┐
-//!                      └── sqlparser ──▶ classify.rs ── ddl ──▶ create_table.rs, sql_type.rs, table_options.rs
+//!                      ├────── cluster? ▶ alter_cluster.rs
+//!                      └── sqlparser ──▶ classify.rs ── ddl ──▶ create_table.rs, alter_table.rs, view.rs, ...
 //!                                             └── queries stay syntax trees, for the planner
 //! ```
 //!
-//! Everything here is pure: text in, statement or error out. Errors carry `line` and `column`. Not here: whether tables
-//! exist ([`CreateTable::resolve`] is told), and how statements run (`crate::flight_sql`).
+//! Everything here is pure, but for the ids of new indexes: text in, statement or error out. Errors carry `line` and
+//! `column`. [`definition`] makes table definitions of clauses. Not here: whether tables exist ([`CreateTable::resolve`] is
+//! told), and how statements run (`crate::flight_sql`).
 
+mod alter_cluster;
+mod alter_table;
 mod classify;
+mod constraint;
 mod create_table;
+mod cursor;
+mod definition;
+mod expression;
 mod limits;
 mod names;
 mod parse;
 mod sql_type;
 mod table_options;
 mod users;
+mod view;
 
 use std::fmt;
 
-pub use create_table::{ColumnClause, CreateTable, ForeignKeyClause, Parents, parse_name_list};
+pub use alter_cluster::AlterCluster;
+pub use alter_table::{AlterOperation, AlterTable, Altered, Need};
+pub use constraint::{CheckClause, ConstraintClause, ForeignKeyClause, KeyClause};
+pub use create_table::{ColumnClause, CreateAs, CreateTable, parse_name_list};
 use datafusion::sql::sqlparser::ast;
+pub use definition::{Parents, unique_indexes};
 use drsdb_core::TableName;
+pub use expression::{column_names, quoted};
 pub use limits::{MAX_CHAIN, MAX_NESTING, MAX_SQL_BYTES, MAX_TOKENS};
-pub use names::{CATALOG, identifier, positioned, table_name};
-pub use parse::{parse, parse_type};
+pub use names::{CATALOG, identifier, positioned, simple_name, table_name};
+pub use parse::{parse, parse_expression, parse_query, parse_type};
 pub use table_options::TableOptions;
+pub use view::CreateView;
+
+use crate::transaction::Modes;
 
 /// What a text asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +54,30 @@ pub enum Statement {
     Explain(Box<ast::Statement>),
     /// INSERT ... VALUES or INSERT ... SELECT, not looked into.
     Insert(Box<ast::Insert>),
+    /// UPDATE, not looked into.
+    Update(Box<ast::Update>),
+    /// DELETE, not looked into.
+    Delete(Box<ast::Delete>),
+    /// MERGE, not looked into.
+    Merge(Box<ast::Merge>),
+    /// TRUNCATE: all rows of the tables go.
+    Truncate {
+        /// The tables, in the order of the text.
+        names: Vec<TableName>,
+        /// Whether one that does not exist is no error.
+        if_exists: bool,
+        /// Whether tables that refer to them are emptied too.
+        cascade: bool,
+    },
+    /// EXPLAIN of a statement that changes rows.
+    ExplainWrite {
+        /// The statement.
+        statement: Box<Statement>,
+        /// EXPLAIN VERBOSE.
+        verbose: bool,
+    },
+    /// What begins, divides and ends transactions.
+    Transaction(TransactionStatement),
     /// CREATE TABLE.
     CreateTable(Box<CreateTable>),
     /// DROP TABLE.
@@ -47,6 +88,28 @@ pub enum Statement {
         if_exists: bool,
         /// Whether foreign keys that point at them go too.
         cascade: bool,
+    },
+    /// ALTER TABLE.
+    AlterTable(Box<AlterTable>),
+    /// CREATE VIEW.
+    CreateView(Box<CreateView>),
+    /// DROP VIEW.
+    DropView {
+        /// The views, in the order of the text.
+        names: Vec<TableName>,
+        /// Whether one that does not exist is no error.
+        if_exists: bool,
+        /// Whether views that use them go too.
+        cascade: bool,
+    },
+    /// COMMENT ON.
+    Comment {
+        /// What it is about.
+        on: CommentOn,
+        /// Whether nothing is said about what does not exist.
+        if_exists: bool,
+        /// The comment; `None` removes it.
+        text: Option<String>,
     },
     /// CREATE SCHEMA.
     CreateSchema {
@@ -87,6 +150,8 @@ pub enum Statement {
         /// Whether one that does not exist is no error.
         if_exists: bool,
     },
+    /// ALTER CLUSTER.
+    AlterCluster(AlterCluster),
     /// SET name = value; no value: back to the default (RESET, SET name TO DEFAULT).
     Set {
         /// The setting; `None`: every one (RESET ALL).
@@ -101,8 +166,61 @@ pub enum Statement {
 impl Statement {
     /// Whether it returns rows, instead of an update count.
     pub fn returns_rows(&self) -> bool {
-        matches!(self, Statement::Query(_) | Statement::Explain(_) | Statement::Show(_))
+        let returning = match self {
+            Statement::Insert(insert) => insert.returning.is_some(),
+            Statement::Update(update) => update.returning.is_some(),
+            Statement::Delete(delete) => delete.returning.is_some(),
+            Statement::Merge(merge) => matches!(merge.output, Some(ast::OutputClause::Returning { .. })),
+            _ => false,
+        };
+        let query = matches!(
+            self,
+            Statement::Query(_) | Statement::Explain(_) | Statement::ExplainWrite { .. } | Statement::Show(_)
+        );
+        query || returning
     }
+
+    /// Whether it changes rows of tables.
+    pub fn writes_rows(&self) -> bool {
+        matches!(
+            self,
+            Statement::Insert(_)
+                | Statement::Update(_)
+                | Statement::Delete(_)
+                | Statement::Merge(_)
+                | Statement::Truncate { .. }
+        )
+    }
+}
+
+/// What begins, divides and ends transactions. Names of savepoints are as SQL has them: lower case unless quoted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransactionStatement {
+    /// BEGIN, START TRANSACTION.
+    Begin(Modes),
+    /// COMMIT, END.
+    Commit,
+    /// ROLLBACK.
+    Rollback,
+    /// SAVEPOINT.
+    Savepoint(String),
+    /// ROLLBACK TO SAVEPOINT.
+    RollbackTo(String),
+    /// RELEASE SAVEPOINT.
+    Release(String),
+    /// SET TRANSACTION.
+    SetModes(Modes),
+}
+
+/// What COMMENT comments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommentOn {
+    /// A table.
+    Table(TableName),
+    /// A view.
+    View(TableName),
+    /// A table's or a view's column.
+    Column(TableName, String),
 }
 
 /// What SHOW shows.
@@ -118,6 +236,8 @@ pub enum Show {
     Setting(String),
     /// Every setting.
     AllSettings,
+    /// The servers.
+    Cluster,
 }
 
 /// A password on its way to be hashed. It is never printed.

@@ -1,16 +1,17 @@
 //! Text -> exactly one syntax tree, with every fault placed at a line and a column.
 
 use datafusion::sql::sqlparser::{
-    dialect::GenericDialect,
+    ast::{Expr, Ident, Query},
+    dialect::{Dialect, GenericDialect, PostgreSqlDialect},
     parser::{Parser, ParserError},
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
 use drsdb_core::{Error, ErrorCode, Result, SqlType, WireError};
 
 use super::{
-    Statement, classify,
+    Statement, alter_cluster, classify,
     limits::{self, MAX_NESTING},
-    names::positioned,
+    names::{identifier, positioned},
     sql_type::sql_type,
     users,
 };
@@ -34,7 +35,16 @@ pub fn parse(sql: &str) -> Result<Statement> {
     if let Some(statement) = users::parse(&tokens)? {
         return Ok(statement);
     }
-    let mut parser = Parser::new(&dialect).with_recursion_limit(PARSER_DEPTH).with_tokens_with_locations(tokens);
+    let with_data = take_with_data(&mut tokens);
+    let names = take_column_names(&mut tokens)?;
+    if let Some(statement) = alter_cluster::parse(&tokens)? {
+        return Ok(statement);
+    }
+    // Only this dialect knows RENAME CONSTRAINT.
+    let alters =
+        matches!(tokens.as_slice(), [first, second, ..] if is_keyword(first, "alter") && is_keyword(second, "table"));
+    let dialect: &dyn Dialect = if alters { &PostgreSqlDialect {} } else { &dialect };
+    let mut parser = Parser::new(dialect).with_recursion_limit(PARSER_DEPTH).with_tokens_with_locations(tokens);
     while parser.consume_token(&Token::SemiColon) {}
     if parser.peek_token().token == Token::EOF {
         return Err(WireError::new(ErrorCode::Syntax, "the SQL text holds no statement")
@@ -55,7 +65,91 @@ pub fn parse(sql: &str) -> Result<Statement> {
         };
         return Err(positioned(error, next.span.start).into());
     }
-    classify::classify(statement)
+    let mut statement = classify::classify(statement)?;
+    if let Statement::CreateTable(table) = &mut statement
+        && let Some(query) = &mut table.query
+    {
+        query.names.extend(names);
+    }
+    if let Some((with_data, place)) = with_data {
+        match &mut statement {
+            Statement::CreateTable(table) if table.query.is_some() => {
+                table.query.iter_mut().for_each(|query| query.with_data = with_data);
+            }
+            _ => {
+                let error = WireError::new(ErrorCode::Syntax, "WITH DATA belongs to CREATE TABLE ... AS");
+                return Err(positioned(error, place).into());
+            }
+        }
+    }
+    Ok(statement)
+}
+
+fn is_keyword(token: &TokenWithSpan, text: &str) -> bool {
+    matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
+}
+
+/// The names in CREATE TABLE t (a, b) AS: the parser wants types.
+fn take_column_names(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<String>> {
+    let keyword = |token: Option<&TokenWithSpan>, text: &str| token.is_some_and(|token| is_keyword(token, text));
+    if !keyword(tokens.first(), "create") || !keyword(tokens.get(1), "table") {
+        return Ok(Vec::new());
+    }
+    let Some(open) = tokens.iter().position(|token| token.token == Token::LParen) else { return Ok(Vec::new()) };
+    let mut idents = Vec::new();
+    for pair in tokens[open + 1..].chunks(2) {
+        let [TokenWithSpan { token: Token::Word(word), span }, next] = pair else { return Ok(Vec::new()) };
+        idents.push(Ident { value: word.value.clone(), quote_style: word.quote_style, span: *span });
+        match next.token {
+            Token::Comma => {}
+            Token::RParen => break,
+            _ => return Ok(Vec::new()),
+        }
+    }
+    let close = open + 2 * idents.len();
+    if !keyword(tokens.get(close + 1), "as") {
+        return Ok(Vec::new());
+    }
+    tokens.drain(open..=close);
+    idents.iter().map(identifier).collect()
+}
+
+/// `WITH [NO] DATA` at the end of CREATE TABLE ... AS: the parser does not know it, and takes it for a broken query. What it
+/// says, and where it is.
+fn take_with_data(tokens: &mut Vec<TokenWithSpan>) -> Option<(bool, Location)> {
+    let word = |token: Option<&TokenWithSpan>, text: &str| token.is_some_and(|token| is_keyword(token, text));
+    let creates = word(tokens.first(), "create") && word(tokens.get(1), "table");
+    let ends = tokens.iter().rposition(|token| !matches!(token.token, Token::SemiColon | Token::EOF))?;
+    if !creates || ends < 3 || !word(tokens.get(ends), "data") {
+        return None;
+    }
+    let no = word(tokens.get(ends - 1), "no");
+    let start = if no { ends - 2 } else { ends - 1 };
+    if !word(tokens.get(start), "with") {
+        return None;
+    }
+    let place = tokens[start].span.start;
+    tokens.drain(start..=ends);
+    Some((!no, place))
+}
+
+/// An expression alone, such as a DEFAULT or a CHECK.
+pub fn parse_expression(text: &str) -> Result<Expr> {
+    let mut parser = parser_of(text)?;
+    let expr = parser.parse_expr().map_err(parser_error)?;
+    parser.expect_token(&Token::EOF).map_err(parser_error)?;
+    Ok(expr)
+}
+
+/// A query that the server has written itself.
+pub fn parse_query(text: &str) -> Result<Query> {
+    parser_of(text)?.parse_query().map(|query| *query).map_err(parser_error)
+}
+
+fn parser_of(text: &str) -> Result<Parser<'static>> {
+    limits::check_text(text)?;
+    let parser = Parser::new(&GenericDialect {}).with_recursion_limit(PARSER_DEPTH);
+    parser.try_with_sql(text).map_err(parser_error)
 }
 
 /// A column type alone, such as `VARCHAR(10)`.

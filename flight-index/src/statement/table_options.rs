@@ -1,11 +1,13 @@
-//! `WITH (engine = 'column', shards = 12, shard_key = 'a,b', cluster_key = 'a,b')`.
+//! `WITH (engine = 'column', shards = 12, replicas = 3, shard_key = 'a,b', cluster_key = 'a,b')`.
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, SqlOption, Value};
 use drsdb_core::{Engine, ErrorCode, Result, WireError, nearest_name, shard::MAX_SHARDS};
 
 use super::{create_table::parse_name_list, names::positioned};
 
-const NAMES: &[&str] = &["engine", "shards", "shard_key", "cluster_key"];
+const NAMES: &[&str] = &["engine", "shards", "replicas", "shard_key", "cluster_key"];
+/// More copies than any cluster has use for.
+const MAX_REPLICAS: u32 = 7;
 
 /// What WITH says about a table; what it does not say is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct TableOptions {
     pub engine: Option<Engine>,
     /// How many shards.
     pub shards: Option<u32>,
+    /// How many copies of each shard.
+    pub replicas: Option<u32>,
     /// Names of the columns that decide a row's shard.
     pub shard_key: Option<Vec<String>>,
     /// Names of the columns that order segments.
@@ -54,6 +58,12 @@ impl TableOptions {
                 let shards = text.parse::<u32>().ok().filter(|shards| (1..=MAX_SHARDS).contains(shards));
                 self.shards
                     .replace(shards.ok_or_else(|| bad(format!("write a number from 1 to {MAX_SHARDS}")))?)
+                    .is_some()
+            }
+            "replicas" => {
+                let replicas = text.parse::<u32>().ok().filter(|replicas| (1..=MAX_REPLICAS).contains(replicas));
+                self.replicas
+                    .replace(replicas.ok_or_else(|| bad(format!("write a number from 1 to {MAX_REPLICAS}")))?)
                     .is_some()
             }
             "shard_key" | "cluster_key" => {

@@ -9,14 +9,10 @@ use arrow::{
 use arrow_flight::sql::{
     CommandGetCrossReference, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys, UpdateDeleteRules,
 };
-use drsdb_core::{Result, Table};
+use drsdb_core::{ForeignKey, ReferentialAction, Result, Table};
 
 use super::allows;
 use crate::{catalog::CatalogState, statement::CATALOG};
-
-fn primary_key_name(table: &Table) -> String {
-    format!("{}_pkey", table.name.table)
-}
 
 /// Which tables a command is about.
 struct Filter<'a> {
@@ -36,9 +32,11 @@ pub fn primary_keys(command: &CommandGetPrimaryKeys, state: &CatalogState) -> Re
     let filter =
         Filter { catalog: command.catalog.as_deref(), schema: command.db_schema.as_deref(), table: &command.table };
     let mut rows = Vec::new();
-    for table in state.tables().map(|state| &state.table).filter(|table| filter.allows(table)) {
+    for table in state.user_tables().map(|state| &state.table).filter(|table| filter.allows(table)) {
+        // A table without a key of its users' has none to show.
+        let Some(name) = table.key_name() else { continue };
         for (sequence, &position) in table.primary_key.iter().enumerate() {
-            rows.push((table, table.columns[position].name.as_str(), sequence as i32 + 1, primary_key_name(table)));
+            rows.push((table, table.columns[position].name.as_str(), sequence as i32 + 1, name.clone()));
         }
     }
     rows.sort_by(|a, b| (&a.0.name, &a.3, a.2).cmp(&(&b.0.name, &b.3, b.2)));
@@ -69,7 +67,26 @@ struct KeyColumn<'a> {
     child: &'a Table,
     child_column: &'a str,
     sequence: i32,
-    name: &'a str,
+    key: &'a ForeignKey,
+}
+
+/// The name of the key that a foreign key refers to.
+fn referenced_key_name(row: &KeyColumn<'_>) -> Option<String> {
+    let columns = &row.key.parent_columns;
+    let same = |key: &[usize]| key.len() == columns.len() && key.iter().all(|column| columns.contains(column));
+    let primary = row.parent.key_name().filter(|_| same(&row.parent.primary_key));
+    let unique = || row.parent.uniques.iter().find(|key| same(&key.columns)).map(|key| key.name.clone());
+    primary.or_else(unique)
+}
+
+fn rule(action: ReferentialAction) -> u8 {
+    let rule = match action {
+        ReferentialAction::NoAction => UpdateDeleteRules::NoAction,
+        ReferentialAction::Restrict => UpdateDeleteRules::Restrict,
+        ReferentialAction::Cascade => UpdateDeleteRules::Cascade,
+        ReferentialAction::SetNull => UpdateDeleteRules::SetNull,
+    };
+    rule as u8
 }
 
 /// GetExportedKeys: the keys that reference a table.
@@ -113,7 +130,7 @@ fn foreign_keys(
     order: Order,
 ) -> Result<RecordBatch> {
     let mut rows = Vec::new();
-    for table in state.tables().map(|state| &state.table) {
+    for table in state.user_tables().map(|state| &state.table) {
         if child.as_ref().is_some_and(|child| !child.allows(table)) {
             continue;
         }
@@ -129,14 +146,14 @@ fn foreign_keys(
                     child: table,
                     child_column: &table.columns[column].name,
                     sequence: sequence as i32 + 1,
-                    name: &key.name,
+                    key,
                 });
             }
         }
     }
     match order {
-        Order::ByParent => rows.sort_by_key(|row| (&row.parent.name, &row.child.name, row.name, row.sequence)),
-        Order::ByChild => rows.sort_by_key(|row| (&row.child.name, &row.parent.name, row.name, row.sequence)),
+        Order::ByParent => rows.sort_by_key(|row| (&row.parent.name, &row.child.name, &row.key.name, row.sequence)),
+        Order::ByChild => rows.sort_by_key(|row| (&row.child.name, &row.parent.name, &row.key.name, row.sequence)),
     }
     let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
     let schema = Schema::new(vec![
@@ -154,7 +171,9 @@ fn foreign_keys(
         Field::new("update_rule", DataType::UInt8, false),
         Field::new("delete_rule", DataType::UInt8, false),
     ]);
-    let rule: ArrayRef = Arc::new(UInt8Array::from_value(UpdateDeleteRules::NoAction as u8, rows.len()));
+    let rules = |action: fn(&ForeignKey) -> ReferentialAction| -> ArrayRef {
+        Arc::new(UInt8Array::from_iter_values(rows.iter().map(|row| rule(action(row.key)))))
+    };
     let columns: Vec<ArrayRef> = vec![
         texts(rows.iter().map(|_| CATALOG)),
         texts(rows.iter().map(|row| row.parent.name.schema.as_str())),
@@ -165,10 +184,10 @@ fn foreign_keys(
         texts(rows.iter().map(|row| row.child.name.table.as_str())),
         texts(rows.iter().map(|row| row.child_column)),
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.sequence))),
-        texts(rows.iter().map(|row| row.name)),
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| primary_key_name(row.parent)))),
-        Arc::clone(&rule),
-        rule,
+        texts(rows.iter().map(|row| row.key.name.as_str())),
+        Arc::new(rows.iter().map(referenced_key_name).collect::<StringArray>()),
+        rules(|key| key.on_update),
+        rules(|key| key.on_delete),
     ];
     Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
 }

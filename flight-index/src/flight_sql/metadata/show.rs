@@ -6,7 +6,7 @@ use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
-use drsdb_core::{Result, Table};
+use drsdb_core::{Column, Result, Table};
 
 use crate::{
     catalog::CatalogState,
@@ -33,6 +33,17 @@ pub fn show_schema(show: &Show) -> SchemaRef {
             text("data_type"),
             number("is_nullable", DataType::Boolean),
             Field::new("key", DataType::Utf8, true),
+            Field::new("default", DataType::Utf8, true),
+            Field::new("comment", DataType::Utf8, true),
+        ],
+        // `version`: of an index server's state, or up to which commit a storage server is known to have taken in all.
+        Show::Cluster => vec![
+            text("kind"),
+            text("id"),
+            text("url"),
+            text("state"),
+            Field::new("version", DataType::UInt64, true),
+            Field::new("state_hash", DataType::Utf8, true),
         ],
         Show::Setting(_) | Show::AllSettings => vec![text("name"), text("value"), text("description")],
     }))
@@ -46,27 +57,38 @@ pub fn show(show: &Show, state: &CatalogState, session: &Session) -> Result<Reco
                 require_schema(state, schema)?;
             }
             let wanted = |name: &str| schema.as_deref().is_none_or(|schema| schema == name);
-            let mut tables: Vec<_> = state.tables().filter(|state| wanted(&state.table.name.schema)).collect();
-            tables.sort_by_key(|state| &state.table.name);
+            let tables = state.user_tables().map(|state| {
+                let table = &state.table;
+                (&table.name, table.engine.as_str(), table.shards, state.rows(), state.bytes())
+            });
+            let views = state.views().map(|view| (&view.name, "view", 0, 0, 0));
+            let mut shown: Vec<_> = tables.chain(views).filter(|(name, ..)| wanted(&name.schema)).collect();
+            shown.sort_unstable();
             vec![
-                texts(tables.iter().map(|state| state.table.name.schema.as_str())),
-                texts(tables.iter().map(|state| state.table.name.table.as_str())),
-                texts(tables.iter().map(|state| state.table.engine.as_str())),
-                Arc::new(UInt32Array::from_iter_values(tables.iter().map(|state| state.table.shards))),
-                Arc::new(UInt64Array::from_iter_values(tables.iter().map(|state| state.rows()))),
-                Arc::new(UInt64Array::from_iter_values(tables.iter().map(|state| state.bytes()))),
+                texts(shown.iter().map(|(name, ..)| name.schema.as_str())),
+                texts(shown.iter().map(|(name, ..)| name.table.as_str())),
+                texts(shown.iter().map(|(_, engine, ..)| *engine)),
+                Arc::new(UInt32Array::from_iter_values(shown.iter().map(|shown| shown.2))),
+                Arc::new(UInt64Array::from_iter_values(shown.iter().map(|shown| shown.3))),
+                Arc::new(UInt64Array::from_iter_values(shown.iter().map(|shown| shown.4))),
             ]
         }
         Show::Schemas => vec![texts(state.schemas())],
         Show::Columns(name) => {
-            let table = &state.find_table(name)?.table;
-            let keys: Vec<Option<String>> =
-                (0..table.columns.len()).map(|column| key_of(table, column, state)).collect();
+            let (columns, keys): (Vec<&Column>, Vec<Option<String>>) = match state.view(name) {
+                Some(view) => view.columns.iter().map(|column| (column, None)).unzip(),
+                None => {
+                    let table = &state.find_table(name)?.table;
+                    table.visible_columns().map(|(at, column)| (column, key_of(table, at, state))).unzip()
+                }
+            };
             vec![
-                texts(table.columns.iter().map(|column| column.name.as_str())),
-                Arc::new(StringArray::from_iter_values(table.columns.iter().map(|column| column.sql_type.to_string()))),
-                Arc::new(BooleanArray::from_iter(table.columns.iter().map(|column| Some(!column.not_null)))),
+                texts(columns.iter().map(|column| column.name.as_str())),
+                Arc::new(StringArray::from_iter_values(columns.iter().map(|column| column.sql_type.to_string()))),
+                Arc::new(BooleanArray::from_iter(columns.iter().map(|column| Some(!column.not_null)))),
                 Arc::new(StringArray::from(keys)),
+                Arc::new(columns.iter().map(|column| column.default.as_deref()).collect::<StringArray>()),
+                Arc::new(columns.iter().map(|column| column.comment.as_deref()).collect::<StringArray>()),
             ]
         }
         Show::Setting(name) => {
@@ -74,6 +96,9 @@ pub fn show(show: &Show, state: &CatalogState, session: &Session) -> Result<Reco
             let value = session.get(name)?;
             let description = SETTINGS.iter().find(|(setting, _)| *setting == name).map_or("", |(_, what)| what);
             vec![texts([name].into_iter()), texts([value.as_str()].into_iter()), texts([description].into_iter())]
+        }
+        Show::Cluster => {
+            return Err(drsdb_core::Error::internal("the servers are asked, and not looked up"));
         }
         Show::AllSettings => {
             let values = SETTINGS.iter().map(|(name, _)| session.get(name)).collect::<Result<Vec<_>>>()?;
@@ -87,11 +112,14 @@ pub fn show(show: &Show, state: &CatalogState, session: &Session) -> Result<Reco
     Ok(RecordBatch::try_new(show_schema(show), columns)?)
 }
 
-/// `primary key`, `foreign key -> parent`, or both.
+/// `primary key`, `unique`, `foreign key -> parent`, or several of them.
 fn key_of(table: &Table, column: usize, state: &CatalogState) -> Option<String> {
     let mut keys = Vec::new();
     if table.primary_key.contains(&column) {
         keys.push("primary key".to_owned());
+    }
+    if table.uniques.iter().any(|key| key.columns.contains(&column)) {
+        keys.push("unique".to_owned());
     }
     for key in table.foreign_keys.iter().filter(|key| key.columns.contains(&column)) {
         if let Some(parent) = state.table(key.parent) {

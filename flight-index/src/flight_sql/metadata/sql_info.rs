@@ -14,6 +14,9 @@ use drsdb_core::Result;
 use super::build_error;
 use crate::statement::MAX_SQL_BYTES;
 
+/// Snapshot isolation: all that the standard asks of this level, and no phantoms.
+const SNAPSHOT: SqlTransactionIsolationLevel = SqlTransactionIsolationLevel::SqlTransactionRepeatableRead;
+
 static INFO: LazyLock<SqlInfoData> = LazyLock::new(|| build().build().expect("the list is fixed"));
 
 /// The infos that were asked for; all of them when none was.
@@ -33,10 +36,10 @@ fn build() -> SqlInfoDataBuilder {
     info.append(SqlInfo::FlightSqlServerReadOnly, false);
     info.append(SqlInfo::FlightSqlServerSql, true);
     info.append(SqlInfo::FlightSqlServerSubstrait, false);
-    info.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
+    info.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::Savepoint as i32);
     info.append(SqlInfo::FlightSqlServerCancel, true);
     info.append(SqlInfo::FlightSqlServerBulkIngestion, true);
-    info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
+    info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, true);
     info.append(SqlInfo::FlightSqlServerStatementTimeout, 0);
     info.append(SqlInfo::FlightSqlServerTransactionTimeout, 0);
     info.append(SqlInfo::SqlDdlCatalog, false);
@@ -69,7 +72,7 @@ fn build() -> SqlInfoDataBuilder {
             "upper",
         ][..],
     );
-    info.append(SqlInfo::SqlSystemFunctions, &[][..] as &[&str]);
+    info.append(SqlInfo::SqlSystemFunctions, &["gen_random_uuid", "snowflake_id", "ulid"][..]);
     info.append(SqlInfo::SqlDatetimeFunctions, &["current_date", "current_time", "date_part", "date_trunc", "now"][..]);
     info.append(SqlInfo::SqlSearchStringEscape, "\\");
     info.append(SqlInfo::SqlExtraNameCharacters, "");
@@ -87,7 +90,7 @@ fn build() -> SqlInfoDataBuilder {
         bits(&[SupportedSqlGrammar::SqlMinimumGrammar as i32, SupportedSqlGrammar::SqlCoreGrammar as i32]),
     );
     info.append(SqlInfo::SqlAnsi92SupportedLevel, bits(&[]));
-    info.append(SqlInfo::SqlSupportsIntegrityEnhancementFacility, false);
+    info.append(SqlInfo::SqlSupportsIntegrityEnhancementFacility, true);
     info.append(SqlInfo::SqlOuterJoinsSupportLevel, bits(&[SqlOuterJoinsSupportLevel::SqlFullOuterJoins as i32]));
     info.append(SqlInfo::SqlSchemaTerm, "schema");
     info.append(SqlInfo::SqlCatalogTerm, "catalog");
@@ -108,14 +111,14 @@ fn build() -> SqlInfoDataBuilder {
     info.append(SqlInfo::SqlMaxColumnNameLength, 255i64);
     info.append(SqlInfo::SqlMaxTableNameLength, 255i64);
     info.append(SqlInfo::SqlDbSchemaNameLength, 255i64);
-    info.append(SqlInfo::SqlDefaultTransactionIsolation, SqlTransactionIsolationLevel::SqlTransactionNone as i64);
-    info.append(SqlInfo::SqlTransactionsSupported, false);
+    info.append(SqlInfo::SqlDefaultTransactionIsolation, SNAPSHOT as i64);
+    info.append(SqlInfo::SqlTransactionsSupported, true);
     info.append(
         SqlInfo::SqlSupportedTransactionsIsolationLevels,
-        bits(&[SqlTransactionIsolationLevel::SqlTransactionNone as i32]),
+        bits(&[SqlTransactionIsolationLevel::SqlTransactionReadCommitted as i32, SNAPSHOT as i32]),
     );
     info.append(SqlInfo::SqlBatchUpdatesSupported, true);
-    info.append(SqlInfo::SqlSavepointsSupported, false);
+    info.append(SqlInfo::SqlSavepointsSupported, true);
     info.append(SqlInfo::SqlNamedParametersSupported, false);
     info
 }

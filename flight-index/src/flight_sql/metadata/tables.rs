@@ -7,13 +7,14 @@ use arrow::{
     datatypes::{DataType, Field, Schema},
 };
 use arrow_flight::sql::{CommandGetDbSchemas, CommandGetTables, metadata::GetCatalogsBuilder};
-use drsdb_core::{Result, SqlType, Table, edge::edge_schema};
+use drsdb_core::{Column, Result, SqlType, Table, TableName, edge::edge_schema};
 
 use super::build_error;
 use crate::{catalog::CatalogState, statement::CATALOG};
 
-/// The only type of tables there is.
+/// What users make, and what stands for a query.
 const TABLE: &str = "TABLE";
+const VIEW: &str = "VIEW";
 
 /// GetCatalogs.
 pub fn catalogs() -> Result<RecordBatch> {
@@ -25,7 +26,7 @@ pub fn catalogs() -> Result<RecordBatch> {
 /// GetTableTypes.
 pub fn table_types() -> Result<RecordBatch> {
     let schema = Schema::new(vec![Field::new("table_type", DataType::Utf8, false)]);
-    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(StringArray::from(vec![TABLE]))])?)
+    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(StringArray::from(vec![TABLE, VIEW]))])?)
 }
 
 /// GetDbSchemas.
@@ -40,26 +41,32 @@ pub fn schemas(command: &CommandGetDbSchemas, state: &CatalogState) -> Result<Re
 /// GetTables.
 pub fn tables(command: &CommandGetTables, state: &CatalogState) -> Result<RecordBatch> {
     let mut builder = command.clone().into_builder();
-    for state in state.tables() {
-        let table = &state.table;
-        let schema = if command.include_schema { described_schema(table) } else { Schema::empty() };
-        builder.append(CATALOG, &table.name.schema, &table.name.table, TABLE, &schema).map_err(build_error)?;
+    let tables = state.user_tables().map(|state| (&state.table.name, state.table.columns.as_slice(), TABLE));
+    let views = state.views().map(|view| (&view.name, view.columns.as_slice(), VIEW));
+    for (name, columns, table_type) in tables.chain(views) {
+        let schema = if command.include_schema { described_schema(name, columns) } else { Schema::empty() };
+        builder.append(CATALOG, &name.schema, &name.table, table_type, &schema).map_err(build_error)?;
     }
     builder.build().map_err(build_error)
 }
 
 /// The edge schema, with the metadata by which drivers know SQL types.
-fn described_schema(table: &Table) -> Schema {
-    let edge = edge_schema(&table.arrow_schema());
-    let fields = edge.fields().iter().zip(&table.columns).map(|(field, column)| {
+fn described_schema(name: &TableName, columns: &[Column]) -> Schema {
+    let columns: Vec<Column> = columns.iter().filter(|column| column.is_visible()).cloned().collect();
+    let shown = Table { name: name.clone(), columns, ..Table::default() };
+    let edge = edge_schema(&shown.arrow_schema());
+    let fields = edge.fields().iter().zip(&shown.columns).map(|(field, column)| {
         let mut metadata: HashMap<String, String> = field.metadata().clone();
         let mut add = |key: &str, value: String| metadata.insert(format!("ARROW:FLIGHT:SQL:{key}"), value);
         add("CATALOG_NAME", CATALOG.to_owned());
-        add("SCHEMA_NAME", table.name.schema.clone());
-        add("TABLE_NAME", table.name.table.clone());
+        add("SCHEMA_NAME", name.schema.clone());
+        add("TABLE_NAME", name.table.clone());
         add("TYPE_NAME", column.sql_type.to_string());
         add("IS_CASE_SENSITIVE", if column.sql_type.is_text() { "1" } else { "0" }.to_owned());
         add("IS_AUTO_INCREMENT", "0".to_owned());
+        if let Some(comment) = &column.comment {
+            add("REMARKS", comment.clone());
+        }
         match column.sql_type {
             SqlType::Decimal { precision, scale } => {
                 add("PRECISION", precision.to_string());

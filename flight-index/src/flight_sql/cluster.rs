@@ -1,0 +1,88 @@
+//! ALTER CLUSTER and SHOW CLUSTER: which servers there are, for administrators.
+
+use arrow::array::{RecordBatch, StringArray, UInt64Array};
+use drsdb_core::{Result, Ulid};
+
+use super::{FlightSqlServer, metadata};
+use crate::{
+    catalog::{CatalogState, Command, ServerState},
+    raft::IndexServerStatus,
+    statement::{AlterCluster, Show},
+};
+
+impl FlightSqlServer {
+    /// ALTER CLUSTER; the version at which it is so.
+    pub(super) async fn alter_cluster(&self, change: AlterCluster, caller: &str) -> Result<u64> {
+        let state = self.current_state().await?;
+        self.require_admin(&state, caller)?;
+        match change {
+            AlterCluster::AddIndexServer { id, url } => self.catalog.add_index_server(id, &url).await?,
+            AlterCluster::RemoveIndexServer { id } => self.catalog.remove_index_server(id).await?,
+            AlterCluster::AddStorageServer { id } => self.use_storage(id, ServerState::Active).await?,
+            AlterCluster::DrainStorageServer { id } => self.use_storage(id, ServerState::Draining).await?,
+            AlterCluster::RemoveStorageServer { id } => {
+                self.catalog.propose(Command::DropServer { server: id }).await?;
+            }
+        }
+        Ok(self.catalog.state().version())
+    }
+
+    async fn use_storage(&self, server: Ulid, state: ServerState) -> Result<()> {
+        self.catalog.propose(Command::SetServerState { server, state }).await.map(drop)
+    }
+
+    /// SHOW CLUSTER: the index servers, then the storage servers.
+    pub(super) async fn show_cluster(&self, state: &CatalogState, caller: &str) -> Result<RecordBatch> {
+        self.require_admin(state, caller)?;
+        let servers = self.catalog.index_server_status().await;
+        let rows: Vec<Row> = servers.iter().map(index_row).chain(storage_rows(state)).collect();
+        let text = |value: fn(&Row) -> &str| StringArray::from_iter_values(rows.iter().map(value));
+        Ok(RecordBatch::try_new(
+            metadata::show_schema(&Show::Cluster),
+            vec![
+                std::sync::Arc::new(text(|row| row.kind)),
+                std::sync::Arc::new(text(|row| &row.id)),
+                std::sync::Arc::new(text(|row| &row.url)),
+                std::sync::Arc::new(text(|row| &row.state)),
+                std::sync::Arc::new(UInt64Array::from_iter(rows.iter().map(|row| row.version))),
+                std::sync::Arc::new(StringArray::from_iter(rows.iter().map(|row| row.hash.as_deref()))),
+            ],
+        )?)
+    }
+}
+
+struct Row {
+    kind: &'static str,
+    id: String,
+    url: String,
+    state: String,
+    version: Option<u64>,
+    hash: Option<String>,
+}
+
+fn index_row(IndexServerStatus { server, status }: &IndexServerStatus) -> Row {
+    let state = match status {
+        None => "no answer".to_owned(),
+        Some(_) if !server.voter => "learner".to_owned(),
+        Some(status) => status.state.clone(),
+    };
+    Row {
+        kind: "index",
+        id: server.id.to_string(),
+        url: server.url.clone(),
+        state,
+        version: status.as_ref().map(|status| status.hash.version),
+        hash: status.as_ref().map(|status| status.hash.to_string()),
+    }
+}
+
+fn storage_rows(state: &CatalogState) -> impl Iterator<Item = Row> {
+    state.servers().map(|server| Row {
+        kind: "storage",
+        id: server.id.to_string(),
+        url: server.url.clone(),
+        state: state.condition(server.id).to_string(),
+        version: state.applied_by(server.id),
+        hash: None,
+    })
+}

@@ -1,0 +1,228 @@
+//! DDL that looks at more than its own text: ALTER TABLE, CREATE TABLE AS, views, comments. What is to be is worked out
+//! here from one state of the catalog, and proposed together with what it relies on; when the catalog has moved on
+//! meanwhile, it is worked out again.
+
+use std::sync::Arc;
+
+use drsdb_core::{ErrorCode, Result, Table, TableName, WireError, ids::new_ulid};
+
+use super::{FlightSqlServer, service::Caller};
+use crate::{
+    catalog::{CatalogState, Command},
+    dml::Executor,
+    load::LoadOutcome,
+    planner::QueryContext,
+    statement::{
+        self, AlterTable, Altered, ColumnClause, CommentOn, CreateTable, CreateView, Need, Statement, column_names,
+        parse_expression, quoted,
+    },
+};
+
+/// How often a change is worked out anew.
+const ATTEMPTS: usize = 5;
+
+impl FlightSqlServer {
+    /// ALTER TABLE; the version at which it took effect.
+    pub(super) async fn alter_table(&self, alter: &AlterTable, context: &QueryContext) -> Result<u64> {
+        let mut attempt = 1;
+        loop {
+            match self.try_alter(alter, context).await {
+                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_alter(&self, alter: &AlterTable, context: &QueryContext) -> Result<u64> {
+        let state = self.current_state().await?;
+        if alter.if_exists && state.table_by_name(&alter.name).is_none() && state.view(&alter.name).is_none() {
+            return Ok(state.version());
+        }
+        let known = state.find_table(&alter.name)?.clone();
+        let parents = |name: &TableName| Ok(state.find_table(name)?.table.clone());
+        let Altered { mut table, added, mut needs, cascade } = alter.alter(&known.table, &parents)?;
+        self.planner.check_definition(&state, &table, context)?;
+        for position in added {
+            let default = self.planner.default_now(&state, &table.columns[position], context)?;
+            if default.differs {
+                let name = &table.columns[position].name;
+                needs.push(Need::Empty(format!("the DEFAULT of column {name} is another one for each row")));
+            }
+            table.columns[position].initial = default.literal;
+        }
+        // The rows that are there, and those of commits until this one is applied, must be as they were checked.
+        let unchanged_since = (!needs.is_empty()).then_some(state.version());
+        if known.rows() > 0 {
+            for need in &needs {
+                self.check_rows(&state, (&known.table, &table), need, context).await?;
+            }
+        }
+        let seen = known.table.version;
+        self.propose(Command::AlterTable { table, seen, unchanged_since, cascade }).await
+    }
+
+    /// Checks that the rows that are there are as the new definition wants them. They are read with the old one.
+    async fn check_rows(
+        &self,
+        state: &Arc<CatalogState>,
+        (before, after): (&Table, &Table),
+        need: &Need,
+        context: &QueryContext,
+    ) -> Result<()> {
+        let refused = |why: String, hint: &str| {
+            let message = format!("table {} has rows, and {why}", before.name);
+            WireError::new(ErrorCode::Unsupported, message).with_hint(hint).with_field("table", &before.name)
+        };
+        let copy = "create a table as it is to be, and copy the rows with INSERT ... SELECT";
+        let name = |position: usize| quoted(&before.columns[position].name).to_string();
+        let (condition, constraint) = match need {
+            Need::Empty(why) => {
+                let hint =
+                    "give it a DEFAULT that is the same for all rows, or add it without NOT NULL and UPDATE the rows";
+                return Err(refused(why.clone(), hint).into());
+            }
+            // Of rows that are there, an added column has its one initial value.
+            Need::NotNull(position) if *position >= before.columns.len() => match after.columns[*position].initial {
+                Some(_) => return Ok(()),
+                None => ("true".to_owned(), "not_null"),
+            },
+            Need::NotNull(position) => (format!("{} IS NULL", name(*position)), "not_null"),
+            Need::Constraint(constraint) => {
+                let on_old = |columns: &[usize]| columns.iter().all(|&column| column < before.columns.len());
+                if let Some(check) = after.checks.iter().find(|check| check.name == *constraint) {
+                    let columns = column_names(&parse_expression(&check.sql)?)?;
+                    if !columns.iter().all(|column| before.column_position(column).is_some()) {
+                        let why = format!("constraint {constraint} is about a column that is added or renamed with it");
+                        return Err(refused(why, "add the column first, and the constraint afterwards").into());
+                    }
+                    (format!("NOT ({})", check.sql), constraint.as_str())
+                } else if let Some(key) = after.foreign_keys.iter().find(|key| key.name == *constraint) {
+                    let parent = state.table(key.parent).map(|parent| &parent.table);
+                    let (true, Some(parent)) = (on_old(&key.columns), parent) else {
+                        // A column that is added without a default refers to nothing.
+                        let default = key.columns.iter().any(|&column| after.columns[column].initial.is_some());
+                        let why = format!("constraint {constraint} is about a column that is added with a DEFAULT");
+                        return if default { Err(refused(why, copy).into()) } else { Ok(()) };
+                    };
+                    let mut known = Vec::new();
+                    let mut equal = Vec::new();
+                    for (&column, &referenced) in key.columns.iter().zip(&key.parent_columns) {
+                        let referenced = quoted(&parent.columns[referenced].name);
+                        known.push(format!("child.{} IS NOT NULL", name(column)));
+                        equal.push(format!("parent.{referenced} = child.{}", name(column)));
+                    }
+                    let from = table_text(&parent.name);
+                    let (known, equal) = (known.join(" AND "), equal.join(" AND "));
+                    (
+                        format!("{known} AND NOT EXISTS (SELECT 1 FROM {from} AS parent WHERE {equal})"),
+                        constraint.as_str(),
+                    )
+                } else {
+                    let unique = after.uniques.iter().find(|key| key.name == *constraint);
+                    let nulls =
+                        |&column: &usize| column >= before.columns.len() && after.columns[column].initial.is_none();
+                    if unique.is_some_and(|key| key.columns.iter().any(nulls)) {
+                        // Keys with a NULL in them are not kept.
+                        return Ok(());
+                    }
+                    let why = format!("the keys of constraint {constraint} would have to be gathered");
+                    return Err(refused(why, copy).into());
+                }
+            }
+        };
+        let sql = format!("SELECT 1 FROM {} AS child WHERE {condition} LIMIT 1", table_text(&before.name));
+        let mut transaction = self.writes.begin(Arc::clone(state));
+        let found = {
+            let executor = Executor::new(&self.services, &context.user, &context.options, &mut transaction);
+            executor.has_row(&sql).await
+        };
+        transaction.abort().await;
+        if !found? {
+            return Ok(());
+        }
+        let message = format!("rows of table {} are not as {constraint} wants them", before.name);
+        Err(WireError::new(ErrorCode::ConstraintViolation, message)
+            .with_hint("UPDATE or DELETE these rows first")
+            .with_field("constraint", constraint)
+            .with_field("table", &before.name)
+            .into())
+    }
+
+    /// CREATE TABLE AS: the table, then its rows. When they cannot be loaded, the table goes.
+    pub(super) async fn create_table_as(&self, create: CreateTable, caller: &mut Caller) -> Result<LoadOutcome> {
+        let state = self.current_state().await?;
+        if create.if_not_exists && state.table_by_name(&create.name).is_some() {
+            return Ok(LoadOutcome { rows: 0, version: state.version() });
+        }
+        let Some(source) = create.query.clone() else {
+            return Err(drsdb_core::Error::internal("CREATE TABLE AS without a query"));
+        };
+        let sql = source.query.to_string();
+        let columns = self.planner.describe_columns(state, &sql, &source.names, &caller.context()).await?;
+        let columns =
+            columns.into_iter().map(|column| ColumnClause::new(column.name, column.sql_type, false)).collect();
+        let name = create.name.clone();
+        let (version, created) = self.create_table(CreateTable { columns, query: None, ..create }).await?;
+        let (true, Some(table)) = (source.with_data, created) else { return Ok(LoadOutcome { rows: 0, version }) };
+        let insert = format!("INSERT INTO {} {sql}", table_text(&name));
+        let loaded = match statement::parse(&insert) {
+            Ok(insert @ Statement::Insert(_)) => Box::pin(self.run(insert, None, caller)).await,
+            Ok(_) => Err(drsdb_core::Error::internal("an INSERT that is none")),
+            Err(error) => Err(error),
+        };
+        if loaded.is_err()
+            && let Err(error) = self.propose(Command::DropEmptyTable { table }).await
+        {
+            tracing::warn!(%error, "the table of a CREATE TABLE AS that failed could not be dropped");
+        }
+        loaded
+    }
+
+    /// CREATE VIEW.
+    pub(super) async fn create_view(&self, create: &CreateView, context: &QueryContext) -> Result<u64> {
+        let mut attempt = 1;
+        loop {
+            let state = self.current_state().await?;
+            if create.if_not_exists && state.view(&create.name).is_some() {
+                return Ok(state.version());
+            }
+            let named = (new_ulid(), &create.name);
+            let view = self.planner.describe_view(state, named, create.query.to_string(), &create.columns, context);
+            let (or_replace, if_not_exists) = (create.or_replace, create.if_not_exists);
+            let command = Command::CreateView { view: view.await?, or_replace, if_not_exists };
+            match self.propose(command).await {
+                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// COMMENT ON.
+    pub(super) async fn comment(&self, on: CommentOn, if_exists: bool, text: Option<String>) -> Result<u64> {
+        let state = self.current_state().await?;
+        let (name, column) = match on {
+            CommentOn::Table(name) => {
+                if !if_exists {
+                    state.find_table(&name)?;
+                }
+                (name, None)
+            }
+            CommentOn::View(name) => {
+                if !if_exists {
+                    state.find_view(&name)?;
+                }
+                (name, None)
+            }
+            CommentOn::Column(name, column) => (name, Some(column)),
+        };
+        if if_exists && state.table_by_name(&name).is_none() && state.view(&name).is_none() {
+            return Ok(state.version());
+        }
+        self.propose(Command::Comment { name, column, text }).await
+    }
+}
+
+/// A table's name in SQL.
+fn table_text(name: &TableName) -> String {
+    format!("{}.{}", quoted(&name.schema), quoted(&name.table))
+}

@@ -1,0 +1,271 @@
+//! Statements and bulk loads that change rows: in the client's transaction, or in one of their own.
+//!
+//! A statement without a transaction is run again, with a fresh snapshot, when another one was faster or a storage server
+//! was lost under it: nothing of the first run is seen by anybody. Rows of a bulk load come only once, so that it is not.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use datafusion::sql::sqlparser::ast;
+use drsdb_core::{Error, ErrorCode, Result, TableName, WireError};
+use futures::Stream;
+
+use super::{FlightSqlServer, execute::planner_statement, service::Caller};
+use crate::{
+    catalog::{CatalogState, Outcome},
+    dml::{self, Executor, Written},
+    load::LoadOutcome,
+    planner::{QueryContext, View},
+    statement::Statement,
+    transaction::OpenTransaction,
+};
+
+/// How often a statement is run, at most.
+const ATTEMPTS: u32 = 8;
+/// The wait before the second run, which doubles with each; a random part of it is taken.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+impl FlightSqlServer {
+    /// What the caller's query sees: the catalog now, or as the transaction sees it.
+    pub(super) async fn view_of(&self, caller: &Caller) -> Result<(Arc<CatalogState>, QueryContext)> {
+        let Some(open) = self.open_transaction(caller)? else {
+            return Ok((self.current_state().await?, caller.context()));
+        };
+        let mut held = open.hold().await?;
+        let transaction = held.transaction();
+        let view = View {
+            begun: Arc::clone(transaction.begun()),
+            own: transaction.own_writes(),
+            holders: Arc::new(transaction.holders()),
+            with_hidden: None,
+        };
+        let context = QueryContext { view: Some(Arc::new(view)), ..caller.context() };
+        Ok((self.catalog.state(), context))
+    }
+
+    /// The transaction that the caller names, if any.
+    pub(super) fn open_transaction(&self, caller: &Caller) -> Result<Option<Arc<OpenTransaction>>> {
+        caller.transaction().map(|handle| self.sessions.find(handle, &caller.user)).transpose()
+    }
+
+    /// What the client was answered, or should have been, when it asked for the same write before.
+    pub(super) fn done_before(&self, caller: &Caller) -> Result<Option<LoadOutcome>> {
+        let first = caller.statement.and_then(|statement| self.catalog.state().statement_outcome(statement));
+        Ok(match first {
+            Some(Outcome::Committed { version, rows }) => Some(LoadOutcome { rows, version }),
+            _ => None,
+        })
+    }
+
+    /// Runs a statement that changes rows.
+    pub(super) async fn write(
+        &self,
+        statement: &Statement,
+        parameters: Option<RecordBatch>,
+        caller: &Caller,
+    ) -> Result<(Written, LoadOutcome)> {
+        if let Some(open) = self.open_transaction(caller)? {
+            let written = self
+                .in_transaction(&open, caller, async |executor: &mut Executor<'_>| {
+                    executor.run(statement, parameters).await
+                })
+                .await?;
+            let rows = written.rows;
+            return Ok((written, LoadOutcome { rows, version: 0 }));
+        }
+        let mut attempt = 1;
+        loop {
+            match self.write_once(statement, parameters.clone(), caller).await {
+                Err((error, Again::Yes)) if attempt < ATTEMPTS => {
+                    tracing::debug!(%error, attempt, "a statement is run again");
+                    pause(attempt).await;
+                    attempt += 1;
+                }
+                Err((error, _)) => return Err(error),
+                Ok(done) => return Ok(done),
+            }
+        }
+    }
+
+    async fn write_once(
+        &self,
+        statement: &Statement,
+        parameters: Option<RecordBatch>,
+        caller: &Caller,
+    ) -> Result<(Written, LoadOutcome), (Error, Again)> {
+        let never = |error| (error, Again::No);
+        let state = self.current_state().await.map_err(never)?;
+        if let Some(outcome) = self.done_before(caller).map_err(never)? {
+            return repeated(statement, outcome).map_err(never);
+        }
+        let mut transaction = self.writes.begin(state);
+        let timeout = caller.session.timeouts().statement;
+        let mut executor = Executor::new(&self.services, &caller.user, caller.session.options(), &mut transaction);
+        let ran = within(timeout, executor.run(statement, parameters)).await;
+        let written = match ran {
+            Ok(written) => written,
+            Err(error) => {
+                transaction.abort().await;
+                let again = Again::after(&error);
+                return Err((error, again));
+            }
+        };
+        match transaction.commit(caller.statement).await {
+            Ok(committed) => match committed.repeated {
+                Some(rows) => repeated(statement, LoadOutcome { rows, version: committed.version }).map_err(never),
+                None => {
+                    let outcome = LoadOutcome { rows: written.rows, version: committed.version };
+                    Ok((written, outcome))
+                }
+            },
+            // Of anything but a conflict, nobody knows here what became of it.
+            Err(error) if error.code() == ErrorCode::Conflict => Err((error, Again::Yes)),
+            Err(error) => Err(never(error)),
+        }
+    }
+
+    /// Loads rows of the client's into a table.
+    pub(super) async fn load(
+        &self,
+        name: &TableName,
+        schema: SchemaRef,
+        batches: impl Stream<Item = Result<RecordBatch>> + Send,
+        caller: &Caller,
+    ) -> Result<LoadOutcome> {
+        if let Some(open) = self.open_transaction(caller)? {
+            let load = async |executor: &mut Executor<'_>| executor.load(name, schema, batches).await;
+            let rows = self.in_transaction(&open, caller, load).await?;
+            return Ok(LoadOutcome { rows, version: 0 });
+        }
+        let state = self.current_state().await?;
+        let mut transaction = self.writes.begin(state);
+        let mut executor = Executor::new(&self.services, &caller.user, caller.session.options(), &mut transaction);
+        match executor.load(name, schema, batches).await {
+            Ok(rows) => {
+                let committed = transaction.commit(caller.statement).await?;
+                Ok(LoadOutcome { rows: committed.repeated.unwrap_or(rows), version: committed.version })
+            }
+            Err(error) => {
+                transaction.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs a statement in an open transaction; one that fails is undone, and nothing else.
+    async fn in_transaction<T>(
+        &self,
+        open: &OpenTransaction,
+        caller: &Caller,
+        run: impl AsyncFnOnce(&mut Executor<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut held = open.hold().await?;
+        if open.is_read_only() {
+            return Err(WireError::new(ErrorCode::InvalidArgument, "the transaction is READ ONLY")
+                .with_hint("begin it without READ ONLY")
+                .with_field("transaction", open.id())
+                .into());
+        }
+        let before = held.transaction().sequence();
+        let timeout = caller.session.timeouts().statement;
+        let ran = {
+            let options = caller.session.options();
+            let mut executor = Executor::new(&self.services, &caller.user, options, held.transaction());
+            within(timeout, run(&mut executor)).await
+        };
+        if let Err(error) = &ran {
+            held.failed(before, error).await;
+        }
+        ran
+    }
+
+    /// EXPLAIN of a statement that changes rows.
+    pub(super) async fn explain_write(
+        &self,
+        state: Arc<CatalogState>,
+        statement: &Statement,
+        verbose: bool,
+        parameters: Option<&RecordBatch>,
+        context: &QueryContext,
+    ) -> Result<Vec<RecordBatch>> {
+        let (query, with_hidden) = match dml::question(statement, &state)? {
+            Some(question) => question,
+            // VALUES asks nothing.
+            None => match statement {
+                Statement::Insert(insert) if insert.source.is_some() => {
+                    let source = insert.source.clone().expect("it was just looked at");
+                    (Box::new(ast::Statement::Query(source)), None)
+                }
+                _ => (Box::new(ast::Statement::Query(Box::new(crate::statement::parse_query("VALUES (1)")?))), None),
+            },
+        };
+        let explain = ast::Statement::Explain {
+            describe_alias: ast::DescribeAlias::Explain,
+            analyze: false,
+            verbose,
+            query_plan: false,
+            estimate: false,
+            statement: query,
+            format: None,
+            options: None,
+        };
+        let view = View { begun: Arc::clone(&state), own: None, holders: Arc::default(), with_hidden };
+        let context = QueryContext { view: Some(Arc::new(view)), ..context.clone() };
+        self.planner.answer(state, planner_statement(Box::new(explain)), parameters, &context).await
+    }
+}
+
+/// Whether a statement that failed may be run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Yes,
+    No,
+}
+
+impl Again {
+    /// After an error before the commit: nothing was seen by anybody.
+    fn after(error: &Error) -> Self {
+        match error.code() {
+            ErrorCode::Conflict | ErrorCode::Unavailable => Again::Yes,
+            _ => Again::No,
+        }
+    }
+}
+
+/// The answer to a statement that was done before.
+fn repeated(statement: &Statement, outcome: LoadOutcome) -> Result<(Written, LoadOutcome)> {
+    if statement.returns_rows() {
+        let message =
+            format!("the statement is done, at version {}; what it returned is not known any more", outcome.version);
+        return Err(WireError::new(ErrorCode::AlreadyExists, message)
+            .with_hint("query the rows")
+            .with_field("version", outcome.version)
+            .into());
+    }
+    Ok((Written { rows: outcome.rows, returned: None }, outcome))
+}
+
+async fn within<T>(timeout: Option<Duration>, run: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(timeout) = timeout else { return run.await };
+    tokio::time::timeout(timeout, run).await.unwrap_or_else(|_| {
+        Err(WireError::new(ErrorCode::Timeout, format!("the statement took longer than {timeout:?}"))
+            .with_hint("SET statement_timeout to more, or change fewer rows at a time")
+            .into())
+    })
+}
+
+/// Others are at the same rows: who waits a random time meets fewer of them.
+async fn pause(attempt: u32) {
+    let longest = FIRST_PAUSE * 2u32.saturating_pow(attempt - 1);
+    let part = (drsdb_core::ids::random_bits() % 1000) as u32;
+    // Time is what helps here: there is nothing that would tell when the others are done.
+    #[allow(clippy::disallowed_methods)]
+    tokio::time::sleep(longest * part / 1000).await;
+}
+
+/// The error of a change of the catalog in a transaction.
+pub fn no_ddl(what: &str) -> Error {
+    WireError::new(ErrorCode::Unsupported, format!("{what} in a transaction is not done"))
+        .with_hint("COMMIT or ROLLBACK first: changes of tables and users are transactions of their own")
+        .into()
+}

@@ -1,0 +1,241 @@
+//! `drsdb`: the cluster as those see it who run it. The indexes of UNIQUE constraints are in it: their shards have replicas
+//! like any other.
+
+use std::collections::BTreeMap;
+
+use datafusion::config::ExtensionOptions;
+use drsdb_core::TableKind;
+
+use super::{
+    Entry, Sources,
+    rows::{
+        Cell,
+        Kind::{Flag, Number, Text},
+        row,
+    },
+};
+use crate::catalog::{ReplicaState, TableState};
+
+pub(super) const TABLES: &[Entry] = &[
+    (
+        "servers",
+        &[
+            ("id", Text),
+            ("kind", Text),
+            ("url", Text),
+            ("state", Text),
+            ("labels", Text),
+            ("cores", Number),
+            ("shards", Number),
+            ("applied_version", Number),
+        ],
+        servers,
+    ),
+    (
+        "tables",
+        &[
+            ("table_schema", Text),
+            ("table_name", Text),
+            ("id", Text),
+            ("kind", Text),
+            ("engine", Text),
+            ("shards", Number),
+            ("replicas", Number),
+            ("rows", Number),
+            ("bytes", Number),
+            ("definition_version", Number),
+            ("created_version", Number),
+            ("changed_version", Number),
+            ("comment", Text),
+        ],
+        tables,
+    ),
+    (
+        "shards",
+        &[
+            ("table_schema", Text),
+            ("table_name", Text),
+            ("shard", Number),
+            ("rows", Number),
+            ("bytes", Number),
+            ("replicas", Number),
+            ("current_replicas", Number),
+            ("first_server", Text),
+            ("epoch", Number),
+            ("last_insert", Number),
+            ("last_delete", Number),
+        ],
+        shards,
+    ),
+    (
+        "replicas",
+        &[
+            ("table_schema", Text),
+            ("table_name", Text),
+            ("shard", Number),
+            ("server", Text),
+            ("url", Text),
+            ("state", Text),
+            ("since_version", Number),
+            ("is_first", Flag),
+        ],
+        replicas,
+    ),
+    (
+        "transactions",
+        &[
+            ("id", Text),
+            ("user_name", Text),
+            ("snapshot", Number),
+            ("statements", Number),
+            ("read_only", Flag),
+            ("idle_ms", Number),
+        ],
+        transactions,
+    ),
+    (
+        "raft",
+        &[
+            ("id", Number),
+            ("url", Text),
+            ("role", Text),
+            ("term", Number),
+            ("last_log", Number),
+            ("applied", Number),
+            ("state_hash", Text),
+        ],
+        raft,
+    ),
+    ("settings", &[("name", Text), ("value", Text), ("description", Text)], settings),
+];
+
+/// Whether the table called `name` shows the Raft group.
+pub(super) fn shows_raft(name: &str) -> bool {
+    matches!(name, "servers" | "raft")
+}
+
+fn servers(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let mut held: BTreeMap<_, u64> = BTreeMap::new();
+    for shard in from.state.tables().flat_map(|table| &table.shards) {
+        shard.replicas.iter().for_each(|replica| *held.entry(replica.server).or_default() += 1);
+    }
+    let index = from.raft.iter().cloned().map(|node| {
+        let (id, kind) = (format!("index-{}", node.id), "index");
+        row![id, kind, node.url, node.role, "", Cell::Null, Cell::Null, node.applied]
+    });
+    let storage = from.state.servers().map(|server| {
+        let labels: Vec<String> = server.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        row![
+            server.id.to_string(),
+            "storage",
+            server.url.as_str(),
+            from.state.condition(server.id).to_string(),
+            labels.join(","),
+            server.cores,
+            held.get(&server.id).copied().unwrap_or(0),
+            from.state.applied_by(server.id),
+        ]
+    });
+    index.chain(storage).collect()
+}
+
+fn kind(table: &TableState) -> &'static str {
+    match table.table.kind {
+        TableKind::Base => "table",
+        TableKind::UniqueIndex { .. } => "unique index",
+    }
+}
+
+fn tables(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let row = |state: &std::sync::Arc<TableState>| {
+        let table = &state.table;
+        let replicas = state.shards.iter().map(|shard| shard.replicas.len()).max().unwrap_or(0);
+        row![
+            table.name.schema.as_str(),
+            table.name.table.as_str(),
+            table.id.to_string(),
+            kind(state),
+            table.engine.as_str(),
+            table.shards,
+            replicas,
+            state.rows(),
+            state.bytes(),
+            table.version,
+            state.created_version,
+            state.changed_version,
+            table.comment.clone(),
+        ]
+    };
+    from.state.tables().map(row).collect()
+}
+
+fn shards(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    for table in from.state.tables() {
+        let name = &table.table.name;
+        for (number, shard) in table.shards.iter().enumerate() {
+            rows.push(row![
+                name.schema.as_str(),
+                name.table.as_str(),
+                number,
+                shard.stats.rows,
+                shard.stats.bytes,
+                shard.replicas.len(),
+                shard.current().count(),
+                shard.current().next().map(|server| server.to_string()),
+                shard.epoch,
+                shard.last_insert,
+                shard.last_delete,
+            ]);
+        }
+    }
+    rows
+}
+
+fn replicas(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    for table in from.state.tables() {
+        let name = &table.table.name;
+        for (number, shard) in table.shards.iter().enumerate() {
+            let first = shard.current().next();
+            for replica in &shard.replicas {
+                let (state, since) = match replica.state {
+                    ReplicaState::Current { since } => ("current", since),
+                    ReplicaState::Stale { since } => ("stale", since),
+                    ReplicaState::Rebuilding { since } => ("rebuilding", since),
+                };
+                rows.push(row![
+                    name.schema.as_str(),
+                    name.table.as_str(),
+                    number,
+                    replica.server.to_string(),
+                    from.state.server(replica.server).map(|server| server.url.as_str()),
+                    state,
+                    since,
+                    first == Some(replica.server),
+                ]);
+            }
+        }
+    }
+    rows
+}
+
+fn transactions(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let row = |running: super::RunningTransaction| {
+        let id = running.id.to_string();
+        row![id, running.user, running.snapshot, running.statements, running.read_only, running.idle_ms]
+    };
+    from.system.transactions().into_iter().map(row).collect()
+}
+
+fn raft(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let row = |node: super::RaftNode| {
+        row![node.id, node.url, node.role, node.term, node.last_log, node.applied, node.state_hash]
+    };
+    from.raft.iter().cloned().map(row).collect()
+}
+
+fn settings(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let entries = from.options.entries().into_iter();
+    entries.map(|entry| row![entry.key, entry.value, entry.description]).collect()
+}
