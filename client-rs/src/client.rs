@@ -1,45 +1,62 @@
-//! The client: calls to index servers, and what comes back from them.
+//! The client: statements, and what comes back from them. How a call finds its index server is `calls`' matter.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
-use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::{
     Action, FlightDescriptor, FlightInfo,
-    flight_service_client::FlightServiceClient,
     sql::{CommandStatementQuery, ProstMessageExt},
 };
 use bytes::Bytes;
-use drsdb_proto::{ErrorCode, WireError, v1};
+use drsdb_proto::v1;
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use prost::Message;
-use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Channel};
 use url::Url;
 
 use crate::{
-    ClientOptions, Error, Prepared, QueryResult, QueryStream, Result,
+    ClientOptions, Prepared, QueryResult, QueryStream, Result,
+    calls::answer_of,
     channels::Channels,
-    cookies::CookieJar,
-    error::{Failure, FailureKind, name_of},
+    error::{Failure, name_of},
     is_read_only,
     options::check_server,
     rotation::Rotation,
-    session::{Authorization, Session},
+    route::{Kind, Place, Route},
+    session::Session,
+    sql_session::SqlSession,
+    sql_text::{Step, transaction_step},
+    transaction::Open,
 };
 
 /// A connection to a cluster. Clones share it; it is made for many calls at once.
+///
+/// A statement outside of a transaction is one. What it writes carries an id, so that a call whose answer was lost is made
+/// again at the next index server and done once. Reads include every write that this client knows of, at whichever index
+/// server they are planned.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
-    /// What SET changed: the session, which clones share.
-    cookies: Arc<Mutex<CookieJar>>,
+    /// What SET changed and whether BEGIN was said: the session, which clones share.
+    pub(crate) sql_session: Arc<SqlSession>,
+    /// The transaction that everything this client does belongs to.
+    pub(crate) transaction: Option<Arc<Open>>,
 }
 
 pub(crate) struct Inner {
     pub options: ClientOptions,
     pub channels: Channels,
     pub session: Session,
-    rotation: Mutex<Rotation>,
+    pub rotation: Mutex<Rotation>,
+    /// The highest commit version that a write of this client had.
+    pub seen_version: AtomicU64,
+}
+
+/// An answer to GetFlightInfo.
+pub(crate) struct Planned {
+    pub server: Url,
+    pub info: FlightInfo,
+    /// The command, if it may be planned again: when it only reads.
+    pub again: Option<Bytes>,
 }
 
 /// What a statement gave.
@@ -48,6 +65,15 @@ pub enum Executed {
     Rows(QueryStream),
     /// It changed something, and it is done.
     Write(WriteResult),
+}
+
+impl std::fmt::Debug for Executed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Executed::Rows(_) => f.write_str("Rows"),
+            Executed::Write(result) => f.debug_tuple("Write").field(result).finish(),
+        }
+    }
 }
 
 /// What a finished write says.
@@ -69,13 +95,6 @@ impl WriteResult {
     }
 }
 
-/// Whether a call may be made again at another server after it may already have been done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeatable {
-    Yes,
-    No,
-}
-
 impl Client {
     /// Logs in at the first index server that answers, and learns of the others from it.
     pub async fn connect(options: ClientOptions) -> Result<Client> {
@@ -84,29 +103,34 @@ impl Client {
             channels: Channels::new(&options)?,
             session: Session::new(&options),
             rotation: Mutex::new(Rotation::new(options.index_servers.clone())),
+            seen_version: AtomicU64::new(0),
             options,
         };
-        let client = Client { inner: Arc::new(inner), cookies: Arc::default() };
+        let client = Client { inner: Arc::new(inner), sql_session: Arc::default(), transaction: None };
         let (server, list) = client.fetch_index_servers().await?;
         client.inner.rotation.lock().refreshed(&server, list);
         Ok(client)
     }
 
-    /// A client of the same connections and login whose settings (SET) are its own, at their defaults.
+    /// A client of the same connections and login whose settings (SET) are its own, at their defaults, and which is in no
+    /// transaction.
     pub fn new_session(&self) -> Client {
-        Client { inner: self.inner.clone(), cookies: Arc::default() }
+        Client { inner: self.inner.clone(), sql_session: Arc::default(), transaction: None }
     }
 
-    /// Runs a statement of any kind.
+    /// Whether a transaction is open: one of [`Client::begin`], or one that the session's BEGIN opened.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some() || self.sql_session.transaction().is_some()
+    }
+
+    /// Runs a statement of any kind. One with RETURNING gives rows.
     pub async fn execute(&self, sql: &str) -> Result<Executed> {
-        let (server, info) = self.statement_info(sql).await?;
-        self.executed(server, info)
+        self.executed(self.plan(sql).await?)
     }
 
     /// Runs a statement and streams its rows. One that returns none gives an empty stream with an empty schema.
     pub async fn query(&self, sql: &str) -> Result<QueryStream> {
-        let (server, info) = self.statement_info(sql).await?;
-        self.stream(server, info)
+        self.stream(self.plan(sql).await?)
     }
 
     /// Runs a statement and takes all of its rows into memory.
@@ -121,7 +145,7 @@ impl Client {
 
     /// The plan's shape: schema, endpoints and their locations, without pulling a row. Statements that write are run.
     pub async fn flight_info(&self, sql: &str) -> Result<FlightInfo> {
-        Ok(self.statement_info(sql).await?.1)
+        Ok(self.plan(sql).await?.info)
     }
 
     /// The index servers that the client knows, the current one first.
@@ -129,31 +153,51 @@ impl Client {
         self.inner.rotation.lock().servers()
     }
 
-    async fn statement_info(&self, sql: &str) -> Result<(Url, FlightInfo)> {
-        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
-        let repeatable = if is_read_only(sql) { Repeatable::Yes } else { Repeatable::No };
-        self.command_info(&command, repeatable).await
+    async fn plan(&self, sql: &str) -> Result<Planned> {
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: self.transaction_id() };
+        let Some(step) = transaction_step(sql).filter(|_| self.transaction.is_none()) else {
+            let kind = if is_read_only(sql) { Kind::Read } else { Kind::write() };
+            return self.command_info(&command, kind).await;
+        };
+        let route = match (step, self.sql_session.transaction()) {
+            (Step::Begin, _) => self.route(Kind::write())?,
+            (Step::Commit | Step::Rollback, None) => Route::anywhere(Kind::End),
+            (Step::Commit | Step::Rollback, Some(server)) => Route { kind: Kind::End, place: Place::First(server) },
+        };
+        let planned = self.planned(command.as_any().encode_to_vec().into(), &route).await;
+        match &planned {
+            Ok(planned) => self.sql_session.stepped(step, &planned.server),
+            Err(error) => self.sql_session.step_failed(step, error),
+        }
+        planned
     }
 
     /// GetFlightInfo of a Flight SQL command; also says who answered.
-    pub(crate) async fn command_info<M: ProstMessageExt>(
-        &self,
-        command: &M,
-        repeatable: Repeatable,
-    ) -> Result<(Url, FlightInfo)> {
-        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-        self.call(repeatable, |mut flight, request| {
-            let request = request.map(|()| descriptor.clone());
-            async move { flight.get_flight_info(request).await.map(answer_of) }
-        })
-        .await
+    pub(crate) async fn command_info<M: ProstMessageExt>(&self, command: &M, kind: Kind) -> Result<Planned> {
+        self.planned(command.as_any().encode_to_vec().into(), &self.route(kind)?).await
     }
 
-    /// DoAction with one answer; also says who answered.
-    pub(crate) async fn action(&self, kind: &str, body: Bytes) -> Result<(Url, Bytes)> {
+    /// Plans a command that only reads once more.
+    pub(crate) async fn plan_again(&self, command: Bytes) -> Result<Planned> {
+        self.planned(command, &self.route(Kind::Read)?).await
+    }
+
+    async fn planned(&self, command: Bytes, route: &Route) -> Result<Planned> {
+        let descriptor = FlightDescriptor::new_cmd(command.clone());
+        let (server, info) = self
+            .call(route, |mut flight, request| {
+                let request = request.map(|()| descriptor.clone());
+                async move { flight.get_flight_info(request).await.map(answer_of) }
+            })
+            .await?;
+        Ok(Planned { server, info, again: (route.kind == Kind::Read).then_some(command) })
+    }
+
+    /// DoAction with one answer at most; also says who answered.
+    pub(crate) async fn action(&self, route: &Route, kind: &str, body: Bytes) -> Result<(Url, Option<Bytes>)> {
         let action = Action { r#type: kind.to_owned(), body };
         let (server, answers) = self
-            .call(Repeatable::Yes, |mut flight, request| {
+            .call(route, |mut flight, request| {
                 let request = request.map(|()| action.clone());
                 async move {
                     let (metadata, answers) = answer_of(flight.do_action(request).await?);
@@ -161,129 +205,13 @@ impl Client {
                 }
             })
             .await?;
-        match answers.into_iter().next() {
-            Some(answer) => Ok((server, answer.body)),
-            None => Err(Failure::broken_data(&format!("no answer to action {kind}"), &server).error),
-        }
+        Ok((server, answers.into_iter().next().map(|answer| answer.body)))
     }
 
-    /// Calls index servers, the current one first, until one answers. `send` gets a request with the login in it.
-    pub(crate) async fn call<T, F>(
-        &self,
-        repeatable: Repeatable,
-        send: impl Fn(FlightServiceClient<Channel>, Request<()>) -> F,
-    ) -> Result<(Url, T)>
-    where
-        F: Future<Output = Result<(MetadataMap, T), Status>>,
-    {
-        let mut tried: Vec<Url> = Vec::new();
-        let mut failures: Vec<Error> = Vec::new();
-        loop {
-            let next = self.inner.rotation.lock().candidate(&tried);
-            let Some(server) = next else { break };
-            let failure = match self.call_one(&server, &send).await {
-                Ok(answer) => {
-                    self.answered(&server);
-                    return Ok((server, answer));
-                }
-                Err(failure) => failure,
-            };
-            match failure.kind {
-                FailureKind::Answered => {
-                    self.answered(&server);
-                    return Err(failure.error);
-                }
-                FailureKind::Lost if repeatable == Repeatable::No => {
-                    self.inner.rotation.lock().failed(&server);
-                    return Err(outcome_unknown(&failure.error));
-                }
-                FailureKind::NotSent | FailureKind::Lost => {
-                    tracing::debug!(server = %server, error = %failure.error, "index server does not answer");
-                    self.inner.rotation.lock().failed(&server);
-                    failures.push(failure.error);
-                    tried.push(server);
-                }
-            }
-        }
-        Err(nobody_answers(failures))
-    }
-
-    async fn call_one<T, F>(
-        &self,
-        server: &Url,
-        send: impl Fn(FlightServiceClient<Channel>, Request<()>) -> F,
-    ) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<(MetadataMap, T), Status>>,
-    {
-        let inner = &self.inner;
-        let flight = inner.channels.flight(server).map_err(|error| Failure { kind: FailureKind::Answered, error })?;
-        let mut authorization = inner.session.authorization(&flight, server).await.map_err(|failure| {
-            // The request itself was not sent yet, whatever became of the login.
-            let kind = if failure.kind == FailureKind::Lost { FailureKind::NotSent } else { failure.kind };
-            Failure { kind, ..failure }
-        })?;
-        let mut renewed = false;
-        loop {
-            let mut request = Request::new(());
-            authorization.apply(&mut request);
-            self.cookies.lock().apply(request.metadata_mut());
-            let failure = match send(flight.clone(), request).await {
-                Ok((metadata, answer)) => {
-                    self.cookies.lock().take(&metadata);
-                    return Ok(answer);
-                }
-                Err(status) => Failure::of_status(status, server),
-            };
-            let refused = failure.kind == FailureKind::Answered && failure.error.code() == ErrorCode::Unauthenticated;
-            if !refused || renewed || !inner.session.refused(&authorization) {
-                return Err(failure);
-            }
-            authorization = inner.session.authorization(&flight, server).await?;
-            renewed = true;
-        }
-    }
-
-    /// The authorization for calls to storage servers, which know no passwords: where a login is due, an index server
-    /// is asked.
-    pub(crate) async fn authorization(&self) -> Result<Authorization> {
-        loop {
-            if let Some(current) = self.inner.session.current() {
-                return Ok(current);
-            }
-            // A call logs in before it sends; there is nothing to send here.
-            self.call(Repeatable::Yes, |_, _| async { Ok((MetadataMap::new(), ())) }).await?;
-        }
-    }
-
-    /// Notes that `server` lives, and fetches a new list of index servers in the background if one is due.
-    fn answered(&self, server: &Url) {
-        let due = {
-            let mut rotation = self.inner.rotation.lock();
-            rotation.succeeded(server);
-            rotation.take_refresh_due()
-        };
-        if due {
-            let client = self.clone();
-            tokio::spawn(async move {
-                // Boxed: this call can come from the very call that it makes.
-                let fetch: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(client.fetch_index_servers());
-                let fetched = fetch.await;
-                let mut rotation = client.inner.rotation.lock();
-                match fetched {
-                    Ok((server, list)) => rotation.refreshed(&server, list),
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot fetch the list of index servers");
-                        rotation.refresh_failed();
-                    }
-                }
-            });
-        }
-    }
-
-    async fn fetch_index_servers(&self) -> Result<(Url, Vec<Url>)> {
-        let (server, body) = self.action("drsdb.IndexServers", Bytes::new()).await?;
+    pub(crate) async fn fetch_index_servers(&self) -> Result<(Url, Vec<Url>)> {
+        let (server, body) = self.action(&Route::anywhere(Kind::Read), "drsdb.IndexServers", Bytes::new()).await?;
         let broken = |what: String| Failure::broken_data(&what, &server).error;
+        let body = body.ok_or_else(|| broken("no list of index servers".to_owned()))?;
         let list = v1::IndexServers::decode(body).map_err(|error| broken(error.to_string()))?;
         let mut urls = Vec::with_capacity(list.urls.len());
         for text in list.urls {
@@ -295,51 +223,20 @@ impl Client {
     }
 
     /// Sorts an answer into rows and a finished write.
-    pub(crate) fn executed(&self, server: Url, info: FlightInfo) -> Result<Executed> {
-        if schema_of(&info, &server)?.fields().is_empty() {
-            return Ok(Executed::Write(WriteResult::decode(&info.app_metadata)));
+    pub(crate) fn executed(&self, planned: Planned) -> Result<Executed> {
+        let stream = self.stream(planned)?;
+        if stream.schema().fields().is_empty() {
+            return Ok(Executed::Write(stream.write_result()));
         }
-        self.stream(server, info).map(Executed::Rows)
+        Ok(Executed::Rows(stream))
     }
 
     /// Begins to pull an answer.
-    pub(crate) fn stream(&self, server: Url, info: FlightInfo) -> Result<QueryStream> {
-        let schema = schema_of(&info, &server)?;
-        QueryStream::start(self.clone(), server, schema, info)
+    pub(crate) fn stream(&self, planned: Planned) -> Result<QueryStream> {
+        let stream = QueryStream::start(self.clone(), planned)?;
+        self.has_seen(stream.write_result().version);
+        Ok(stream)
     }
-}
-
-/// An answer with its headers.
-pub(crate) fn answer_of<T>(response: Response<T>) -> (MetadataMap, T) {
-    let (metadata, answer, _) = response.into_parts();
-    (metadata, answer)
-}
-
-fn schema_of(info: &FlightInfo, server: &Url) -> Result<SchemaRef> {
-    if info.schema.is_empty() {
-        return Ok(Arc::new(Schema::empty()));
-    }
-    let schema = info.clone().try_decode_schema();
-    schema.map(Arc::new).map_err(|error| Failure::broken_data(&format!("a result's schema: {error}"), server).error)
-}
-
-fn outcome_unknown(error: &Error) -> Error {
-    let mut wire: WireError = error.wire().clone();
-    wire.message = format!("the outcome of the statement is unknown: {}", wire.message);
-    wire.hint = "look whether it took effect before running it again".to_owned();
-    wire.with_field("outcome", "unknown").into()
-}
-
-fn nobody_answers(mut failures: Vec<Error>) -> Error {
-    if failures.len() == 1 {
-        return failures.remove(0);
-    }
-    let causes: Vec<&str> = failures.iter().map(Error::message).collect();
-    // A certificate that is refused is worth more than the servers that merely do not run.
-    let code = failures.iter().map(Error::code).find(|&code| code != ErrorCode::Unavailable);
-    WireError::new(code.unwrap_or(ErrorCode::Unavailable), format!("no index server answers: {}", causes.join("; ")))
-        .with_hint("check the addresses, and whether the index servers run")
-        .into()
 }
 
 impl std::fmt::Debug for Client {

@@ -44,6 +44,17 @@ impl Error {
         self.0.fields.get(name).map(String::as_str)
     }
 
+    /// Whether another transaction was in the way: nothing of this one took effect, and running it again from its start
+    /// may succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.code() == ErrorCode::Conflict && !self.is_outcome_unknown()
+    }
+
+    /// Whether nobody could say if the statement took effect.
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.field("outcome") == Some("unknown")
+    }
+
     /// The whole error.
     pub fn wire(&self) -> &WireError {
         &self.0

@@ -18,19 +18,15 @@ use arrow_flight::{
     sql::{CommandStatementIngest, ProstMessageExt, TableDefinitionOptions, TableExistsOption, TableNotExistOption},
 };
 use bytes::Bytes;
-use drsdb_proto::{ErrorCode, WireError};
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
+use drsdb_proto::{ErrorCode, WireError, ids::new_ulid};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Notify, oneshot};
 use tonic::{Status, metadata::MetadataMap};
 use url::Url;
 
-use crate::{
-    Client, Error, Result, WriteResult,
-    client::{Repeatable, answer_of},
-    error::Failure,
-};
+use crate::{Client, Error, Result, WriteResult, calls::answer_of, error::Failure, route::Kind};
 
 /// What to do about the table of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,8 +54,9 @@ pub struct IngestOptions {
 pub(crate) type Batches = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 
 impl Client {
-    /// Loads `batches` into `table`, matching columns by name, as one transaction: all of it or nothing. An error of
-    /// the stream aborts the load.
+    /// Loads `batches` into `table`, matching columns by name: all of it or nothing, as one transaction or as a part of
+    /// the one that is open. An error of the stream aborts the load. A stream cannot be sent twice: when the answer is
+    /// lost, the outcome is unknown; [`Client::ingest_batches`] has a known one.
     pub async fn ingest<S, E>(
         &self,
         table: &str,
@@ -71,6 +68,27 @@ impl Client {
         S: Stream<Item = Result<RecordBatch, E>> + Send + 'static,
         E: Into<Error> + 'static,
     {
+        let batches: Batches = Box::pin(batches.map_err(Into::into));
+        let source = Arc::new(Source { batches: Mutex::new(batches), begun: AtomicBool::new(false) });
+        let command = self.ingest_command(table, options);
+        self.load(&command, schema, || source.attempt(), Kind::Single(new_ulid())).await
+    }
+
+    /// Loads batches that are in memory, as [`Client::ingest`] does. When the answer is lost, they are sent again, and
+    /// loaded once.
+    pub async fn ingest_batches(
+        &self,
+        table: &str,
+        schema: SchemaRef,
+        batches: Vec<RecordBatch>,
+        options: IngestOptions,
+    ) -> Result<WriteResult> {
+        let attempt = || -> Result<Batches> { Ok(Box::pin(stream::iter(batches.clone()).map(Ok))) };
+        let command = self.ingest_command(table, options);
+        self.load(&command, schema, attempt, Kind::write()).await
+    }
+
+    fn ingest_command(&self, table: &str, options: IngestOptions) -> CommandStatementIngest {
         use TableExistsOption::{Append, Fail as FailIfThere, Replace};
         use TableNotExistOption::{Create, Fail as FailIfMissing};
         let (if_not_exist, if_exists) = match options.mode {
@@ -79,7 +97,7 @@ impl Client {
             IngestMode::CreateAppend => (Create, Append),
             IngestMode::Replace => (Create, Replace),
         };
-        let command = CommandStatementIngest {
+        CommandStatementIngest {
             table_definition_options: Some(TableDefinitionOptions {
                 if_not_exist: if_not_exist.into(),
                 if_exists: if_exists.into(),
@@ -88,14 +106,22 @@ impl Client {
             schema: options.schema,
             catalog: None,
             temporary: false,
-            transaction_id: None,
+            transaction_id: self.transaction_id(),
             options: Default::default(),
-        };
-        let batches: Batches = Box::pin(batches.map_err(Into::into));
-        let source = Arc::new(Source { batches: Mutex::new(batches), begun: AtomicBool::new(false) });
-        let attempt = || source.attempt();
-        let (_, metadata) = self.put_stream(&command, schema, attempt, Repeatable::No).await?;
-        Ok(WriteResult::decode(&metadata))
+        }
+    }
+
+    async fn load(
+        &self,
+        command: &CommandStatementIngest,
+        schema: SchemaRef,
+        attempt: impl Fn() -> Result<Batches>,
+        kind: Kind,
+    ) -> Result<WriteResult> {
+        let (_, metadata) = self.put_stream(command, schema, attempt, kind).await?;
+        let result = WriteResult::decode(&metadata);
+        self.has_seen(result.version);
+        Ok(result)
     }
 
     /// DoPut of the stream that `attempt` gives; the answer's metadata. `attempt` is called once for each server that
@@ -105,11 +131,12 @@ impl Client {
         command: &M,
         schema: SchemaRef,
         attempt: impl Fn() -> Result<Batches>,
-        repeatable: Repeatable,
+        kind: Kind,
     ) -> Result<(Url, Bytes)> {
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let route = self.route(kind)?;
         let (server, answer) = self
-            .call(repeatable, |mut flight, request| {
+            .call(&route, |mut flight, request| {
                 let upload = attempt().map(|batches| {
                     let batches = batches.map_err(|error| FlightError::ExternalError(Box::new(error)));
                     let encoder = FlightDataEncoderBuilder::new()

@@ -13,7 +13,7 @@ use arrow_flight::{
 use bytes::Bytes;
 use drsdb_proto::{ErrorCode, WireError};
 
-use crate::{Client, Error, Result, client::Repeatable};
+use crate::{Client, Error, Result, route::Kind};
 
 /// A table, as the catalog shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,8 +148,8 @@ impl Client {
     }
 
     async fn rows_of<M: ProstMessageExt>(&self, command: &M) -> Result<Vec<RecordBatch>> {
-        let (server, info) = self.command_info(command, Repeatable::Yes).await?;
-        Ok(self.stream(server, info)?.read_all().await?.batches)
+        let planned = self.command_info(command, Kind::Read).await?;
+        Ok(self.stream(planned)?.read_all().await?.batches)
     }
 }
 

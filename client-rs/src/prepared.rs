@@ -19,8 +19,8 @@ use prost::Message;
 use url::Url;
 
 use crate::{
-    Client, Executed, QueryStream, Result, WriteResult, client::Repeatable, error::Failure, ingest::Batches,
-    is_read_only,
+    Client, Executed, QueryStream, Result, WriteResult, client::Planned, error::Failure, ingest::Batches, is_read_only,
+    route::Kind,
 };
 
 /// A statement that is parsed and typed, with or without values for its parameters.
@@ -30,17 +30,18 @@ pub struct Prepared {
     handle: Bytes,
     dataset: SchemaRef,
     parameters: SchemaRef,
-    repeatable: Repeatable,
+    read_only: bool,
     bound: Option<RecordBatch>,
 }
 
 impl Prepared {
     pub(crate) async fn create(client: Client, sql: &str) -> Result<Self> {
-        let request = ActionCreatePreparedStatementRequest { query: sql.to_owned(), transaction_id: None };
+        let request =
+            ActionCreatePreparedStatementRequest { query: sql.to_owned(), transaction_id: client.transaction_id() };
         let body = request.as_any().encode_to_vec().into();
-        let (server, answer) = client.action("CreatePreparedStatement", body).await?;
+        let (server, answer) = client.action(&client.route(Kind::Read)?, "CreatePreparedStatement", body).await?;
         let broken = |what: String| Failure::broken_data(&what, &server).error;
-        let any = Any::decode(answer).map_err(|error| broken(error.to_string()))?;
+        let any = Any::decode(answer.unwrap_or_default()).map_err(|error| broken(error.to_string()))?;
         let result: ActionCreatePreparedStatementResult =
             any.unpack()?.ok_or_else(|| broken(format!("{} for a prepared statement", any.type_url)))?;
         Ok(Prepared {
@@ -48,7 +49,7 @@ impl Prepared {
             handle: result.prepared_statement_handle,
             dataset: schema(result.dataset_schema, &server)?,
             parameters: schema(result.parameter_schema, &server)?,
-            repeatable: if is_read_only(sql) { Repeatable::Yes } else { Repeatable::No },
+            read_only: is_read_only(sql),
             bound: None,
         })
     }
@@ -67,7 +68,7 @@ impl Prepared {
     pub async fn bind(&mut self, values: RecordBatch) -> Result<()> {
         if !self.dataset.fields().is_empty() {
             let command = CommandPreparedStatementQuery { prepared_statement_handle: self.handle.clone() };
-            let (_, metadata) = self.client.put(&command, values.clone(), Repeatable::Yes).await?;
+            let (_, metadata) = self.client.put(&command, values.clone(), Kind::Read).await?;
             // Servers without state answer with a handle that carries the values.
             if let Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle) }) =
                 DoPutPreparedStatementResult::decode(metadata)
@@ -84,26 +85,31 @@ impl Prepared {
         if self.dataset.fields().is_empty() {
             return self.execute_write().await.map(Executed::Write);
         }
-        let (server, info) = self.info().await?;
-        self.client.executed(server, info)
+        self.client.executed(self.info().await?)
     }
 
     /// Runs it and streams its rows.
     pub async fn query(&self) -> Result<QueryStream> {
-        let (server, info) = self.info().await?;
-        self.client.stream(server, info)
+        self.client.stream(self.info().await?)
     }
 
-    async fn info(&self) -> Result<(Url, arrow_flight::FlightInfo)> {
+    async fn info(&self) -> Result<Planned> {
         let command = CommandPreparedStatementQuery { prepared_statement_handle: self.handle.clone() };
-        self.client.command_info(&command, self.repeatable).await
+        self.client.command_info(&command, self.kind()).await
+    }
+
+    /// Each execution is a statement of its own.
+    fn kind(&self) -> Kind {
+        if self.read_only { Kind::Read } else { Kind::write() }
     }
 
     async fn execute_write(&self) -> Result<WriteResult> {
         let command = CommandPreparedStatementUpdate { prepared_statement_handle: self.handle.clone() };
         let values = self.bound.clone().unwrap_or_else(|| RecordBatch::new_empty(Arc::new(Schema::empty())));
-        let (_, metadata) = self.client.put(&command, values, self.repeatable).await?;
-        Ok(WriteResult::decode(&metadata))
+        let (_, metadata) = self.client.put(&command, values, self.kind()).await?;
+        let result = WriteResult::decode(&metadata);
+        self.client.has_seen(result.version);
+        Ok(result)
     }
 }
 
@@ -117,17 +123,12 @@ fn schema(ipc: Bytes, server: &Url) -> Result<SchemaRef> {
 
 impl Client {
     /// DoPut of one batch; the answer's metadata.
-    async fn put<M: ProstMessageExt>(
-        &self,
-        command: &M,
-        batch: RecordBatch,
-        repeatable: Repeatable,
-    ) -> Result<(Url, Bytes)> {
+    async fn put<M: ProstMessageExt>(&self, command: &M, batch: RecordBatch, kind: Kind) -> Result<(Url, Bytes)> {
         let schema = batch.schema();
         let attempt = || -> Result<Batches> {
             let batches = (batch.num_rows() > 0).then(|| Ok(batch.clone()));
             Ok(Box::pin(stream::iter(batches)))
         };
-        self.put_stream(command, schema, attempt, repeatable).await
+        self.put_stream(command, schema, attempt, kind).await
     }
 }

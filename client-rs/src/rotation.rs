@@ -58,6 +58,13 @@ impl Rotation {
         }
     }
 
+    /// `url` answered a call that had to go there: its failures are forgotten, and who is current stays.
+    pub fn lives(&mut self, url: &Url) {
+        if let Some(position) = self.position(url) {
+            self.servers[position].failures = 0;
+        }
+    }
+
     /// `url` did not answer. The next one becomes current; at [`DROP_AFTER`] failures in a row it leaves the list.
     pub fn failed(&mut self, url: &Url) {
         let Some(position) = self.position(url) else { return };

@@ -1,4 +1,4 @@
-//! Just enough of SQL's surface to know whether a statement may be sent twice.
+//! Just enough of SQL's surface to know whether a statement may be sent twice, and whether it opens or ends a transaction.
 
 /// Whether the statement only reads, as far as its words tell: safe to send again when a connection broke before the
 /// answer. When in doubt the answer is no, and the caller is told that the outcome is unknown.
@@ -9,6 +9,28 @@ pub fn is_read_only(sql: &str) -> bool {
     match words.next() {
         Some(first) => READS.contains(&first.as_str()) && !words.any(|word| WRITES.contains(&word.as_str())),
         None => false,
+    }
+}
+
+/// What a statement does to the session's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Begin,
+    Commit,
+    Rollback,
+}
+
+/// Whether the statement opens or ends a transaction; going back to a savepoint does neither.
+pub(crate) fn transaction_step(sql: &str) -> Option<Step> {
+    let mut words = words(sql);
+    let (first, second) = (words.next()?, words.next());
+    match (first.as_str(), second.as_deref()) {
+        ("begin", _) | ("start", Some("transaction")) => Some(Step::Begin),
+        ("commit" | "end", _) => Some(Step::Commit),
+        ("rollback", Some("to")) => None,
+        ("rollback", Some("work" | "transaction")) if words.next().as_deref() == Some("to") => None,
+        ("rollback" | "abort", _) => Some(Step::Rollback),
+        _ => None,
     }
 }
 
@@ -62,6 +84,24 @@ mod tests {
             "SET x = 1",
         ] {
             assert!(!is_read_only(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_opens_and_ends_a_transaction_is_seen() {
+        for (sql, step) in [
+            ("BEGIN", Some(Step::Begin)),
+            ("/* now */ start transaction read only", Some(Step::Begin)),
+            ("COMMIT", Some(Step::Commit)),
+            ("end work", Some(Step::Commit)),
+            ("Rollback", Some(Step::Rollback)),
+            ("ROLLBACK TO a", None),
+            ("ROLLBACK WORK TO SAVEPOINT a", None),
+            ("SAVEPOINT begin", None),
+            ("SELECT 'begin'", None),
+            ("", None),
+        ] {
+            assert_eq!(transaction_step(sql), step, "{sql}");
         }
     }
 }

@@ -7,19 +7,26 @@
 //! ```
 //!
 //! The budget is in bytes: a pull that finds no room waits, stops reading, and HTTP/2 stops its server.
+//!
+//! While no row was handed out, a result that no server can give is planned again and pulled anew: nothing of the first
+//! attempt is kept. After that, its failure is the result's.
 
 use std::{
     collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use arrow_flight::{FlightEndpoint, FlightInfo, Ticket};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Schema, SchemaRef},
+};
+use arrow_flight::{FlightEndpoint, Ticket};
+use bytes::Bytes;
 use drsdb_proto::{ErrorCode, ids::Ulid, v1};
-use futures::{Stream, TryStreamExt};
+use futures::{FutureExt, Stream};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::{
@@ -27,32 +34,50 @@ use tokio::{
         Semaphore,
         mpsc::{UnboundedReceiver, unbounded_channel},
     },
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use url::Url;
 
 use crate::{
     Client, Error, Result,
+    calls::wait,
+    client::Planned,
     error::Failure,
     pull::{BUFFER_UNIT_BYTES, Delivery, Pull, locations},
 };
 
+/// Waits before a result is planned again: the index servers must notice what this client has noticed.
+const PLAN_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1000)];
+
 /// The rows of one result. Dropping it cancels what is still running.
 pub struct QueryStream {
+    client: Client,
     schema: SchemaRef,
-    ordered: bool,
-    query_id: Option<Ulid>,
     rows_estimate: Option<u64>,
     write_result: crate::WriteResult,
+    pulling: Box<Pulling>,
+    /// The command, if it may be planned again.
+    again: Option<Bytes>,
+    /// How often it was.
+    planned_again: usize,
+    planning: Option<JoinHandle<Result<Planned>>>,
+    /// Whether a row of it has left.
+    handed_out: bool,
+    ended: bool,
+    cancel: CancellationToken,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The pulls of one plan.
+struct Pulling {
+    ordered: bool,
+    query_id: Option<Ulid>,
     statistics: Arc<Mutex<Vec<EndpointStatistics>>>,
     /// Ordered: one queue an endpoint, in order. Otherwise one for all, which says `Finished` once an endpoint.
     queues: VecDeque<UnboundedReceiver<Delivery>>,
     unfinished: usize,
-    ended: bool,
-    cancel: CancellationToken,
-    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Stops the pulls when the stream goes.
+    /// Stops the pulls when this goes.
     _stop: DropGuard,
 }
 
@@ -121,9 +146,10 @@ pub struct EndpointStatistics {
     pub elapsed: Duration,
 }
 
-impl QueryStream {
-    pub(crate) fn start(client: Client, answered_by: Url, schema: SchemaRef, info: FlightInfo) -> Result<Self> {
+impl Pulling {
+    fn start(client: &Client, schema: &SchemaRef, planned: &Planned, cancel: &CancellationToken) -> Result<Self> {
         let options = &client.inner.options;
+        let Planned { server, info, .. } = planned;
         // A statement without columns has run already: its endpoint, there for clients that insist, has nothing.
         let endpoints = if schema.fields().is_empty() { &[][..] } else { &info.endpoint[..] };
         let count = endpoints.len();
@@ -150,8 +176,8 @@ impl QueryStream {
             pulls.push(Pull {
                 client: client.clone(),
                 number,
-                ticket: ticket_of(endpoint, &answered_by)?,
-                locations: locations(endpoint, &answered_by)?,
+                ticket: ticket_of(endpoint, server)?,
+                locations: locations(endpoint, server)?,
                 schema: schema.clone(),
                 deliveries,
                 room,
@@ -160,20 +186,60 @@ impl QueryStream {
             });
         }
 
-        let cancel = CancellationToken::new();
-        tokio::spawn(drive(pulls, parallel, cancel.clone()));
-        Ok(QueryStream {
-            schema,
+        let stop = cancel.child_token();
+        tokio::spawn(drive(pulls, parallel, stop.clone()));
+        Ok(Pulling {
             ordered: info.ordered,
             query_id: endpoints.first().and_then(query_id_of),
-            rows_estimate: u64::try_from(info.total_records).ok(),
-            write_result: crate::WriteResult::decode(&info.app_metadata),
             statistics,
             queues,
             unfinished: count,
-            ended: count == 0,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// The next batch; `None`: all of them have come.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>>> {
+        while self.unfinished > 0 {
+            let queue = self.queues.front_mut().expect("a queue is there until the last endpoint has finished");
+            match ready!(queue.poll_recv(cx)) {
+                // The permit ends here: what the consumer holds is the consumer's memory.
+                Some(Delivery::Batch(batch, _permit)) => return Poll::Ready(Ok(Some(batch))),
+                Some(Delivery::Finished) => {
+                    self.unfinished -= 1;
+                    if self.ordered && self.unfinished > 0 {
+                        self.queues.pop_front();
+                    }
+                }
+                Some(Delivery::Failed(error)) => return Poll::Ready(Err(error)),
+                // Every pull has a last word; a queue that closes without it means that a task died.
+                None => {
+                    let error = Error::new(ErrorCode::Internal, "a part of the result ended without saying so");
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(None))
+    }
+}
+
+impl QueryStream {
+    pub(crate) fn start(client: Client, planned: Planned) -> Result<Self> {
+        let schema = schema_of(&planned)?;
+        let cancel = CancellationToken::new();
+        let pulling = Box::new(Pulling::start(&client, &schema, &planned, &cancel)?);
+        Ok(QueryStream {
+            client,
+            schema,
+            rows_estimate: u64::try_from(planned.info.total_records).ok(),
+            write_result: crate::WriteResult::decode(&planned.info.app_metadata),
+            ended: pulling.unfinished == 0,
+            pulling,
+            again: planned.again,
+            planned_again: 0,
+            planning: None,
+            handed_out: false,
             cancelled: Box::pin(cancel.clone().cancelled_owned()),
-            _stop: cancel.clone().drop_guard(),
             cancel,
         })
     }
@@ -185,12 +251,12 @@ impl QueryStream {
 
     /// Whether the rows come in the order that the statement asked for.
     pub fn ordered(&self) -> bool {
-        self.ordered
+        self.pulling.ordered
     }
 
     /// The query's id, as the servers' logs name it.
     pub fn query_id(&self) -> Option<Ulid> {
-        self.query_id
+        self.pulling.query_id
     }
 
     /// How many rows the planner expects.
@@ -205,7 +271,7 @@ impl QueryStream {
 
     /// How much was pulled so far, and from where.
     pub fn statistics(&self) -> QueryStatistics {
-        QueryStatistics { endpoints: self.statistics.lock().clone() }
+        QueryStatistics { endpoints: self.pulling.statistics.lock().clone() }
     }
 
     /// Cancels this stream from elsewhere.
@@ -221,15 +287,78 @@ impl QueryStream {
     /// Takes all rows into memory.
     pub async fn read_all(mut self) -> Result<QueryResult> {
         let mut batches = Vec::new();
-        while let Some(batch) = self.try_next().await? {
-            batches.push(batch);
+        // What is only here was handed out to nobody yet.
+        let handed_out = self.handed_out;
+        loop {
+            let plans = self.planned_again;
+            let batch = std::future::poll_fn(|cx| self.poll_batch(cx)).await?;
+            self.handed_out = handed_out;
+            if plans != self.planned_again {
+                batches.clear();
+            }
+            match batch {
+                Some(batch) => batches.push(batch),
+                None => return Ok(QueryResult { schema: self.schema(), batches, statistics: self.statistics() }),
+            }
         }
-        Ok(QueryResult { schema: self.schema.clone(), batches, statistics: self.statistics() })
     }
 
-    fn end(&mut self) {
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>>> {
+        while !self.ended {
+            if self.cancelled.as_mut().poll(cx).is_ready() {
+                return self.failed(Error::new(ErrorCode::Cancelled, "the query was cancelled"));
+            }
+            if let Some(planning) = &mut self.planning {
+                let planned = ready!(planning.poll_unpin(cx));
+                self.planning = None;
+                let planned = planned.unwrap_or_else(|panic| Err(Error::new(ErrorCode::Internal, panic.to_string())));
+                if let Err(error) = planned.and_then(|planned| self.restart(&planned)) {
+                    return self.failed(error);
+                }
+            }
+            match ready!(self.pulling.poll_batch(cx)) {
+                Ok(Some(batch)) => {
+                    self.handed_out = true;
+                    return Poll::Ready(Ok(Some(batch)));
+                }
+                Ok(None) => self.ended = true,
+                Err(error) if self.may_plan_again(&error) => {}
+                Err(error) => return self.failed(error),
+            }
+        }
+        Poll::Ready(Ok(None))
+    }
+
+    fn failed(&mut self, error: Error) -> Poll<Result<Option<RecordBatch>>> {
         self.ended = true;
         self.cancel.cancel();
+        Poll::Ready(Err(error))
+    }
+
+    /// Begins to plan the query again, where that may help and nobody has seen a row of it.
+    fn may_plan_again(&mut self, error: &Error) -> bool {
+        let (Some(command), Some(&pause)) = (&self.again, PLAN_AGAIN_AFTER.get(self.planned_again)) else {
+            return false;
+        };
+        if self.handed_out || error.code() != ErrorCode::Unavailable {
+            return false;
+        }
+        tracing::debug!(%error, "the query is planned again");
+        self.planned_again += 1;
+        let (client, command) = (self.client.clone(), command.clone());
+        self.planning = Some(tokio::spawn(async move {
+            wait(pause).await;
+            client.plan_again(command).await
+        }));
+        true
+    }
+
+    fn restart(&mut self, planned: &Planned) -> Result<()> {
+        if schema_of(planned)? != self.schema {
+            return Err(Error::new(ErrorCode::Unavailable, "the query was planned again and has other columns now"));
+        }
+        *self.pulling = Pulling::start(&self.client, &self.schema, planned, &self.cancel)?;
+        Ok(())
     }
 }
 
@@ -237,41 +366,14 @@ impl Stream for QueryStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            if self.cancelled.as_mut().poll(cx).is_ready() {
-                self.end();
-                return Poll::Ready(Some(Err(Error::new(ErrorCode::Cancelled, "the query was cancelled"))));
-            }
-            let queue = self.queues.front_mut().expect("a queue is there until the last endpoint has finished");
-            let delivery = match queue.poll_recv(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(delivery) => delivery,
-            };
-            match delivery {
-                // The permit ends here: what the consumer holds is the consumer's memory.
-                Some(Delivery::Batch(batch, _permit)) => return Poll::Ready(Some(Ok(batch))),
-                Some(Delivery::Finished) => {
-                    self.unfinished -= 1;
-                    if self.unfinished == 0 {
-                        self.end();
-                    } else if self.ordered {
-                        self.queues.pop_front();
-                    }
-                }
-                Some(Delivery::Failed(error)) => {
-                    self.end();
-                    return Poll::Ready(Some(Err(error)));
-                }
-                // Every pull has a last word; a queue that closes without it means that a task died.
-                None => {
-                    self.end();
-                    let error = Error::new(ErrorCode::Internal, "a part of the result ended without saying so");
-                    return Poll::Ready(Some(Err(error)));
-                }
-            }
+        self.poll_batch(cx).map(Result::transpose)
+    }
+}
+
+impl Drop for QueryStream {
+    fn drop(&mut self) {
+        if let Some(planning) = &self.planning {
+            planning.abort();
         }
     }
 }
@@ -295,6 +397,15 @@ async fn drive(pulls: Vec<Pull>, parallel: usize, cancel: CancellationToken) {
             finished = running.join_next() => if finished.is_none() { return },
         }
     }
+}
+
+fn schema_of(planned: &Planned) -> Result<SchemaRef> {
+    let Planned { server, info, .. } = planned;
+    if info.schema.is_empty() {
+        return Ok(Arc::new(Schema::empty()));
+    }
+    let schema = info.clone().try_decode_schema();
+    schema.map(Arc::new).map_err(|error| Failure::broken_data(&format!("a result's schema: {error}"), server).error)
 }
 
 fn ticket_of(endpoint: &FlightEndpoint, server: &Url) -> Result<Ticket> {

@@ -7,6 +7,10 @@
 
 #[path = "client/fake.rs"]
 mod fake;
+#[path = "client/retries.rs"]
+mod retries;
+#[path = "client/transactions.rs"]
+mod transactions;
 
 use std::{
     io::{Read, Write},
@@ -312,21 +316,6 @@ async fn a_new_list_is_fetched_after_a_drop() {
     client.collect("SELECT").await.unwrap();
     while client.index_servers() != [url(1), url(2)] {
         tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test]
-async fn a_read_is_sent_again_and_a_write_of_unknown_outcome_is_not() {
-    for (sql, sent) in [("SELECT deadly", 2), ("INSERT deadly", 1)] {
-        let cluster = Cluster::start(0);
-        let second = FakeServer::start(&cluster.tls, &cluster.script);
-        *cluster.script.index_servers.lock() = vec![cluster.index.url.clone(), second.url.clone()];
-        let client = cluster.connect().await;
-        cluster.script.deadly.lock().insert(sql.to_owned());
-        let error = client.collect(sql).await.unwrap_err();
-        assert_eq!(error.code(), ErrorCode::Unavailable, "{error}");
-        assert_eq!(error.field("outcome"), (sent == 1).then_some("unknown"), "{error}");
-        assert_eq!(cluster.script.statements.lock().len(), sent);
     }
 }
 

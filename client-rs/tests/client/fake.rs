@@ -3,7 +3,7 @@
 //! Each server has its own runtime, so that [`FakeServer::kill`] ends it as a dead process ends: connections and all.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     io,
     pin::Pin,
     sync::{
@@ -39,7 +39,7 @@ use tokio::{
     sync::{Barrier, Notify, mpsc},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap, transport::server::Connected};
 use url::Url;
 
 pub const PASSWORD: &str = "open sesame";
@@ -102,19 +102,42 @@ pub struct Part {
     pub dropped: Arc<Notify>,
 }
 
+/// A statement, load or action as an index server got it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Who got it.
+    pub server: Url,
+    /// The SQL, the action's name, or `load`.
+    pub what: String,
+    /// Of the header that names writes.
+    pub statement: Option<String>,
+    /// Of the header that says what the client has seen.
+    pub version: Option<String>,
+    /// The transaction that the command names.
+    pub transaction: Option<String>,
+}
+
 /// What all servers of a test share.
 #[derive(Default)]
 pub struct Script {
     /// Answers to statements.
     pub infos: Mutex<HashMap<String, FlightInfo>>,
-    /// Statements that kill the server that gets them.
+    /// Statements and actions that kill each server that gets them.
     pub deadly: Mutex<HashSet<String>>,
+    /// The same, for the first server that gets them.
+    pub deadly_once: Mutex<HashSet<String>>,
+    /// Errors of statements and actions, the first to be given first.
+    pub errors: Mutex<HashMap<String, VecDeque<WireError>>>,
+    /// What index servers were called for, in order; without metadata and lists of servers.
+    pub calls: Mutex<Vec<Call>>,
     /// Answers to tickets.
     pub parts: Mutex<HashMap<String, Part>>,
     /// What drsdb.IndexServers says.
     pub index_servers: Mutex<Vec<Url>>,
     /// Logins so far; the token of the last one alone is accepted.
     pub logins: AtomicU64,
+    /// Transactions begun so far.
+    pub transactions: AtomicU64,
     /// Statements in the order in which they came, with the cookie that came along.
     pub statements: Mutex<Vec<(String, Option<String>)>>,
     /// Loads: rows seen, and whether the stream ended as a finished load does.
@@ -134,6 +157,15 @@ impl Script {
 
     pub fn part(&self, name: &str, part: Part) {
         self.parts.lock().insert(name.to_owned(), part);
+    }
+
+    pub fn fail(&self, what: &str, error: WireError) {
+        self.errors.lock().entry(what.to_owned()).or_default().push_back(error);
+    }
+
+    /// The calls so far, without those for lists of servers; forgets them.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.calls.lock())
     }
 
     fn token(&self) -> String {
@@ -187,7 +219,7 @@ impl FakeServer {
             }
         });
         let runtime_slot = Arc::new(Mutex::new(None));
-        let service = Service { script: script.clone(), runtime: runtime_slot.clone() };
+        let service = Service { url: url.clone(), script: script.clone(), runtime: runtime_slot.clone() };
         runtime.spawn(async move {
             let connections = tokio_stream::wrappers::ReceiverStream::new(connections);
             let service = FlightServiceServer::new(service);
@@ -237,11 +269,33 @@ impl BlockOnElsewhere for tokio::runtime::Runtime {
 }
 
 struct Service {
+    url: Url,
     script: Arc<Script>,
     runtime: Arc<Mutex<Option<tokio::runtime::Runtime>>>,
 }
 
 impl Service {
+    /// Notes a call; dies of it, or fails, where the script says so.
+    async fn called(&self, metadata: &MetadataMap, what: &str, transaction: Option<&[u8]>) -> Result<(), Status> {
+        let header = |name| metadata.get(name).map(|value| value.to_str().unwrap().to_owned());
+        self.script.calls.lock().push(Call {
+            server: self.url.clone(),
+            what: what.to_owned(),
+            statement: header("drsdb-statement-id"),
+            version: header("drsdb-version"),
+            transaction: transaction.map(|id| String::from_utf8(id.to_vec()).unwrap()),
+        });
+        let deadly = self.script.deadly.lock().contains(what) || self.script.deadly_once.lock().remove(what);
+        if deadly {
+            kill(&self.runtime);
+            std::future::pending::<()>().await;
+        }
+        match self.script.errors.lock().get_mut(what).and_then(VecDeque::pop_front) {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
     fn check_login<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         if header == Some(format!("Bearer {}", self.script.token()).as_str()) {
@@ -281,19 +335,16 @@ impl FlightService for Service {
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         self.check_login(&request)?;
         let cookie = request.metadata().get("cookie").map(|value| value.to_str().unwrap().to_owned());
-        let any = Any::decode(request.into_inner().cmd).unwrap();
-        let sql = match Command::try_from(any).unwrap() {
-            Command::CommandStatementQuery(CommandStatementQuery { query, .. }) => query,
+        let any = Any::decode(request.get_ref().cmd.clone()).unwrap();
+        let (sql, transaction) = match Command::try_from(any).unwrap() {
+            Command::CommandStatementQuery(CommandStatementQuery { query, transaction_id }) => (query, transaction_id),
             Command::CommandPreparedStatementQuery(query) => {
-                String::from_utf8(query.prepared_statement_handle.to_vec()).unwrap()
+                (String::from_utf8(query.prepared_statement_handle.to_vec()).unwrap(), None)
             }
-            other => other.type_url().rsplit_once('.').unwrap().1.to_owned(),
+            other => (other.type_url().rsplit_once('.').unwrap().1.to_owned(), None),
         };
         self.script.statements.lock().push((sql.clone(), cookie));
-        if self.script.deadly.lock().contains(&sql) {
-            kill(&self.runtime);
-            std::future::pending::<()>().await;
-        }
+        self.called(request.metadata(), &sql, transaction.as_deref()).await?;
         let info = self.script.infos.lock().get(&sql).cloned();
         let info = info.ok_or_else(|| Status::from(WireError::new(ErrorCode::Syntax, format!("what is {sql}?"))))?;
         if self.script.end_tokens_after_statement.swap(false, Ordering::SeqCst) {
@@ -347,9 +398,12 @@ impl FlightService for Service {
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         self.check_login(&request)?;
-        let mut messages = request.into_inner();
+        let (metadata, _, mut messages) = request.into_parts();
         let first = messages.message().await?.unwrap();
         let command = Command::try_from(Any::decode(first.flight_descriptor.clone().unwrap().cmd).unwrap()).unwrap();
+        if let Command::CommandStatementIngest(ingest) = &command {
+            self.called(&metadata, "load", ingest.transaction_id.as_deref()).await?;
+        }
         if self.script.refuse_begun_loads.swap(false, Ordering::SeqCst) {
             messages.message().await?;
             return Err(WireError::new(ErrorCode::Unauthenticated, "the token has ended").into());
@@ -386,14 +440,45 @@ impl FlightService for Service {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        use arrow_flight::sql::{
+            ActionBeginSavepointResult, ActionBeginTransactionResult, ActionEndSavepointRequest,
+            ActionEndTransactionRequest, EndTransaction, ProstMessageExt,
+        };
         self.check_login(&request)?;
-        let body = match request.into_inner().r#type.as_str() {
+        let (metadata, _, Action { r#type: name, body }) = request.into_parts();
+        let body = match name.as_str() {
+            "BeginTransaction" => {
+                self.called(&metadata, &name, None).await?;
+                let number = self.script.transactions.fetch_add(1, Ordering::SeqCst);
+                let id = format!("transaction {number}");
+                ActionBeginTransactionResult { transaction_id: id.into() }.as_any().encode_to_vec()
+            }
+            "EndTransaction" => {
+                let end: ActionEndTransactionRequest = Any::decode(body).unwrap().unpack().unwrap().unwrap();
+                let commit = end.action() == EndTransaction::Commit;
+                let what = if commit { "COMMIT action" } else { "ROLLBACK action" };
+                self.called(&metadata, what, Some(&end.transaction_id)).await?;
+                if !commit {
+                    return Ok(Response::new(futures::stream::empty().boxed()));
+                }
+                v1::WriteResult { rows: 0, version: 11 }.encode_to_vec()
+            }
+            "BeginSavepoint" => {
+                self.called(&metadata, &name, None).await?;
+                ActionBeginSavepointResult { savepoint_id: "savepoint".into() }.as_any().encode_to_vec()
+            }
+            "EndSavepoint" => {
+                let end: ActionEndSavepointRequest = Any::decode(body).unwrap().unpack().unwrap().unwrap();
+                let what = if end.action == 1 { "RELEASE action" } else { "ROLLBACK TO action" };
+                self.called(&metadata, what, None).await?;
+                return Ok(Response::new(futures::stream::empty().boxed()));
+            }
             "drsdb.IndexServers" => {
                 let urls = self.script.index_servers.lock().iter().map(Url::to_string).collect();
                 v1::IndexServers { urls }.encode_to_vec()
             }
             "CreatePreparedStatement" => {
-                use arrow_flight::{IpcMessage, SchemaAsIpc, sql::ProstMessageExt};
+                use arrow_flight::{IpcMessage, SchemaAsIpc};
                 let options = Default::default();
                 let IpcMessage(schema) = SchemaAsIpc::new(&schema(), &options).try_into().unwrap();
                 arrow_flight::sql::ActionCreatePreparedStatementResult {

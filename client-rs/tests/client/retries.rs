@@ -1,0 +1,184 @@
+//! What is sent again when a server is lost: reads, writes under their id, results of which nobody has seen a row.
+
+use std::sync::atomic::Ordering;
+
+use arrow_flight::FlightInfo;
+use drsdb_client::{Client, ErrorCode, Executed, IngestOptions, WireError, WriteResult};
+use drsdb_proto::v1;
+use futures::TryStreamExt;
+use prost::Message;
+use url::Url;
+
+use crate::{Cluster, fake::*};
+
+/// A cluster with two index servers, and a client of the first.
+async fn two() -> (Cluster, FakeServer, Client) {
+    let cluster = Cluster::start(0);
+    let second = FakeServer::start(&cluster.tls, &cluster.script);
+    *cluster.script.index_servers.lock() = vec![cluster.index.url.clone(), second.url.clone()];
+    let client = cluster.connect().await;
+    (cluster, second, client)
+}
+
+/// What a statement without rows answers.
+pub fn done(rows: u64, version: u64) -> FlightInfo {
+    let metadata = v1::WriteResult { rows, version }.encode_to_vec();
+    FlightInfo::new().try_with_schema(&arrow::datatypes::Schema::empty()).unwrap().with_app_metadata(metadata)
+}
+
+fn servers(calls: &[Call]) -> Vec<Url> {
+    calls.iter().map(|call| call.server.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_lost_read_goes_to_the_next_server() {
+    let (cluster, second, client) = two().await;
+    cluster.script.answer("SELECT", info(&[]));
+    cluster.script.deadly_once.lock().insert("SELECT".to_owned());
+    client.collect("SELECT").await.unwrap();
+    let calls = cluster.script.take_calls();
+    assert_eq!(servers(&calls), [cluster.index.url.clone(), second.url.clone()]);
+    assert!(calls.iter().all(|call| call.statement.is_none()), "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_lost_write_is_asked_about_under_its_id() {
+    let (cluster, second, client) = two().await;
+    cluster.script.answer("INSERT", done(3, 9));
+    cluster.script.deadly_once.lock().insert("INSERT".to_owned());
+    let Executed::Write(result) = client.execute("INSERT").await.unwrap() else { panic!("rows") };
+    assert_eq!(result, WriteResult { rows: 3, version: 9 });
+    let calls = cluster.script.take_calls();
+    assert_eq!(servers(&calls), [cluster.index.url.clone(), second.url.clone()]);
+    assert_eq!(calls[0].statement.as_ref().unwrap().len(), 26, "a ULID");
+    assert_eq!(calls[0].statement, calls[1].statement);
+    // Another write has another id.
+    client.execute("INSERT").await.unwrap();
+    assert_ne!(cluster.script.take_calls()[0].statement, calls[0].statement);
+}
+
+#[tokio::test]
+async fn a_write_that_may_be_under_way_elsewhere_is_asked_about_until_that_is_decided() {
+    let (cluster, second, client) = two().await;
+    cluster.script.answer("INSERT", done(1, 9));
+    cluster.script.deadly_once.lock().insert("INSERT".to_owned());
+    // The second server meets what the first one has begun.
+    for code in [ErrorCode::Conflict, ErrorCode::ConstraintViolation] {
+        cluster.script.fail("INSERT", WireError::new(code, "key 1 is taken"));
+    }
+    let Executed::Write(result) = client.execute("INSERT").await.unwrap() else { panic!("rows") };
+    assert_eq!(result.rows, 1);
+    let calls = cluster.script.take_calls();
+    assert_eq!(calls.len(), 4);
+    assert!(calls[1..].iter().all(|call| call.server == second.url && call.statement == calls[0].statement));
+
+    // Of a write that was answered, a conflict is the last word.
+    cluster.script.fail("INSERT", WireError::new(ErrorCode::Conflict, "key 1 is taken"));
+    let Err(error) = client.execute("INSERT").await else { panic!("it succeeded") };
+    assert!(error.is_retryable(), "{error}");
+    assert_eq!(cluster.script.take_calls().len(), 1);
+}
+
+#[tokio::test]
+async fn when_nobody_knows_what_became_of_a_write_the_error_says_so() {
+    let (cluster, _second, client) = two().await;
+    cluster.script.deadly.lock().insert("INSERT".to_owned());
+    let Err(error) = client.execute("INSERT").await else { panic!("it succeeded") };
+    assert_eq!(error.code(), ErrorCode::Unavailable, "{error}");
+    assert!(error.is_outcome_unknown() && !error.is_retryable(), "{error}");
+    assert_eq!(cluster.script.take_calls().len(), 2, "each server was asked");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_reach_the_others_is_passed_over() {
+    let (cluster, second, client) = two().await;
+    for sql in ["SELECT", "INSERT"] {
+        cluster.script.answer(sql, done(1, 9));
+        cluster.script.fail(sql, WireError::new(ErrorCode::Unavailable, "no majority"));
+        client.execute(sql).await.unwrap();
+    }
+    let calls = cluster.script.take_calls();
+    assert_eq!(servers(&calls)[..2], [cluster.index.url.clone(), second.url.clone()]);
+    for _ in 0..2 {
+        cluster.script.fail("SELECT", WireError::new(ErrorCode::Unavailable, "no majority"));
+    }
+    let Err(error) = client.execute("SELECT").await else { panic!("it succeeded") };
+    assert_eq!(error.message(), "no majority");
+}
+
+#[tokio::test]
+async fn what_was_written_is_seen_at_every_server() {
+    let (cluster, _second, client) = two().await;
+    cluster.script.answer("INSERT", done(1, 9));
+    cluster.script.answer("UPDATE", done(1, 5));
+    cluster.script.answer("SELECT", info(&[]));
+    client.execute("SELECT").await.unwrap();
+    client.execute("INSERT").await.unwrap();
+    // Versions grow, whatever comes later from a slower statement, and sessions and clones know them too.
+    client.execute("UPDATE").await.unwrap();
+    client.new_session().execute("SELECT").await.unwrap();
+    cluster.index.kill();
+    client.clone().execute("SELECT").await.unwrap();
+    let batches = vec![batch(0..3)];
+    client.ingest_batches("t", schema(), batches, IngestOptions::default()).await.unwrap();
+    let versions: Vec<_> = cluster.script.take_calls().into_iter().map(|call| call.version).collect();
+    let versions: Vec<_> = versions.iter().map(Option::as_deref).collect();
+    assert_eq!(versions, [None, None, Some("9"), Some("9"), Some("9"), Some("9")]);
+}
+
+#[tokio::test]
+async fn a_lost_load_of_batches_in_memory_is_sent_again() {
+    let (cluster, second, client) = two().await;
+    cluster.script.deadly_once.lock().insert("load".to_owned());
+    let batches = vec![batch(0..10), batch(10..20)];
+    let result = client.ingest_batches("t", schema(), batches, IngestOptions::default()).await.unwrap();
+    assert_eq!(result.rows, 20);
+    let calls = cluster.script.take_calls();
+    assert_eq!(servers(&calls), [cluster.index.url.clone(), second.url.clone()]);
+    assert!(calls[0].statement.is_some() && calls[0].statement == calls[1].statement);
+
+    // A stream is there once.
+    cluster.script.deadly_once.lock().insert("load".to_owned());
+    let batches = futures::stream::iter([Ok::<_, drsdb_client::Error>(batch(0..10))]);
+    let error = client.ingest("t", schema(), batches, IngestOptions::default()).await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+}
+
+#[tokio::test]
+async fn a_result_of_which_no_row_was_seen_is_planned_again() {
+    let cluster = Cluster::start(2);
+    let gone = vec![dead_server()];
+    cluster.script.part("a", Part { batches: vec![0..10], ..Default::default() });
+    cluster.script.part("b", Part { batches: vec![10..20], ..Default::default() });
+    cluster.script.answer("SELECT", info(&[("a", cluster.location(0)), ("b", gone)]));
+    let client = cluster.connect().await;
+    let result = client.query("SELECT").await.unwrap();
+    // The next plan leaves the dead server out. What came of the first one is forgotten.
+    cluster.script.answer("SELECT", info(&[("a", cluster.location(0)), ("b", cluster.location(1))]));
+    let result = result.read_all().await.unwrap();
+    assert_eq!(result.rows(), 20);
+    assert_eq!(result.statistics.rows(), 20);
+    assert_eq!(cluster.script.take_calls().len(), 2);
+}
+
+#[tokio::test]
+async fn a_result_of_which_a_row_was_seen_is_not_planned_again() {
+    let cluster = Cluster::start(2);
+    let error = WireError::new(ErrorCode::Unavailable, "a server behind me died");
+    cluster.script.part("a", Part { batches: vec![0..10], error: Some(error), ..Default::default() });
+    cluster.script.answer("SELECT", info(&[("a", cluster.location(0))]));
+    let client = cluster.connect().await;
+    let mut rows = client.query("SELECT").await.unwrap();
+    rows.try_next().await.unwrap().unwrap();
+    assert_eq!(rows.try_next().await.unwrap_err().message(), "a server behind me died");
+    assert_eq!(cluster.script.take_calls().len(), 1);
+    // Taken into memory as a whole, nobody has seen a row before the end: it is, twice more.
+    let error = client.collect("SELECT").await.unwrap_err();
+    assert_eq!(error.message(), "a server behind me died");
+    assert_eq!(cluster.script.take_calls().len(), 3);
+    // Nor is a statement that may write.
+    cluster.script.answer("INSERT RETURNING", info(&[("a", cluster.location(0))]));
+    client.collect("INSERT RETURNING").await.unwrap_err();
+    assert_eq!(cluster.script.take_calls().len(), 1);
+    assert_eq!(cluster.script.logins.load(Ordering::SeqCst), 1);
+}
