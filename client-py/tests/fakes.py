@@ -40,7 +40,10 @@ class Tls:
 
 @dataclass
 class Behavior:
-    """What a fake server does; without a handler a request is refused. `detail` rides in the trailer of its errors."""
+    """What a fake server does; without a handler a request is refused. `detail` rides in the trailer of its errors.
+
+    The lists have an item for each call that is no login, in order: its method and what its headers said.
+    """
 
     flight_info: Callable[[bytes], flight.FlightInfo] | None = None
     get: Callable[[bytes], Iterable[pa.RecordBatch]] | None = None
@@ -53,6 +56,8 @@ class Behavior:
     headers: dict[str, bytes] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     cookies: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
 
 
 class _Auth(flight.ServerAuthHandler):
@@ -88,6 +93,8 @@ class _Factory(flight.ServerMiddlewareFactory):
             raise flight.FlightUnauthenticatedError("the token has ended")
         self._behavior.calls.append(info.method.name)
         self._behavior.cookies.append(headers.get("cookie", [""])[0])
+        self._behavior.statements.append(headers.get("drsdb-statement-id", [""])[0])
+        self._behavior.versions.append(headers.get("drsdb-version", [""])[0])
         answer = {"drsdb-error-bin": self._behavior.detail} if self._behavior.detail else {}
         return _Middleware(answer | self._behavior.headers)
 

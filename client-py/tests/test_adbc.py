@@ -45,7 +45,8 @@ def parts(db: drsdb.Connection) -> Iterator[str]:
     db.execute("CREATE TABLE warehouse.bins (id BIGINT PRIMARY KEY)")
     db.execute(
         "CREATE TABLE parts (id BIGINT PRIMARY KEY, name VARCHAR(20) NOT NULL, price DECIMAL(10, 2), "
-        "bin BIGINT REFERENCES warehouse.bins (id))"
+        # Of each row one copy, so that every server has a part of a scan.
+        "bin BIGINT REFERENCES warehouse.bins (id)) WITH (replicas = 1)"
     )
     db.ingest(
         "parts",

@@ -25,7 +25,7 @@ CLASSES = {
     "ticket_invalid": drsdb.OperationalError,
     "ticket_expired": drsdb.OperationalError,
     "unavailable": drsdb.OperationalError,
-    "conflict": drsdb.OperationalError,
+    "conflict": drsdb.ConflictError,
     "resource_exhausted": drsdb.OperationalError,
     "disk_full": drsdb.OperationalError,
     "unsupported": drsdb.NotSupportedError,

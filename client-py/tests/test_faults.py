@@ -1,5 +1,5 @@
 """Storage servers of a real cluster that die or stop while they are needed: an error that names the server, never a
-short result and never a hang.
+short result and never a hang. Where another server has the rows too, it is as if nothing had been.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ ROWS = 2_000_000
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[LocalCluster]:
-    """A cluster that the test may break, with the table `big`."""
+    """A cluster that the test may break, with the table `big`, of whose rows each is on one server only."""
     cluster = LocalCluster(tmp_path)
     try:
         with cluster.connect() as db:
             numbers = pa.array(range(ROWS), pa.int64())
-            db.ingest("big", pa.table({"n": numbers, "text": numbers.cast(pa.string())}), mode="create")
+            db.execute("CREATE TABLE big (n BIGINT, text TEXT) WITH (replicas = 1)")
+            db.ingest("big", pa.table({"n": numbers, "text": numbers.cast(pa.string())}))
         yield cluster
     finally:
         cluster.abandon()
@@ -77,3 +78,15 @@ def test_an_aggregate_over_a_server_that_died(own_cluster: LocalCluster) -> None
         assert victim.rpartition(":")[2] in str(caught.value)
         # The index server needs no storage server for what it knows itself.
         assert db.query("SELECT 1 AS x").arrow()["x"].to_pylist() == [1]
+
+
+def test_rows_that_others_have_too(own_cluster: LocalCluster) -> None:
+    with own_cluster.connect() as db:
+        db.execute("CREATE TABLE safe (n BIGINT PRIMARY KEY)")
+        db.execute("INSERT INTO safe SELECT v FROM generate_series(1, 1000) g(v)")
+        result = db.query("SELECT n FROM safe")
+        _, pid = own_cluster.storage_pids().popitem()
+        os.kill(pid, signal.SIGKILL)
+        assert sorted(result.arrow()["n"].to_pylist()) == list(range(1, 1001))
+        assert db.execute("UPDATE safe SET n = n + 1000").rows == 1000
+        assert db.query("SELECT min(n) AS x FROM safe").arrow()["x"].to_pylist() == [1001]

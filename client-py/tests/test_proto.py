@@ -44,6 +44,28 @@ def test_an_ingest_is_exact() -> None:
     assert command == wrapped("CommandStatementIngest", body)
 
 
+def test_transactions_are_exact() -> None:
+    assert _proto.begin_transaction() == wrapped("ActionBeginTransactionRequest", b"")
+    assert _proto.end_transaction(b"t", commit=True) == wrapped("ActionEndTransactionRequest", b"\x0a\x01t\x10\x01")
+    assert _proto.end_transaction(b"t", commit=False) == wrapped("ActionEndTransactionRequest", b"\x0a\x01t\x10\x02")
+    assert _proto.begin_savepoint(b"t", "s") == wrapped("ActionBeginSavepointRequest", b"\x0a\x01t\x12\x01s")
+    assert _proto.end_savepoint(b"s", release=True) == wrapped("ActionEndSavepointRequest", b"\x0a\x01s\x10\x01")
+    assert _proto.end_savepoint(b"s", release=False) == wrapped("ActionEndSavepointRequest", b"\x0a\x01s\x10\x02")
+    assert _proto.read_transaction(wrapped("ActionBeginTransactionResult", b"\x0a\x01t")) == b"t"
+    assert _proto.read_savepoint(wrapped("ActionBeginSavepointResult", b"\x0a\x01s")) == b"s"
+
+
+def test_a_statement_names_its_transaction() -> None:
+    for encoded, name in (
+        (_proto.statement_query("S", b"t"), "CommandStatementQuery"),
+        (_proto.statement_update("S", b"t"), "CommandStatementUpdate"),
+        (_proto.create_prepared_statement("S", b"t"), "ActionCreatePreparedStatementRequest"),
+    ):
+        assert encoded == wrapped(name, b"\x0a\x01S\x12\x01t")
+    ingest = _proto.statement_ingest("t", if_not_exist=0, if_exists=0, transaction=b"t")
+    assert ingest == wrapped("CommandStatementIngest", b"\x0a\x00\x12\x01t\x32\x01t")
+
+
 def test_a_long_text_has_a_long_length() -> None:
     sql = "SELECT '" + "é" * 10_000 + "'"
     encoded = _proto.statement_query(sql)

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.cluster
 PATIENCE_S = 30.0
 # The editor draws the prompt, then tells the terminal that the line is complete.
 PROMPT = "> \r\x1b[8C\x1b[?2026l"
+PROMPT_IN_TRANSACTION = "=*> \r\x1b[9C\x1b[?2026l"
 
 
 class Terminal:
@@ -38,9 +39,9 @@ class Terminal:
         os.close(slave)
         self._seen = ""
 
-    def type(self, text: str) -> None:
+    def type(self, text: str, prompt: str = PROMPT) -> None:
         """Types at the next prompt: what comes before it, a line editor may throw away."""
-        self.wait_for(PROMPT)
+        self.wait_for(prompt)
         self.press(text)
 
     def press(self, text: str) -> None:
@@ -90,6 +91,14 @@ def test_statements_span_lines_and_answers_are_tables(terminal: Terminal) -> Non
     terminal.type("SELECT 40 + 2\r")
     terminal.type("  AS answer;\r")
     assert "answer" in terminal.wait_for("42")
+    terminal.type("\\q\r")
+    assert terminal.end() == 0
+
+
+def test_the_prompt_says_that_a_transaction_is_open(terminal: Terminal) -> None:
+    terminal.type("BEGIN;\r")
+    terminal.type("SELECT nonsense;\r", PROMPT_IN_TRANSACTION)
+    terminal.type("ROLLBACK;\r", PROMPT_IN_TRANSACTION)
     terminal.type("\\q\r")
     assert terminal.end() == 0
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from drsdb._statements import is_repeatable, number_placeholders, returns_rows
+from drsdb._statements import is_repeatable, number_placeholders, returns_rows, transaction_step
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,24 @@ def test_long_texts_take_linear_time(piece: str) -> None:
 
     seconds(10_000)
     assert seconds(400_000) < 40 * max(seconds(40_000), 0.002)
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("BEGIN", "begin"),
+        ("/* now */ start transaction read only", "begin"),
+        ("COMMIT", "commit"),
+        ("end work", "commit"),
+        ("Rollback", "rollback"),
+        ("ABORT", "rollback"),
+        ("ROLLBACK TO a", None),
+        ("ROLLBACK WORK TO SAVEPOINT a", None),
+        ("SAVEPOINT begin", None),
+        ("START", None),
+        ("SELECT 'begin'", None),
+        ("", None),
+    ],
+)
+def test_what_opens_and_ends_a_transaction_is_known(sql: str, expected: str | None) -> None:
+    assert transaction_step(sql) == expected

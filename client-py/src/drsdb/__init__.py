@@ -5,6 +5,8 @@
     with drsdb.connect(["https://127.0.0.1:7000"], user="admin", password="...", ca="ca.pem") as db:
         db.ingest("trips", table)                                 # any Arrow data, in one transaction
         frame = db.query("SELECT * FROM trips WHERE id > ?", [7]).df()
+        with db.transaction() as tx:                              # several statements, all or nothing
+            tx.execute("DELETE FROM trips WHERE id = 7")
 
 An index server plans a query; its rows come straight from the storage servers, in parallel, as Arrow batches. The
 package is also a DB-API 2.0 driver: see `Connection.cursor`.
@@ -32,6 +34,7 @@ from drsdb._dbapi import (
     threadsafety,
 )
 from drsdb._errors import (
+    ConflictError,
     DatabaseError,
     DataError,
     Error,
@@ -46,6 +49,7 @@ from drsdb._errors import (
 )
 from drsdb._ingest import WriteResult
 from drsdb._result import Result
+from drsdb._transaction import Savepoint, Transaction
 
 __version__ = "0.1.0"
 
@@ -56,6 +60,7 @@ __all__ = [
     "ROWID",
     "STRING",
     "Binary",
+    "ConflictError",
     "Connection",
     "Cursor",
     "DataError",
@@ -71,10 +76,12 @@ __all__ = [
     "OperationalError",
     "ProgrammingError",
     "Result",
+    "Savepoint",
     "Time",
     "TimeFromTicks",
     "Timestamp",
     "TimestampFromTicks",
+    "Transaction",
     "Warning",
     "WriteResult",
     "apilevel",

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from enum import Enum
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow.flight as flight
 
@@ -19,13 +19,25 @@ from drsdb import _proto
 from drsdb._config import Config, location
 from drsdb._cookies import CookieFactory, CookieJar
 from drsdb._errors import CallErrors, Error, ErrorCode, InterfaceError, TrailerReaderFactory, error_of
+from drsdb._route import READ, Route, is_lost
 
 T = TypeVar("T")
-Bearer = tuple[str, str]  # the authorization header; bytes in fact, which pyarrow's type stubs deny
+Bearer = tuple[str, str]  # the authorization header; bytes in fact, as all headers are, which pyarrow's type stubs deny
 
 _FAILURES_BEFORE_DROP: Final = 2
 _CONNECT_TIMEOUT_MS: Final = 3_000
 _LOGIN_TIMEOUT_S: Final = 15.0
+
+# A connection that broke may be made again to the only server that knows a transaction.
+_PINNED_ATTEMPTS: Final = 2
+
+# Waits before the servers are asked again what became of a write. Another leader of the index servers is there after
+# about as long.
+_ASK_AGAIN_AFTER_S: Final = (0.2, 0.8, 2.0)
+
+_STATEMENT_HEADER: Final = b"drsdb-statement-id"
+# The highest commit version that this client has seen: whoever answers must be at least there.
+_VERSION_HEADER: Final = b"drsdb-version"
 
 # A server that is stopped or cut off is noticed while a call waits for it, and not after TCP's quarter of an hour.
 _CHANNEL_OPTIONS: Final[list[tuple[str, int | str]]] = [
@@ -39,13 +51,6 @@ _CHANNEL_OPTIONS: Final[list[tuple[str, int | str]]] = [
     # Each client has its own connections, and none inherits another's waiting time.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-
-
-class Repeat(Enum):
-    """When a request may go to another index server after one failed."""
-
-    UNSENT = "only when it cannot have arrived"
-    ALWAYS = "even when it may have been carried out: it changes nothing"
 
 
 class Answer(NamedTuple):
@@ -71,16 +76,17 @@ class Cluster:
         self._servers: list[str] = self._known[start:] + self._known[:start]
         self._failures: dict[str, int] = {}
         self._bearer: Bearer | None = None
+        self._seen_version = 0
         self._closed = False
 
     def open(self) -> None:
         """Logs in at the first index server that answers, and learns the others."""
-        self.request(lambda _: None, Repeat.ALWAYS)
+        self.request(lambda _: None, READ)
         self._learn_servers()
 
     def ping(self) -> None:
         """Makes sure that an index server answers and that the login holds."""
-        self.request(lambda answer: list(_ask_index_servers(answer)), Repeat.ALWAYS)
+        self.request(lambda answer: list(_ask_index_servers(answer)), READ)
 
     @property
     def index_servers(self) -> tuple[str, ...]:
@@ -88,43 +94,56 @@ class Cluster:
         with self._lock:
             return tuple(self._servers)
 
-    def request(self, ask: Callable[[Answer], T], repeat: Repeat) -> T:
-        """Makes a request of an index server: the current one or, as `repeat` allows, the next that answers.
+    def has_seen(self, version: int | None) -> None:
+        """Remembers a commit version: what is read from now on includes it, at whichever index server."""
+        with self._lock:
+            self._seen_version = max(self._seen_version, version or 0)
+
+    def request(self, ask: Callable[[Answer], T], route: Route) -> T:
+        """Makes a request of an index server: the current one or, as `route` allows, the next that answers.
 
         `ask` runs once for each server tried and raises this package's errors.
         """
-        unanswered: list[Error] = []
-        for server in self.index_servers:
-            try:
-                answer = self.authenticated(server, ask)
-            except Error as error:
-                if error.code != ErrorCode.UNAVAILABLE:
-                    raise
-                if not error._answered:
-                    self._count_failure(server)
-                unanswered.append(error)
-                # An answered error means that this server works and one behind it does not.
-                if repeat is Repeat.UNSENT and (error._sent or error._answered):
-                    raise
-                continue
-            self._prefer(server)
-            if unanswered:
-                self._learn_servers()
-            return answer
-        raise _nobody_answered(unanswered)
+        pauses = iter(_ASK_AGAIN_AFTER_S)
+        maybe_done = failed = False
+        while True:
+            unanswered: list[Error] = []
+            for server in self._candidates(route):
+                try:
+                    answer = self.authenticated(server, ask, route.statement)
+                except Error as error:
+                    if is_lost(error):
+                        self._count_failure(server)
+                    maybe_done = maybe_done or route.leaves_doubt(error)
+                    if route.is_final(error, maybe_done):
+                        final = route.final(error, maybe_done and is_lost(error))
+                        if final is error:
+                            raise
+                        raise final from error
+                    unanswered.append(error)
+                    failed = True
+                    continue
+                self._count_success(server, prefer=route.server is None)
+                if failed:
+                    self._learn_servers()
+                return answer
+            pause = next(pauses, None)
+            if pause is None or not maybe_done or route.pinned:
+                raise route.final(_nobody_answered(unanswered), maybe_done)
+            time.sleep(pause)
 
-    def authenticated(self, server: str, ask: Callable[[Answer], T]) -> T:
+    def authenticated(self, server: str, ask: Callable[[Answer], T], statement: str | None = None) -> T:
         """Makes a request of any server of the cluster, logging in where that is needed."""
         bearer = self._bearer or self._log_in(server, None)
         try:
-            return ask(self._answer(server, bearer))
+            return ask(self._answer(server, bearer, statement))
         except Error as error:
-            if error.code == ErrorCode.UNAVAILABLE and not error._answered:
+            if is_lost(error):
                 self._forget(server)
             if error.code != ErrorCode.UNAUTHENTICATED:
                 raise
         # The token has ended or the cluster's key is another one: an unauthenticated request has done nothing.
-        return ask(self._answer(server, self._log_in(None, bearer)))
+        return ask(self._answer(server, self._log_in(None, bearer), statement))
 
     def close(self) -> None:
         """Closes all connections. Requests made later raise InterfaceError."""
@@ -136,8 +155,21 @@ class Cluster:
             with suppress(Exception):
                 client.close()
 
-    def _answer(self, server: str, bearer: Bearer) -> Answer:
-        return Answer(self._client(server), flight.FlightCallOptions(headers=[bearer]), server)
+    def _candidates(self, route: Route) -> list[str]:
+        """The servers to ask, in order: those in use and, as the last resort, all that were ever known."""
+        if route.server is not None and route.pinned:
+            return [route.server] * _PINNED_ATTEMPTS
+        first = [route.server] if route.server is not None else []
+        with self._lock:
+            return list(dict.fromkeys([*first, *self._servers, *self._known]))
+
+    def _answer(self, server: str, bearer: Bearer, statement: str | None) -> Answer:
+        headers: list[Any] = [bearer]
+        if statement is not None:
+            headers.append((_STATEMENT_HEADER, statement.encode()))
+        if self._seen_version:
+            headers.append((_VERSION_HEADER, str(self._seen_version).encode()))
+        return Answer(self._client(server), flight.FlightCallOptions(headers=headers), server)
 
     def _client(self, server: str) -> flight.FlightClient:
         with self._lock:
@@ -213,20 +245,23 @@ class Cluster:
             self._failures = {server: count for server, count in self._failures.items() if server in self._servers}
 
     def _count_failure(self, server: str) -> None:
+        """Puts a server that does not answer last; at the second failure in a row it is no longer in use."""
         with self._lock:
             self._failures[server] = self._failures.get(server, 0) + 1
-            if self._failures[server] >= _FAILURES_BEFORE_DROP and server in self._servers:
+            if server in self._servers:
                 self._servers.remove(server)
+                if self._failures[server] < _FAILURES_BEFORE_DROP:
+                    self._servers.append(server)
             if not self._servers:
                 # All are gone: whoever comes back first is welcome.
                 self._servers = list(self._known)
                 self._failures.clear()
 
-    def _prefer(self, server: str) -> None:
-        """Puts the server that answered first."""
+    def _count_success(self, server: str, *, prefer: bool) -> None:
+        """Forgets a server's failures. Who is preferred comes first from now on."""
         with self._lock:
             self._failures.pop(server, None)
-            if self._servers[:1] != [server]:
+            if prefer and self._servers[:1] != [server]:
                 self._servers = [server, *(other for other in self._servers if other != server)]
 
 
@@ -253,6 +288,9 @@ def _ask_index_servers(answer: Answer) -> Iterator[str]:
 def _nobody_answered(errors: list[Error]) -> Error:
     if len(errors) == 1:
         return errors[0]
+    # What a server says about others is worth more than the servers that merely do not run.
+    if answered := [error for error in errors if error._answered]:
+        return answered[0]
     message = "no index server answers: " + "; ".join(error.message for error in errors)
     hint = next((error.hint for error in errors if error.hint), "check that an index server runs and can be reached")
     servers = ",".join(error.fields["server"] for error in errors if "server" in error.fields)

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pyarrow as pa
 import pyarrow.types as pat
 
-from drsdb import _statements
 from drsdb._errors import ErrorCode, InterfaceError, ProgrammingError
 from drsdb._result import Result, rows_of
 
 if TYPE_CHECKING:
-    from drsdb._connection import Connection
+    from drsdb._session import Session
 
 apilevel: Final = "2.0"
 threadsafety: Final = 2  # Threads may share the module and connections.
@@ -76,12 +75,13 @@ ROWID: Final = _TypeObject("ROWID")
 
 
 class Cursor:
-    """Runs statements and fetches their rows. Made by `Connection.cursor`; used by one thread at a time.
+    """Runs statements and fetches their rows. Made by the `cursor` of a connection or a transaction; used by one thread
+    at a time.
 
     Rows are streamed: a cursor holds a bounded buffer, whatever the size of the result.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Session) -> None:
         self._connection = connection
         self._result: Result | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
@@ -93,8 +93,8 @@ class Cursor:
         self.arraysize = 1
 
     @property
-    def connection(self) -> Connection:
-        """The connection it belongs to."""
+    def connection(self) -> Session:
+        """The connection or transaction it belongs to."""
         return self._connection
 
     @property
@@ -104,7 +104,8 @@ class Cursor:
 
     @property
     def rowcount(self) -> int:
-        """The rows that the last statement changed; -1 when it was a query (its rows are not counted in advance)."""
+        """The rows that the last statement changed; -1 after a query, whose rows are not counted in advance, and where
+        the server does not say."""
         return self._rowcount
 
     def execute(self, operation: str, parameters: Sequence[Any] = ()) -> Cursor:
@@ -112,11 +113,13 @@ class Cursor:
         self._reset()
         if parameters:
             outcome = self._connection._run_prepared(operation, [parameters], wants_rows=None)
-        elif _statements.returns_rows(operation):
-            outcome = self._connection.query(operation)
         else:
-            outcome = self._connection.execute(operation)
+            outcome = self._connection._plan(operation)
         if isinstance(outcome, Result):
+            if not outcome.columns:
+                # It has been carried out, and there are no rows.
+                self._rowcount = -1 if outcome.written.rows is None else outcome.written.rows
+                return self
             self._result = outcome
             self._description = [_describe(field) for field in outcome.schema]
         else:

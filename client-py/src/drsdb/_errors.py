@@ -74,6 +74,16 @@ class Error(Exception):
         self._answered = False
         self._sent = True
 
+    @property
+    def retryable(self) -> bool:
+        """Whether another transaction was in the way: nothing of this one took effect, and it may be run again."""
+        return self.code == ErrorCode.CONFLICT and not self.outcome_unknown
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether nobody could say if the statement took effect."""
+        return self.fields.get("outcome") == "unknown"
+
     def __str__(self) -> str:
         return f"{self.message}. Hint: {self.hint}" if self.hint else self.message
 
@@ -92,6 +102,10 @@ class DataError(DatabaseError):
 
 class OperationalError(DatabaseError):
     """A server, a login, a ticket or a resource: not under the control of who wrote the statement."""
+
+
+class ConflictError(OperationalError):
+    """Another transaction was first, or the transaction's server is lost: nothing of it took effect, run it again."""
 
 
 class IntegrityError(DatabaseError):
@@ -118,6 +132,7 @@ _CLASSES: Final[dict[ErrorCode, type[DatabaseError]]] = {
     ErrorCode.INVALID_ARGUMENT: ProgrammingError,
     ErrorCode.INVALID_VALUE: DataError,
     ErrorCode.CONSTRAINT_VIOLATION: IntegrityError,
+    ErrorCode.CONFLICT: ConflictError,
     ErrorCode.UNSUPPORTED: NotSupportedError,
     ErrorCode.CORRUPT: InternalError,
     ErrorCode.INTERNAL: InternalError,
@@ -141,7 +156,11 @@ def error_of(
     code: ErrorCode, message: str, *, hint: str = "", fields: Mapping[str, str] | None = None
 ) -> DatabaseError:
     """The exception of the DB-API class that `code` belongs to."""
-    return _CLASSES.get(code, OperationalError)(message, code=code, hint=hint, fields=fields)
+    kind = _CLASSES.get(code, OperationalError)
+    if (fields or {}).get("outcome") == "unknown":
+        # Whoever catches conflicts runs the transaction again, which must not happen to one that may be committed.
+        kind = OperationalError
+    return kind(message, code=code, hint=hint, fields=fields)
 
 
 class _Trailers:

@@ -76,6 +76,11 @@ class Source:
         """Whether all rows are still there."""
         return self._table is not None or not self._begun
 
+    @property
+    def can_repeat(self) -> bool:
+        """Whether all rows will be there after they were sent."""
+        return self._table is not None
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows in batches that fit a message."""
         if not self.can_begin:
@@ -89,14 +94,19 @@ class Source:
             yield from _slices(batch)
 
 
-def command(table: str, schema: str | None, mode: Mode, options: Mapping[str, str]) -> bytes:
+def command(table: str, schema: str | None, mode: Mode, options: Mapping[str, str], transaction: bytes | None) -> bytes:
     """The ingest command."""
     if mode not in _TABLE_OPTIONS:
         hint = f"use one of {', '.join(_TABLE_OPTIONS)}"
         raise InterfaceError(f"unknown ingest mode {mode!r}", code=ErrorCode.INVALID_ARGUMENT, hint=hint)
     if_not_exist, if_exists = _TABLE_OPTIONS[mode]
     return _proto.statement_ingest(
-        table, schema=schema, if_not_exist=if_not_exist, if_exists=if_exists, options=options
+        table,
+        schema=schema,
+        if_not_exist=if_not_exist,
+        if_exists=if_exists,
+        options=options,
+        transaction=transaction,
     )
 
 

@@ -56,14 +56,14 @@ class ErrorDetail(NamedTuple):
     fields: dict[str, str]
 
 
-def statement_query(sql: str) -> bytes:
+def statement_query(sql: str, transaction: bytes | None = None) -> bytes:
     """CommandStatementQuery: a statement that returns rows."""
-    return _any("CommandStatementQuery", _text(1, sql))
+    return _any("CommandStatementQuery", _text(1, sql) + _optional_bytes(2, transaction))
 
 
-def statement_update(sql: str) -> bytes:
+def statement_update(sql: str, transaction: bytes | None = None) -> bytes:
     """CommandStatementUpdate: a statement that returns a count."""
-    return _any("CommandStatementUpdate", _text(1, sql))
+    return _any("CommandStatementUpdate", _text(1, sql) + _optional_bytes(2, transaction))
 
 
 def statement_ingest(
@@ -74,6 +74,7 @@ def statement_ingest(
     schema: str | None = None,
     catalog: str | None = None,
     options: Mapping[str, str] | None = None,
+    transaction: bytes | None = None,
 ) -> bytes:
     """CommandStatementIngest: a bulk load."""
     definition = _number(1, if_not_exist) + _number(2, if_exists)
@@ -82,14 +83,35 @@ def statement_ingest(
         body += _bytes(3, schema.encode())
     if catalog is not None:
         body += _bytes(4, catalog.encode())
+    body += _optional_bytes(6, transaction)
     for key, value in (options or {}).items():
         body += _bytes(1000, _text(1, key) + _text(2, value))
     return _any("CommandStatementIngest", body)
 
 
-def create_prepared_statement(sql: str) -> bytes:
+def begin_transaction() -> bytes:
+    """ActionBeginTransactionRequest."""
+    return _any("ActionBeginTransactionRequest", b"")
+
+
+def end_transaction(transaction: bytes, *, commit: bool) -> bytes:
+    """ActionEndTransactionRequest."""
+    return _any("ActionEndTransactionRequest", _bytes(1, transaction) + _number(2, 1 if commit else 2))
+
+
+def begin_savepoint(transaction: bytes, name: str) -> bytes:
+    """ActionBeginSavepointRequest."""
+    return _any("ActionBeginSavepointRequest", _bytes(1, transaction) + _text(2, name))
+
+
+def end_savepoint(savepoint: bytes, *, release: bool) -> bytes:
+    """ActionEndSavepointRequest."""
+    return _any("ActionEndSavepointRequest", _bytes(1, savepoint) + _number(2, 1 if release else 2))
+
+
+def create_prepared_statement(sql: str, transaction: bytes | None = None) -> bytes:
     """ActionCreatePreparedStatementRequest."""
-    return _any("ActionCreatePreparedStatementRequest", _text(1, sql))
+    return _any("ActionCreatePreparedStatementRequest", _text(1, sql) + _optional_bytes(2, transaction))
 
 
 def close_prepared_statement(handle: bytes) -> bytes:
@@ -111,6 +133,16 @@ def read_prepared_statement(data: bytes) -> PreparedStatementResult:
     """Decodes ActionCreatePreparedStatementResult inside its Any."""
     fields = _last(_unwrap("ActionCreatePreparedStatementResult", data))
     return PreparedStatementResult(_as_bytes(fields, 1), _as_bytes(fields, 2), _as_bytes(fields, 3))
+
+
+def read_transaction(data: bytes) -> bytes:
+    """Decodes ActionBeginTransactionResult inside its Any: the transaction's id."""
+    return _as_bytes(_last(_unwrap("ActionBeginTransactionResult", data)), 1)
+
+
+def read_savepoint(data: bytes) -> bytes:
+    """Decodes ActionBeginSavepointResult inside its Any: the savepoint's id."""
+    return _as_bytes(_last(_unwrap("ActionBeginSavepointResult", data)), 1)
 
 
 def read_bound_handle(data: bytes) -> bytes:
@@ -169,6 +201,10 @@ def _number(number: int, value: int) -> bytes:
 
 def _bytes(number: int, value: bytes) -> bytes:
     return _varint(number << 3 | _BYTES) + _varint(len(value)) + value
+
+
+def _optional_bytes(number: int, value: bytes | None) -> bytes:
+    return b"" if value is None else _bytes(number, value)
 
 
 def _text(number: int, value: str) -> bytes:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -128,7 +128,7 @@ class Pull:
         self._stopped = False
         self._threads: list[threading.Thread] = []
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Generator[pa.RecordBatch]:
         """The batches: of endpoint 0, then 1, ... when the result is ordered, else as they arrive."""
         self._start()
         try:
@@ -217,7 +217,7 @@ class Pull:
                         handed_out = True
             except Error as error:
                 failures.append(error)
-                if handed_out or self._readers.cancelled or not _worth_another_server(error):
+                if handed_out or self._readers.cancelled or not may_be_elsewhere(error):
                     raise
                 continue
             for batch in whole:
@@ -273,7 +273,7 @@ class Pull:
             )
 
 
-def _worth_another_server(error: Error) -> bool:
+def may_be_elsewhere(error: Error) -> bool:
     """A server that is gone, or a transport that broke; a server's own verdict holds everywhere."""
     return error.code == ErrorCode.UNAVAILABLE or (error.code == ErrorCode.INTERNAL and not error._answered)
 

@@ -5,8 +5,10 @@ Here live the forms that a result takes; how its parts arrive is `_pull.py`'s ma
 
 from __future__ import annotations
 
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,14 +16,18 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from drsdb._cluster import Cluster
-from drsdb._errors import ErrorCode, InterfaceError
-from drsdb._pull import Pull, endpoints_of, schema_of
+from drsdb._errors import Error, ErrorCode, InterfaceError, error_of
+from drsdb._ingest import WriteResult
+from drsdb._pull import Pull, endpoints_of, may_be_elsewhere, schema_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
 DEFAULT_BUFFER_BYTES: Final = 64 << 20
+
+# Waits before a result is planned again: the index servers must notice what this client has noticed.
+_PLAN_AGAIN_AFTER_S: Final = (0.2, 1.0)
 
 
 class Result:
@@ -30,10 +36,22 @@ class Result:
     `arrow`, `df` and `pl` keep the rows: they may be called in any order and more than once. `batches`, `reader` and
     `rows` stream: they hold a bounded buffer, and what they have handed out is gone. Close a result that is not read to
     its end, or use it in a `with` block: the servers then stop working on it.
+
+    While none of its rows was handed out, a result that no server can give is planned again: then it is of a later
+    snapshot, all of it.
     """
 
-    def __init__(self, cluster: Cluster, info: flight.FlightInfo, origin: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        info: flight.FlightInfo,
+        origin: str,
+        plan: Callable[[], tuple[flight.FlightInfo, str]] | None,
+    ) -> None:
         self._cluster = cluster
+        self._plan = plan
+        self._planned_again = 0
+        self._written = WriteResult.decode(bytes(info.app_metadata or b""))  # type: ignore[arg-type]
         self._endpoints = endpoints_of(info, origin)
         self._ordered: bool = info.ordered
         self._schema = schema_of(info)
@@ -62,11 +80,20 @@ class Result:
         """Whether the rows have an order, which every form keeps."""
         return self._ordered
 
+    @property
+    def written(self) -> WriteResult:
+        """What the statement changed; zero rows for a query."""
+        return self._written
+
     def arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
-        if self._table is None:
+        while self._table is None:
             pull = self._begin(None)
-            self._table = pa.Table.from_batches(list(pull.batches()), self._schema)
+            try:
+                self._table = pa.Table.from_batches(list(pull.batches()), self._schema)
+            except Error as error:
+                if not self._plan_again(error):
+                    raise
         return self._table
 
     def df(self) -> pd.DataFrame:
@@ -86,7 +113,7 @@ class Result:
             raise InterfaceError("buffer_bytes is a positive number of bytes", code=ErrorCode.INVALID_ARGUMENT)
         if self._table is not None:
             return iter(self._table.to_batches())
-        return self._begin(buffer_bytes).batches()
+        return self._stream(self._begin(buffer_bytes), buffer_bytes)
 
     def reader(self, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> pa.RecordBatchReader:
         """The rows as a reader, which other Arrow libraries take without a copy."""
@@ -125,9 +152,40 @@ class Result:
             hint = "call arrow() first and then as many forms as needed, or run the query again"
             raise InterfaceError("the result has been read already", code=ErrorCode.INVALID_ARGUMENT, hint=hint)
         self._streamed = buffer_bytes is not None
+        return self._pull(buffer_bytes)
+
+    def _pull(self, buffer_bytes: int | None) -> Pull:
         pull = Pull(self._cluster, self._endpoints, self._schema, ordered=self._ordered, buffer_bytes=buffer_bytes)
         self._pulls.add(pull)
         return pull
+
+    def _stream(self, pull: Pull, buffer_bytes: int) -> Iterator[pa.RecordBatch]:
+        while True:
+            handed_out = False
+            try:
+                with closing(pull.batches()) as batches:
+                    for batch in batches:
+                        handed_out = True
+                        yield batch
+                return
+            except Error as error:
+                if handed_out or not self._plan_again(error):
+                    raise
+            pull = self._pull(buffer_bytes)
+
+    def _plan_again(self, error: Error) -> bool:
+        """Plans the query again, where that may help."""
+        if self._plan is None or self._closed or not may_be_elsewhere(error):
+            return False
+        if self._planned_again == len(_PLAN_AGAIN_AFTER_S):
+            return False
+        time.sleep(_PLAN_AGAIN_AFTER_S[self._planned_again])
+        self._planned_again += 1
+        info, origin = self._plan()
+        if not schema_of(info).equals(self._schema):
+            raise error_of(ErrorCode.UNAVAILABLE, "the query was planned again and has other columns now") from error
+        self._endpoints = endpoints_of(info, origin)
+        return True
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:

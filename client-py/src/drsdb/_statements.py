@@ -1,12 +1,13 @@
-"""What the client must know of SQL text: whether a statement returns rows, whether it may be sent twice, and where its
-`?` placeholders are. The server alone parses SQL.
+"""What the client must know of SQL text: whether a statement may be sent twice, whether it opens or ends a transaction,
+and where its `?` placeholders are. The server alone parses SQL.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from itertools import islice
+from typing import Final, Literal, NamedTuple
 
 # Strings, quoted names, dollar-quoted strings, comments (block comments nest, see `_tokens`), words and placeholders.
 _TOKEN: Final = re.compile(
@@ -47,6 +48,21 @@ def is_repeatable(sql: str) -> bool:
     if len(sql) > _LONGEST_JUDGED or not returns_rows(sql):
         return False
     return not any(token.kind == "word" and token.text.lower() in _WRITES for token in _tokens(sql))
+
+
+def transaction_step(sql: str) -> Literal["begin", "commit", "rollback"] | None:
+    """Whether the statement opens or ends a transaction; going back to a savepoint does neither."""
+    words = (token.text.lower() for token in _tokens(sql) if token.kind == "word")
+    match list(islice(words, 3)):
+        case ["begin", *_] | ["start", "transaction", *_]:
+            return "begin"
+        case ["commit" | "end", *_]:
+            return "commit"
+        case ["rollback", "to", *_] | ["rollback", "work" | "transaction", "to", *_]:
+            return None
+        case ["rollback" | "abort", *_]:
+            return "rollback"
+    return None
 
 
 def number_placeholders(sql: str) -> tuple[str, int]:

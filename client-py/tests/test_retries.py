@@ -1,0 +1,236 @@
+"""What is sent again when a server is lost: reads, writes under their id, results of which nobody has seen a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+
+import drsdb
+from drsdb import _ids, _proto
+from fakes import Behavior, FakeServer, Gate, batch, error_detail, info_of
+
+Start = Callable[..., FakeServer]
+Connect = Callable[..., drsdb.Connection]
+
+EMPTY = pa.schema([("x", pa.int64())])
+LOST = flight.FlightUnavailableError("socket closed")
+
+
+def done(rows: int, version: int) -> bytes:
+    return _proto._number(1, rows) + _proto._number(2, version)
+
+
+class Index:
+    """Index servers whose answers to each request are in one list; where it ends, they succeed."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.log: list[str] = []
+        self.behaviors: dict[str, Behavior] = {}
+
+    def behavior(self, name: str) -> Behavior:
+        def next_failure() -> None:
+            self.log.append(name)
+            if self.failures:
+                raise self.failures.pop(0)
+
+        def flight_info(_command: bytes) -> flight.FlightInfo:
+            next_failure()
+            return info_of(EMPTY, [])
+
+        def put(_command: bytes, reader: Any) -> bytes:
+            rows = sum(chunk.data.num_rows for chunk in reader if chunk.data is not None)
+            next_failure()
+            return done(rows or 1, 9)
+
+        behavior = Behavior(flight_info=flight_info, put=put, action=lambda _name, _body: [])
+        self.behaviors[name] = behavior
+        return behavior
+
+    def statements(self) -> list[str]:
+        """The ids of all writes."""
+        return [text for behavior in self.behaviors.values() for text in behavior.statements if text]
+
+
+CONFLICT = error_detail("conflict", "key 1 is taken")
+
+
+@pytest.fixture(autouse=True)
+def first_server_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.randrange", lambda _: 0)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What was waited for; nobody waits."""
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    return waited
+
+
+def test_ids_are_ulids() -> None:
+    ids = {_ids.new_ulid() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(len(text) == 26 and text[0] in "01234567" and text.isalnum() for text in ids)
+    assert min(ids)[:6] == max(ids)[:6], "they begin with the time"
+
+
+def test_a_lost_read_goes_to_the_next_server(fake: Start, connect_fake: Connect) -> None:
+    index = Index(LOST)
+    connect_fake(fake(index.behavior("a")), fake(index.behavior("b"))).query("SELECT 1")
+    assert index.log == ["a", "b"]
+    assert index.statements() == []
+
+
+def test_a_lost_write_is_asked_about_under_its_id(fake: Start, connect_fake: Connect) -> None:
+    index = Index(LOST)
+    db = connect_fake(fake(index.behavior("a")), fake(index.behavior("b")))
+    assert db.execute("INSERT INTO t VALUES (1)") == (1, 9)
+    assert index.log == ["a", "b"]
+    one, other = index.statements()
+    assert one == other
+    assert len(one) == 26
+    db.execute("INSERT INTO t VALUES (1)")
+    assert len(set(index.statements())) == 2
+
+
+def test_a_write_that_nobody_answers_is_of_unknown_outcome(
+    fake: Start, connect_fake: Connect, pauses: list[float]
+) -> None:
+    index = Index(*[LOST] * 8)
+    db = connect_fake(fake(index.behavior("a")), fake(index.behavior("b")))
+    with pytest.raises(
+        drsdb.OperationalError, match=r"the outcome of the statement is unknown: .*socket closed"
+    ) as caught:
+        db.execute("INSERT INTO t VALUES (1)")
+    assert caught.value.outcome_unknown
+    assert not caught.value.retryable
+    assert len(index.log) == 8
+    assert len(set(index.statements())) == 1
+    assert len(pauses) == 3
+
+
+def test_a_write_that_may_be_under_way_elsewhere_is_asked_about_until_that_is_decided(
+    fake: Start, connect_fake: Connect, pauses: list[float]
+) -> None:
+    index = Index(LOST, flight.FlightServerError("see the trailer"))
+    first, second = fake(index.behavior("a")), fake(index.behavior("b"))
+    db = connect_fake(first, second)
+    # The second server meets what the first one has begun.
+    second.behavior.detail = CONFLICT
+    db.execute("INSERT INTO t VALUES (1)")
+    assert index.log == ["a", "b", "b"]
+    assert len(set(index.statements())) == 1
+    assert len(pauses) == 1
+    # Of a write that was answered, a conflict is the last word.
+    for server in (first, second):
+        server.behavior.detail = CONFLICT
+    index.failures, index.log = [flight.FlightServerError("see the trailer")], []
+    with pytest.raises(drsdb.ConflictError, match="key 1 is taken") as caught:
+        db.execute("INSERT INTO t VALUES (1)")
+    assert caught.value.retryable
+    assert len(index.log) == 1
+
+
+def test_what_was_written_is_seen_at_every_server(fake: Start, connect_fake: Connect) -> None:
+    index = Index()
+    first, second = fake(index.behavior("a")), fake(index.behavior("b"))
+    db = connect_fake(first, second)
+    db.query("SELECT 1")
+    assert first.behavior.versions[-1] == ""
+    db.execute("INSERT INTO t VALUES (1)")
+    first.shutdown()
+    db.query("SELECT 1")
+    assert "9" in second.behavior.versions
+
+
+def test_a_lost_load_of_a_table_is_sent_again_and_one_of_a_stream_is_not(fake: Start, connect_fake: Connect) -> None:
+    index = Index(LOST)
+    db = connect_fake(fake(index.behavior("a")), fake(index.behavior("b")))
+    assert db.ingest("t", batch(1, 2, 3)).rows == 3
+    assert index.log == ["a", "b"]
+    assert len(set(index.statements())) == 1
+    index.failures, index.log = [LOST], []
+    with pytest.raises(drsdb.OperationalError, match="outcome of the statement is unknown") as caught:
+        db.ingest("t", (batch(number) for number in range(3)))
+    assert caught.value.outcome_unknown
+    assert len(index.log) == 1
+
+
+def test_the_last_resort_are_servers_that_were_dropped(fake: Start, connect_fake: Connect) -> None:
+    index = Index()
+    first, second = fake(index.behavior("a")), fake(index.behavior("b"))
+    db = connect_fake(first, second)
+    db._cluster._servers = [second.location]
+    second.shutdown()
+    db.query("SELECT 1")
+    assert index.log == ["a"]
+
+
+class Parts:
+    """An index and storage server in one. Each plan has one endpoint, at the next of the locations."""
+
+    def __init__(self, fake: Start, *locations: str) -> None:
+        self.server = fake(Behavior(flight_info=self._plan, get=self._rows, action=lambda _name, _body: []))
+        self.locations = [*locations, self.server.location]
+        self.plans = 0
+        self.broken_after: list[int] = []
+        # Nothing breaks before it is open.
+        self.gate = Gate()
+
+    def _plan(self, _command: bytes) -> flight.FlightInfo:
+        self.plans += 1
+        place = self.locations[min(self.plans, len(self.locations)) - 1]
+        return info_of(EMPTY, [(b"part", [place])])
+
+    def _rows(self, _ticket: bytes) -> Iterator[pa.RecordBatch]:
+        stop = self.broken_after.pop(0) if self.broken_after else 3
+        for number in range(stop):
+            yield batch(number)
+        if stop < 3:
+            self.gate.wait()
+            raise flight.FlightUnavailableError("a server died")
+
+
+FORMS: dict[str, Callable[[drsdb.Result], list[Any]]] = {
+    "arrow": lambda result: result.arrow()["x"].to_pylist(),
+    "batches": lambda result: [x for part in result.batches() for x in part["x"].to_pylist()],
+    "rows": lambda result: [row[0] for row in result.rows()],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_result_of_which_no_row_was_seen_is_planned_again(
+    fake: Start, connect_fake: Connect, pauses: list[float], form: str
+) -> None:
+    parts = Parts(fake, "grpc+tls://127.0.0.1:1")
+    db = connect_fake(parts.server)
+    assert FORMS[form](db.query("SELECT x FROM t")) == [0, 1, 2]
+    assert parts.plans == 2
+    assert len(pauses) == 1
+
+
+def test_a_result_of_which_a_row_was_seen_is_not(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:
+    parts = Parts(fake)
+    db = connect_fake(parts.server)
+    parts.broken_after = [2]
+    batches = db.query("SELECT x FROM t").batches()
+    next(batches)
+    parts.gate.open()
+    with pytest.raises(drsdb.OperationalError, match="a server died"):
+        list(batches)
+    assert parts.plans == 1
+    # As a whole table, nobody has seen a row before the end.
+    parts.broken_after = [2, 1]
+    assert FORMS["arrow"](db.query("SELECT x FROM t")) == [0, 1, 2]
+    assert parts.plans == 4
+    # What may write is carried out once.
+    parts.broken_after = [1]
+    with pytest.raises(drsdb.OperationalError, match="a server died"):
+        db.query("INSERT INTO t VALUES (1) RETURNING x").arrow()
+    assert parts.plans == 5
+    assert len(pauses) == 2
