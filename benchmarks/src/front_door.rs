@@ -80,14 +80,19 @@ pub async fn create_tables(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Loads Parquet files of the tables, each as one transaction, `at_once` tables beside each other, and returns them in the
-/// order of `files`.
+/// Loads Parquet files of the tables, each as one transaction, parents before the tables that refer to them, and otherwise
+/// `at_once` tables beside each other.
 pub async fn load(client: &Client, files: &[WrittenTable], at_once: usize, progress: &Progress) -> Result<Vec<Loaded>> {
-    stream::iter(files)
-        .map(|file| load_table(client, file.table.name(), &file.path, progress))
-        .buffered(at_once.max(1))
-        .try_collect()
-        .await
+    let last = files.iter().map(|file| file.table.generation()).max().unwrap_or(0);
+    let mut loaded = Vec::with_capacity(files.len());
+    for generation in 0..=last {
+        let together = files.iter().filter(|file| file.table.generation() == generation);
+        let together = stream::iter(together)
+            .map(|file| load_table(client, file.table.name(), &file.path, progress))
+            .buffered(at_once.max(1));
+        loaded.extend(together.try_collect::<Vec<_>>().await?);
+    }
+    Ok(loaded)
 }
 
 /// Loads one Parquet file into a table.

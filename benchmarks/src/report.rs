@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+mod writes;
+
+pub use self::writes::{CatalogSize, CommitPoint, Commits, Dml, StatementCost};
 use crate::process::Usage;
 
 /// Everything that a run measured. Absent parts were not asked for.
@@ -38,6 +41,15 @@ pub struct Report {
     /// A whole table pulled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Transfer>,
+    /// Durable commits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commits: Option<Commits>,
+    /// Bulk inserts, updates and deletes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dml: Option<Dml>,
+    /// What the index server keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<CatalogSize>,
     /// What is promised, and what was measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<Claim>,
@@ -215,6 +227,15 @@ impl Report {
                 transfer.bare_megabytes_per_second,
                 transfer.ratio
             );
+        }
+        if let Some(commits) = &self.commits {
+            commits.print();
+        }
+        if let Some(dml) = &self.dml {
+            dml.print();
+        }
+        if let Some(catalog) = &self.catalog {
+            catalog.print();
         }
         if !self.claims.is_empty() {
             let mut table = new_table(&["claim", "measured", "kept"]);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use drsdb_benchmarks::{
     front_door::{self, Loaded},
     progress::Progress,
-    tpch::{Table, WrittenTable},
+    tpch::WrittenTable,
 };
 
 use super::{CommonArguments, index_memory_claim, loaded_table};
@@ -15,9 +15,6 @@ use crate::{data::Data, engine::drsdb::Cluster, process, report::Load};
 pub struct LoadArguments {
     #[command(flatten)]
     common: CommonArguments,
-    /// Load all eight tables, not only lineitem.
-    #[arg(long)]
-    all_tables: bool,
 }
 
 /// Loads and reports.
@@ -25,11 +22,9 @@ pub async fn run(arguments: LoadArguments) -> Result<()> {
     let common = &arguments.common;
     let progress = Progress::new();
     let data = Data::prepare(common.data.as_deref(), common.scale, &progress)?;
-    let wanted = |file: &&WrittenTable| arguments.all_tables || file.table == Table::LineItem;
-    let files = data.files.iter().filter(wanted).cloned().collect::<Vec<_>>();
     let cluster = Cluster::start(&common.cluster).await?;
     front_door::create_tables(cluster.client()).await?;
-    let load = load(&cluster, &files, &progress).await?;
+    let load = load(&cluster, &data.files, &progress).await?;
     let mut report = common.report(0, 1);
     report.claims.extend(index_memory_claim(&load.processes));
     report.load = Some(load);

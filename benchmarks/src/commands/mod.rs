@@ -1,5 +1,8 @@
 //! The commands, one a file, and what they share.
 
+pub mod catalog_size;
+pub mod commits;
+pub mod dml;
 pub mod latency;
 pub mod load;
 pub mod tpch;

@@ -28,6 +28,9 @@ pub struct ClusterArguments {
     /// Storage servers, each a process.
     #[arg(long, default_value_t = 3)]
     pub servers: usize,
+    /// Index servers, each a process: 1, 3 or 5.
+    #[arg(long, default_value_t = 1)]
+    pub index: usize,
     /// The drsdb program; by default the one beside this program.
     #[arg(long)]
     pub drsdb: Option<PathBuf>,
@@ -41,7 +44,7 @@ pub struct Cluster {
     child: Child,
     client: Client,
     processes: Vec<Process>,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Cluster {
@@ -68,6 +71,7 @@ impl Cluster {
         let mut child = Command::new(&program)
             .args(["local", "--processes", "--exit-with-stdin", "--port", "0"])
             .args(["--storage", &arguments.servers.to_string()])
+            .args(index_arguments(arguments.index))
             .arg("--data")
             .arg(data.path().join("cluster"))
             .arg("--ready-file")
@@ -79,12 +83,23 @@ impl Cluster {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let ready = wait_until_ready(&mut child, &ready_file).await?;
         let client = Client::connect(ClientOptions::from_file(&ready.client)?).await.context("cannot connect")?;
-        Ok(Self { child, client, processes: ready.processes(), _data: data })
+        Ok(Self { child, client, processes: ready.processes(), data })
     }
 
     /// The client.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Another client, with connections and a login of its own.
+    pub async fn connect(&self) -> Result<Client> {
+        let file = self.data.path().join("cluster").join("client.toml");
+        Client::connect(ClientOptions::from_file(file)?).await.context("cannot connect")
+    }
+
+    /// The folder of everything that the cluster writes.
+    pub fn folder(&self) -> PathBuf {
+        self.data.path().join("cluster")
     }
 
     /// The servers and this client.
@@ -119,6 +134,11 @@ impl Cluster {
             }
         }
     }
+}
+
+/// One index server is what `drsdb local` has without being asked.
+fn index_arguments(count: usize) -> Vec<String> {
+    if count == 1 { Vec::new() } else { vec!["--index".to_owned(), count.to_string()] }
 }
 
 /// What `drsdb local` writes when the cluster takes requests.

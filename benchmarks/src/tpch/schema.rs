@@ -43,6 +43,17 @@ impl Table {
         }
     }
 
+    /// How many tables must be there before it: rows of a later generation refer to earlier ones.
+    pub fn generation(self) -> usize {
+        match self {
+            Table::Region | Table::Part => 0,
+            Table::Nation => 1,
+            Table::Supplier | Table::Customer => 2,
+            Table::PartSupp | Table::Orders => 3,
+            Table::LineItem => 4,
+        }
+    }
+
     /// Rows at `scale`: exact but for lineitem, whose orders have one to seven lines (four on average).
     pub fn rows(self, scale: f64) -> u64 {
         let scaled = |base: f64| ((base * scale) as u64).max(1);

@@ -1,0 +1,250 @@
+//! `dml`: what inserts, updates and deletes cost, and what they leave for queries.
+//!
+//! 1. lineitem is loaded into a column table with one replica, against the parquet crate writing the same rows in one process.
+//! 2. The 22 queries run, 1 % of lineitem is updated and 1 % deleted, each statement against a scan of the columns that it
+//!    touches, and the queries run again, and once more when the storage servers have compacted. Compaction changes no result:
+//!    that is checked.
+//! 3. One row at a time: INSERT and UPDATE by primary key in a row table, in turn.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use arrow::record_batch::RecordBatch;
+use drsdb_benchmarks::{
+    front_door,
+    output::{BatchWriter, Format},
+    progress::Progress,
+    tpch::{QUERIES, Rule, Table, verify},
+};
+use drsdb_client::{Client, Executed};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::{CommonArguments, catalog_size::wait_until_compacted};
+use crate::{
+    data::Data,
+    engine::drsdb::Cluster,
+    report::{Claim, Dml, StatementCost},
+    statistics::{Times, geometric_mean},
+};
+
+/// How long compaction may take.
+const COMPACTION_TIME: Duration = Duration::from_secs(300);
+
+/// Rows of the point statements' table.
+const POINT_ROWS: usize = 10_000;
+
+/// Arguments of `dml`.
+#[derive(Debug, clap::Args)]
+pub struct DmlArguments {
+    #[command(flatten)]
+    common: CommonArguments,
+    /// Timed rounds of the queries.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Point inserts and point updates.
+    #[arg(long, default_value_t = 300)]
+    points: usize,
+}
+
+/// Measures and reports.
+pub async fn run(arguments: DmlArguments) -> Result<()> {
+    let common = &arguments.common;
+    ensure!(arguments.rounds > 0 && arguments.points > 0, "there must be at least one round and one point statement");
+    let progress = Progress::new();
+    let data = Data::prepare(common.data.as_deref(), common.scale, &progress)?;
+    let cluster = Cluster::start(&common.cluster).await?;
+    let client = cluster.client();
+
+    let parquet_rows_per_second = parquet_rate(data.file(Table::LineItem), &cluster.folder())?;
+    client.execute(&copy_of_lineitem()).await?;
+    let loaded = front_door::load_table(client, "copy_of_lineitem", data.file(Table::LineItem), &progress).await?;
+    let insert_rows_per_second = loaded.rows as f64 / loaded.elapsed.as_secs_f64();
+    client.execute("DROP TABLE copy_of_lineitem").await?;
+
+    front_door::create_tables(client).await?;
+    front_door::load(client, &data.files, 1, &progress).await?;
+    wait_until_compacted(&cluster.folder(), COMPACTION_TIME).await?;
+    let (before, _, _) = queries(&cluster, common.scale, arguments.rounds).await?;
+    let mut statements = Vec::new();
+    for (sql, columns) in STATEMENTS {
+        statements.push(cost(&cluster, sql, columns).await.with_context(|| sql.to_owned())?);
+    }
+    let (after, changed, _) = queries(&cluster, common.scale, arguments.rounds).await?;
+    wait_until_compacted(&cluster.folder(), COMPACTION_TIME).await?;
+    let (compacted, _, unchanged) = queries(&cluster, common.scale, arguments.rounds).await?;
+    for ((query, expected), found) in QUERIES.iter().zip(&changed).zip(&unchanged) {
+        let same = verify(expected, found, query.ordering(), Rule::SameEngine);
+        same.with_context(|| format!("compaction changed the result of query {}", query.number))?;
+    }
+    let (point_insert_ms, point_update_ms) = points(client, arguments.points).await?;
+    cluster.stop().await?;
+
+    let dml = Dml {
+        insert_rows_per_second,
+        parquet_rows_per_second,
+        statements,
+        queries_ms: [before, after, compacted],
+        point_insert_ms,
+        point_update_ms,
+    };
+    let mut report = common.report(0, arguments.rounds);
+    report.claims = claims(&dml);
+    report.dml = Some(dml);
+    common.publish(&report)
+}
+
+/// Each changes one row in a hundred, and the columns that it touches.
+const STATEMENTS: [(&str, &str); 2] = [
+    (
+        "UPDATE lineitem SET l_tax = l_tax + 0.01 WHERE l_orderkey % 100 = 17",
+        "max(l_orderkey), max(l_linenumber), max(l_tax)",
+    ),
+    ("DELETE FROM lineitem WHERE l_orderkey % 100 = 23", "max(l_orderkey), max(l_linenumber)"),
+];
+
+fn claims(dml: &Dml) -> Vec<Claim> {
+    let [before, after, compacted] = dml.queries_ms;
+    let insert = dml.insert_rows_per_second / dml.parquet_rows_per_second;
+    let mut claims = vec![Claim::at_least("bulk insert against the parquet crate, rows/s", insert, 0.5)];
+    claims.extend(dml.statements.iter().map(|cost| {
+        let verb = cost.sql.split(' ').next().unwrap_or_default();
+        Claim::at_most(format!("{verb} of 1 % of lineitem against a scan"), cost.ratio, 5.0)
+    }));
+    claims.extend([
+        Claim::at_most("22 queries after the changes against before", after / before, 1.2),
+        Claim::at_most("22 queries after compaction against before", compacted / before, 1.05),
+        Claim::at_most("point UPDATE against INSERT, medians", dml.point_update_ms / dml.point_insert_ms, 1.5),
+    ]);
+    claims
+}
+
+/// Without its parents: it is loaded alone.
+fn copy_of_lineitem() -> String {
+    let definition = Table::LineItem.definition().replace("TABLE lineitem", "TABLE copy_of_lineitem");
+    let lines: Vec<&str> = definition.lines().filter(|line| !line.trim_start().starts_with("FOREIGN KEY")).collect();
+    // The line before the foreign keys was not the last one.
+    let text =
+        lines.join("\n").replace("PRIMARY KEY (l_orderkey, l_linenumber),", "PRIMARY KEY (l_orderkey, l_linenumber)");
+    format!("{text} WITH (engine = 'column', replicas = 1)")
+}
+
+/// Rows a second of reading `source` and writing it again with the parquet crate, durably.
+fn parquet_rate(source: &Path, folder: &Path) -> Result<f64> {
+    let target = folder.join("parquet-probe.parquet");
+    let started = Instant::now();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(source)?)?.with_batch_size(64 * 1024);
+    let mut writer = BatchWriter::create(&target, reader.schema(), Format::Parquet)?;
+    let mut rows = 0;
+    for batch in reader.build()? {
+        let batch = batch?;
+        rows += batch.num_rows();
+        writer.write(&batch)?;
+    }
+    writer.finish()?;
+    std::fs::File::open(&target)?.sync_all()?;
+    let seconds = started.elapsed().as_secs_f64();
+    std::fs::remove_file(&target)?;
+    Ok(rows as f64 / seconds)
+}
+
+/// The rows of each query.
+type Results = Vec<Vec<RecordBatch>>;
+
+/// The geometric mean of all queries' medians in milliseconds, and each query's rows: without its LIMIT, and with it.
+async fn queries(cluster: &Cluster, scale: f64, rounds: usize) -> Result<(f64, Results, Results)> {
+    let mut times = vec![Vec::with_capacity(rounds); QUERIES.len()];
+    let (mut unlimited, mut limited) = (Vec::new(), Vec::new());
+    // The first round warms up.
+    for round in 0..=rounds {
+        for (position, query) in QUERIES.iter().enumerate() {
+            let run = cluster.run(&query.sql(scale)).await.with_context(|| format!("query {}", query.number))?;
+            match round {
+                0 => {
+                    limited.push(run.batches.unwrap_or_default());
+                    unlimited.push(cluster.run(&query.unlimited_sql(scale)).await?.batches.unwrap_or_default());
+                }
+                _ => times[position].push(run.elapsed),
+            }
+        }
+    }
+    Ok((geometric_mean(times.iter().map(|times| Times::new(times).median_ms())), unlimited, limited))
+}
+
+async fn cost(cluster: &Cluster, sql: &str, columns: &str) -> Result<StatementCost> {
+    let scan = format!("SELECT {columns} FROM lineitem");
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        times.push(cluster.run(&scan).await?.elapsed);
+    }
+    let scan_seconds = Times::new(&times).median_ms() / 1e3;
+    let started = Instant::now();
+    let rows = changed(cluster.client(), sql).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(StatementCost { sql: sql.to_owned(), rows, seconds, scan, scan_seconds, ratio: seconds / scan_seconds })
+}
+
+async fn changed(client: &Client, sql: &str) -> Result<u64> {
+    match client.execute(sql).await.with_context(|| sql.to_owned())? {
+        Executed::Write(written) => Ok(written.rows),
+        Executed::Rows(_) => anyhow::bail!("{sql} gave rows"),
+    }
+}
+
+/// Medians of inserts and of updates of one row, in turn, in milliseconds.
+async fn points(client: &Client, count: usize) -> Result<(f64, f64)> {
+    client.execute("CREATE TABLE points (id BIGINT PRIMARY KEY, n BIGINT, text TEXT) WITH (engine = 'row')").await?;
+    let rows: Vec<String> = (0..POINT_ROWS).map(|id| format!("({id}, 0, 'a row of ordinary length')")).collect();
+    client.execute(&format!("INSERT INTO points VALUES {}", rows.join(", "))).await?;
+    let (mut inserts, mut updates) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for number in 0..count {
+        let (new, old) = (POINT_ROWS + number, number * 7919 % POINT_ROWS);
+        for (sql, times) in [
+            (format!("INSERT INTO points VALUES ({new}, 0, 'a row of ordinary length')"), &mut inserts),
+            (format!("UPDATE points SET n = n + 1 WHERE id = {old}"), &mut updates),
+        ] {
+            let started = Instant::now();
+            let rows = changed(client, &sql).await?;
+            times.push(started.elapsed());
+            ensure!(rows == 1, "{sql} changed {rows} rows");
+        }
+    }
+    Ok((Times::new(&inserts).median_ms(), Times::new(&updates).median_ms()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_has_no_parents() {
+        let sql = copy_of_lineitem();
+        assert!(!sql.contains("REFERENCES") && sql.contains("l_comment") && sql.contains("replicas = 1"), "{sql}");
+        assert!(!sql.replace(char::is_whitespace, "").contains(",)"), "{sql}");
+    }
+
+    #[test]
+    fn a_statement_that_costs_too_much_is_named() {
+        let cost = StatementCost {
+            sql: "UPDATE t SET a = 1".to_owned(),
+            rows: 1,
+            seconds: 6.0,
+            scan: String::new(),
+            scan_seconds: 1.0,
+            ratio: 6.0,
+        };
+        let dml = Dml {
+            insert_rows_per_second: 5.0,
+            parquet_rows_per_second: 8.0,
+            statements: vec![cost],
+            queries_ms: [10.0, 11.0, 10.2],
+            point_insert_ms: 10.0,
+            point_update_ms: 12.0,
+        };
+        let broken: Vec<String> =
+            claims(&dml).into_iter().filter(|claim| !claim.kept).map(|claim| claim.claim).collect();
+        assert_eq!(broken, ["UPDATE of 1 % of lineitem against a scan <= 5"]);
+    }
+}

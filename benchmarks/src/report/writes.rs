@@ -1,0 +1,127 @@
+//! What was measured about writes.
+
+use serde::Serialize;
+
+use super::{human_bytes, new_table};
+
+/// Durable single-row commits.
+#[derive(Debug, Serialize)]
+pub struct Commits {
+    /// Median time of an fsync of 4 KiB on the disk of the cluster's data, before and after.
+    pub fsync_ms: f64,
+    /// Each number of clients.
+    pub points: Vec<CommitPoint>,
+}
+
+/// One number of clients.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct CommitPoint {
+    pub clients: usize,
+    pub commits: u64,
+    pub commits_per_second: f64,
+    pub median_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// Bulk inserts, updates and deletes.
+#[derive(Debug, Serialize)]
+pub struct Dml {
+    /// Rows a second of a bulk insert into a column table with one replica.
+    pub insert_rows_per_second: f64,
+    /// Rows a second of the parquet crate in one process, from and to the same disk.
+    pub parquet_rows_per_second: f64,
+    /// Statements on lineitem, and scans of the columns that they touch.
+    pub statements: Vec<StatementCost>,
+    /// Geometric mean of the 22 queries' hot medians: before, after the changes, and after compaction.
+    pub queries_ms: [f64; 3],
+    /// Median of an INSERT of one row into a row table.
+    pub point_insert_ms: f64,
+    /// Median of an UPDATE of one row by its key in the same table.
+    pub point_update_ms: f64,
+}
+
+/// A statement that changes rows, against a scan of the columns that it touches.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct StatementCost {
+    pub sql: String,
+    pub rows: u64,
+    pub seconds: f64,
+    pub scan: String,
+    pub scan_seconds: f64,
+    pub ratio: f64,
+}
+
+/// What the first index server keeps on its disk.
+#[derive(Debug, Serialize)]
+pub struct CatalogSize {
+    /// Transactions of one row each.
+    pub transactions: u64,
+    /// Growth of the index server's files for each: log, catalog, and what SQLite adds.
+    pub bytes_per_transaction: f64,
+    /// Segments that were made, as files on the storage servers.
+    pub segments: u64,
+    /// Growth of the index server's files for each.
+    pub bytes_per_segment: f64,
+    /// What a million segments would take.
+    pub estimated_bytes_for_a_million: f64,
+}
+
+impl Commits {
+    pub(super) fn print(&self) {
+        let mut table = new_table(&["clients", "commits", "commits/s", "against one", "median ms", "p99 ms"]);
+        let one = self.points.first().map_or(f64::NAN, |point| point.commits_per_second);
+        for point in &self.points {
+            table.add_row([
+                point.clients.to_string(),
+                point.commits.to_string(),
+                format!("{:.0}", point.commits_per_second),
+                format!("{:.1} x", point.commits_per_second / one),
+                format!("{:.2}", point.median_ms),
+                format!("{:.2}", point.p99_ms),
+            ]);
+        }
+        println!("\ndurable commits of one row; an fsync of this disk takes {:.2} ms", self.fsync_ms);
+        println!("{table}");
+    }
+}
+
+impl Dml {
+    pub(super) fn print(&self) {
+        println!(
+            "\nbulk insert: {:.0} rows/s, the parquet crate alone {:.0} rows/s",
+            self.insert_rows_per_second, self.parquet_rows_per_second
+        );
+        let mut table = new_table(&["statement", "rows", "seconds", "scan s", "ratio"]);
+        for cost in &self.statements {
+            table.add_row([
+                cost.sql.clone(),
+                cost.rows.to_string(),
+                format!("{:.3}", cost.seconds),
+                format!("{:.3}", cost.scan_seconds),
+                format!("{:.2}", cost.ratio),
+            ]);
+        }
+        println!("{table}");
+        let [before, after, compacted] = self.queries_ms;
+        println!(
+            "22 queries, geometric mean: {before:.1} ms before, {after:.1} ms after, {compacted:.1} ms after compaction"
+        );
+        println!("one row: INSERT {:.2} ms, UPDATE {:.2} ms (medians)", self.point_insert_ms, self.point_update_ms);
+    }
+}
+
+impl CatalogSize {
+    pub(super) fn print(&self) {
+        println!(
+            "\nindex server's files: {:.0} bytes a transaction ({} of one row), {:.0} bytes a segment ({} segments), about {} for a \
+             million segments",
+            self.bytes_per_transaction,
+            self.transactions,
+            self.bytes_per_segment,
+            self.segments,
+            human_bytes(self.estimated_bytes_for_a_million.max(0.0) as u64)
+        );
+    }
+}
