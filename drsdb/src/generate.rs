@@ -15,7 +15,7 @@ use drsdb_benchmarks::{
     progress::Progress,
     tpch,
 };
-use drsdb_core::{Table, Ulid};
+use drsdb_core::{Column, Table, Ulid};
 use drsdb_index::statement::{self, CreateTable, Statement};
 
 /// Rows of a generated batch.
@@ -156,7 +156,14 @@ fn parse_definition(sql: &str) -> Result<Option<Table>> {
     let no_parents = |name: &drsdb_core::TableName| {
         Err(drsdb_core::Error::internal(format!("table {name} is not looked up when no foreign key is left")))
     };
-    Ok(Some(definition.resolve(Ulid::nil(), 1, &no_parents)?))
+    let mut table = definition.resolve(Ulid::nil(), 1, &no_parents)?;
+    if !table.has_user_key() {
+        // The identity of rows is the database's to make.
+        table.columns.retain(Column::is_visible);
+        table.primary_key.clear();
+        table.shard_key.clear();
+    }
+    Ok(Some(table))
 }
 
 #[cfg(test)]

@@ -38,10 +38,13 @@ const BATCH_ROWS: usize = 32 * 1024;
 /// Batches that wait between the reader and the client.
 const QUEUE: usize = 2;
 
+/// The name of what is piped into `drsdb import`.
+const STANDARD_INPUT: &str = "-";
+
 /// Loads files into a table, as one transaction: all of it or nothing.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ImportArgs {
-    /// CSV, Parquet or Arrow files; the name's ending says which. Several files are one load.
+    /// CSV, Parquet or Arrow files; the name's ending says which. Several files are one load. `-` is standard input, CSV.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The table, as `table` or `schema.table`.
@@ -233,29 +236,52 @@ pub struct Reader {
 }
 
 fn open(path: &Path, target: &Target, options: &FileOptions) -> Result<Reader, Error> {
+    if path == Path::new(STANDARD_INPUT) {
+        return match (options.format, target) {
+            (None | Some(Format::Csv), Target::Existing(table)) => {
+                open_csv(path, "standard input", std::io::stdin(), 0, table, options)
+            }
+            (None | Some(Format::Csv), Target::New) => Err(csv_without_table()),
+            (Some(_), _) => Err(WireError::new(ErrorCode::InvalidArgument, "only CSV is read from standard input")
+                .with_hint("write it to a file, and name that")
+                .into()),
+        };
+    }
     let format = options.format_of(path)?;
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     match (format, target) {
         (Format::Parquet, _) => columnar::open_parquet(path, file, target, options.columns.as_deref()),
         (Format::Arrow, _) => columnar::open_arrow(path, file, target, options.columns.as_deref()),
-        (Format::Csv, Target::New) => {
-            Err(WireError::new(ErrorCode::InvalidArgument, "a CSV file does not say what types its columns have")
-                .with_hint("create the table first")
-                .into())
-        }
+        (Format::Csv, Target::New) => Err(csv_without_table()),
         (Format::Csv, Target::Existing(table)) => {
             let total_bytes = file.metadata().map_or(0, |metadata| metadata.len());
-            let dialect = csv_batches::Dialect {
-                delimiter: options.delimiter_of(path),
-                null: options.null.clone().unwrap_or_default(),
-                header: options.header,
-            };
-            let name = path.display().to_string();
-            let batches = csv_batches::CsvBatches::open(&name, file, table, &dialect, options.columns.as_deref())?
-                .with_batch_rows(BATCH_ROWS);
-            Ok(Reader { schema: batches.schema(), total_bytes, batches: Box::new(batches) })
+            open_csv(path, &path.display().to_string(), file, total_bytes, table, options)
         }
     }
+}
+
+fn open_csv(
+    path: &Path,
+    name: &str,
+    input: impl std::io::Read + Send + 'static,
+    total_bytes: u64,
+    table: &TableInfo,
+    options: &FileOptions,
+) -> Result<Reader, Error> {
+    let dialect = csv_batches::Dialect {
+        delimiter: options.delimiter_of(path),
+        null: options.null.clone().unwrap_or_default(),
+        header: options.header,
+    };
+    let batches = csv_batches::CsvBatches::open(name, input, table, &dialect, options.columns.as_deref())?
+        .with_batch_rows(BATCH_ROWS);
+    Ok(Reader { schema: batches.schema(), total_bytes, batches: Box::new(batches) })
+}
+
+fn csv_without_table() -> Error {
+    WireError::new(ErrorCode::InvalidArgument, "a CSV file does not say what types its columns have")
+        .with_hint("create the table first")
+        .into()
 }
 
 /// An error about a file as a whole.

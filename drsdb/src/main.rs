@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use drsdb::{demo, generate, import, local, memory, node, shell};
+use drsdb::{admin, demo, generate, import, local, memory, node, shell};
 
 /// A distributed SQL database: columnar analytics on Arrow Flight, with ACID row writes.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Makes data.
     Generate(generate::GenerateArguments),
+    /// Which servers there are: look, add, remove.
+    Admin(admin::AdminArguments),
     /// Starts a cluster of processes, loads TPC-H, runs its 22 queries and checks every result.
     Demo(demo::DemoArguments),
     /// One index server.
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
             Command::Sql(arguments) => shell::run(arguments).await,
             Command::Import(arguments) => import::run(arguments).await,
             Command::Generate(arguments) => generate::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Admin(arguments) => admin::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Index(arguments) => node::run_index(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Storage(arguments) => node::run_storage(arguments).await.map(|()| ExitCode::SUCCESS),

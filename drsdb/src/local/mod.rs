@@ -8,7 +8,7 @@
 //!   client.toml        how to connect; clients look for it here
 //!   admin.password     made on the first start
 //!   ca/                the development CA
-//!   index-1/           index.toml, certificate, data
+//!   index-1/ ...       index.toml, certificate, data
 //!   storage-1/ ...     storage.toml, certificate, data
 //! ```
 //!
@@ -16,17 +16,18 @@
 
 mod files;
 mod servers;
+mod supervise;
 
 use std::{
-    collections::HashSet,
     io::IsTerminal,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use drsdb_client::ClientOptions;
+use drsdb_client::{Client, ClientOptions};
 use drsdb_core::security::Role;
+use futures::future::{join_all, try_join_all};
 use serde::Serialize;
 use url::Url;
 
@@ -36,6 +37,9 @@ use crate::node;
 /// Arguments of `drsdb local`.
 #[derive(Debug, Args)]
 pub struct LocalArguments {
+    /// Index servers: 1, 3 or 5. A folder that has more starts them all, and one that has fewer gets more.
+    #[arg(long, default_value_t = 1)]
+    index: usize,
     /// Storage servers.
     #[arg(long, default_value_t = 1)]
     storage: usize,
@@ -45,7 +49,8 @@ pub struct LocalArguments {
     /// Folder of everything.
     #[arg(long, default_value = "drsdb-data")]
     data: PathBuf,
-    /// Port of the index server; 0 takes a free one. Storage servers take free ports.
+    /// Port of the first index server; 0 takes a free one, or the one it had. All other servers take free ports, and keep
+    /// them.
     #[arg(long, default_value_t = drsdb_core::config::DEFAULT_INDEX_PORT)]
     port: u16,
     /// A file to write, as JSON, when the cluster takes requests.
@@ -59,13 +64,15 @@ pub struct LocalArguments {
 /// How a local cluster is made.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
+    /// Index servers: 1, 3 or 5. A folder that has more starts them all, and one that has fewer gets more.
+    pub index: usize,
     /// Storage servers.
     pub storage: usize,
     /// One process for each server.
     pub processes: bool,
     /// Folder of everything.
     pub data: PathBuf,
-    /// Port of the index server; 0 takes a free one.
+    /// Port of the first index server; 0 takes a free one, or the one it had.
     pub port: u16,
     /// The program to start servers with; this one by default.
     pub program: Option<PathBuf>,
@@ -78,6 +85,7 @@ pub struct LocalOptions {
 impl Default for LocalOptions {
     fn default() -> Self {
         Self {
+            index: 1,
             storage: 1,
             processes: false,
             data: PathBuf::from("drsdb-data"),
@@ -92,37 +100,27 @@ impl Default for LocalOptions {
 /// Runs `drsdb local` until it is told to stop.
 pub async fn run(arguments: LocalArguments) -> Result<()> {
     let options = LocalOptions {
+        index: arguments.index,
         storage: arguments.storage,
         processes: arguments.processes,
         data: arguments.data,
         port: arguments.port,
         ..LocalOptions::default()
     };
-    let mut cluster = LocalCluster::start(options).await?;
+    let cluster = LocalCluster::start(options).await?;
     if let Some(file) = &arguments.ready_file {
         let text = serde_json::to_string_pretty(&cluster.description()).context("cannot describe the cluster")?;
         files::write_atomically(file, text.as_bytes())?;
     }
     cluster.greet();
-    let mut stop = std::pin::pin!(node::stop_requested(arguments.exit_with_stdin));
-    let mut told = HashSet::new();
-    loop {
-        tokio::select! {
-            () = &mut stop => return cluster.shutdown().await,
-            // The others go on, and clients get errors that name it: here is why.
-            death = cluster.next_death(&told) => {
-                eprintln!("{}", death.1);
-                told.insert(death.0);
-            }
-        }
-    }
+    supervise::until(node::stop_requested(arguments.exit_with_stdin), cluster).await
 }
 
 /// A running cluster. Dropped, it ends: servers in this process are cancelled, others see their input end.
 pub struct LocalCluster {
     layout: Layout,
     options: LocalOptions,
-    index: Server,
+    index: Vec<Server>,
     storage: Vec<Server>,
     first_start: bool,
 }
@@ -146,17 +144,30 @@ impl LocalCluster {
     /// Starts the servers and waits until all take requests.
     pub async fn start(options: LocalOptions) -> Result<Self> {
         ensure!(options.storage > 0, "a cluster has at least one storage server: use --storage 1 or more");
+        ensure!(matches!(options.index, 1 | 3 | 5), "a cluster has 1, 3 or 5 index servers, not {}", options.index);
         let (layout, first_start) = Layout::open(&options.data)?;
-        let index_file = layout.write_index(&options)?;
-        let index =
-            Server::start(Role::Index, index_file, &options).await.context("the index server does not start")?;
+        let before = layout.index_servers();
+        let count = options.index.max(before);
+        let urls = layout.index_urls(count, options.port)?;
+        // A cluster that is there already is joined by the new ones; in a new one all are there from the start.
+        let founders = if before == 0 { count } else { before };
+        let founding = (1..=founders).map(|number| start_index(&layout, number, &urls[..founders], false, &options));
+        let mut index = try_join_all(founding).await?;
+        layout.write_client(&urls[..founders])?;
+        if founders < count {
+            let joining = (founders + 1..=count).map(|number| start_index(&layout, number, &urls, true, &options));
+            let adding = add_index_servers(&layout, founders + 1, &urls[founders..]);
+            let (joined, added) = tokio::join!(try_join_all(joining), adding);
+            added?;
+            index.extend(joined?);
+            layout.write_client(&urls)?;
+        }
         let mut storage = Vec::with_capacity(options.storage);
         for number in 1..=options.storage {
-            let file = layout.write_storage(number, index.url(), &options)?;
+            let file = layout.write_storage(number, &urls, &options)?;
             let server = Server::start(Role::Storage, file, &options).await;
             storage.push(server.with_context(|| format!("storage server {number} does not start"))?);
         }
-        layout.write_client(index.url())?;
         Ok(Self { layout, options, index, storage, first_start })
     }
 
@@ -172,14 +183,24 @@ impl LocalCluster {
 
     /// Processes of the servers; this one when they live here.
     pub fn pids(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = std::iter::once(&self.index).chain(&self.storage).map(Server::pid).collect();
+        let mut pids: Vec<u32> = self.index.iter().chain(&self.storage).map(Server::pid).collect();
         pids.dedup();
         pids
     }
 
-    /// Where the index server is.
-    pub fn index_url(&self) -> &Url {
-        self.index.url()
+    /// How many index servers there are.
+    pub fn index_count(&self) -> usize {
+        self.index.len()
+    }
+
+    /// How many storage servers there are.
+    pub fn storage_count(&self) -> usize {
+        self.storage.len()
+    }
+
+    /// Where index server `number` (from 0) is. Its number in the cluster is one more.
+    pub fn index_url(&self, number: usize) -> &Url {
+        self.index[number].url()
     }
 
     /// Where storage server `number` (from 0) is.
@@ -197,9 +218,14 @@ impl LocalCluster {
         self.layout.server_folder(Role::Storage, number + 1)
     }
 
-    /// The process of the index server.
-    pub fn index_pid(&self) -> u32 {
-        self.index.pid()
+    /// The process of index server `number` (from 0).
+    pub fn index_pid(&self, number: usize) -> u32 {
+        self.index[number].pid()
+    }
+
+    /// The folder of index server `number` (from 0).
+    pub fn index_folder(&self, number: usize) -> PathBuf {
+        self.layout.server_folder(Role::Index, number + 1)
     }
 
     /// Ends storage server `number` with SIGKILL. Servers must be processes.
@@ -215,34 +241,57 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Ends the index server with SIGKILL. Servers must be processes.
-    pub async fn kill_index(&mut self) -> Result<()> {
-        self.index.kill().await
+    /// Starts one more storage server, which joins the cluster; its number (from 0).
+    pub async fn add_storage(&mut self) -> Result<usize> {
+        let number = self.storage.len() + 1;
+        let urls: Vec<Url> = self.index.iter().map(|server| server.url().clone()).collect();
+        let file = self.layout.write_storage(number, &urls, &self.options)?;
+        let server = Server::start(Role::Storage, file, &self.options).await;
+        self.storage.push(server.with_context(|| format!("storage server {number} does not start"))?);
+        Ok(number - 1)
     }
 
-    /// Starts the index server again, at the port it had.
-    pub async fn restart_index(&mut self) -> Result<()> {
-        let file = self.layout.server_file(Role::Index, 1);
-        self.index = Server::start_again(Role::Index, file, &self.options, self.index.url()).await?;
+    /// Ends index server `number` with SIGKILL. Servers must be processes.
+    pub async fn kill_index(&mut self, number: usize) -> Result<()> {
+        self.index[number].kill().await
+    }
+
+    /// Starts index server `number` again, at the port it had, and waits until it knows the cluster.
+    pub async fn restart_index(&mut self, number: usize) -> Result<()> {
+        let file = self.layout.server_file(Role::Index, number + 1);
+        self.index[number] = Server::start_again(Role::Index, file, &self.options, self.index[number].url()).await?;
         Ok(())
     }
 
-    /// Waits until a server's process ends that is not among `told`; its process, and what to tell people.
-    async fn next_death(&mut self, told: &HashSet<u32>) -> (u32, String) {
-        let restart = "stop this program and start it again to have it back";
-        let servers = std::iter::once(&mut self.index).chain(&mut self.storage);
-        let deaths = servers.filter(|server| !told.contains(&server.pid())).map(|server| {
-            Box::pin(async move {
-                let (pid, url) = (server.pid(), server.url().clone());
-                let how = server.process_ended().await;
-                (pid, format!("the server at {url} has ended (process {pid}, {how}): {restart}"))
-            })
-        });
-        let deaths: Vec<_> = deaths.collect();
-        if deaths.is_empty() {
-            return std::future::pending().await;
-        }
-        futures::future::select_all(deaths).await.0
+    /// Stops index server `number` for a while with SIGSTOP.
+    pub async fn pause_index(&self, number: usize) -> Result<()> {
+        self.index[number].pause().await
+    }
+
+    /// Lets index server `number` go on.
+    pub async fn resume_index(&self, number: usize) -> Result<()> {
+        self.index[number].resume().await
+    }
+
+    /// Stops storage server `number` for a while with SIGSTOP.
+    pub async fn pause_storage(&self, number: usize) -> Result<()> {
+        self.storage[number].pause().await
+    }
+
+    /// Lets storage server `number` go on.
+    pub async fn resume_storage(&self, number: usize) -> Result<()> {
+        self.storage[number].resume().await
+    }
+
+    /// Starts one more index server, which waits to be added to the cluster (ALTER CLUSTER ADD INDEX SERVER), and says
+    /// which number it has there and where it is. It is not waited for: it is ready when it has been added.
+    pub async fn start_joining_index(&mut self) -> Result<(usize, Url)> {
+        let number = self.index.len() + 1;
+        let urls = self.layout.index_urls(number, self.options.port)?;
+        let file = self.layout.write_index(number, &urls, true, &self.options)?;
+        let url = urls[number - 1].clone();
+        self.index.push(Server::start_unready(Role::Index, file, &self.options, url.clone()).await?);
+        Ok((number, url))
     }
 
     /// Stops all servers in order, storage servers first, and waits for them.
@@ -251,7 +300,9 @@ impl LocalCluster {
         for server in self.storage {
             failed = server.stop().await.err().or(failed);
         }
-        failed = self.index.stop().await.err().or(failed);
+        for stopped in join_all(self.index.into_iter().map(Server::stop)).await {
+            failed = stopped.err().or(failed);
+        }
         failed.map_or(Ok(()), Err)
     }
 
@@ -261,12 +312,13 @@ impl LocalCluster {
             pid: server.pid(),
             data: folder,
         };
-        let storage = self.storage.iter().enumerate();
+        let all = |role: Role, servers: &[Server]| -> Vec<ServerDescription> {
+            let servers = servers.iter().enumerate();
+            servers.map(|(number, server)| describe(server, self.layout.server_folder(role, number + 1))).collect()
+        };
         Description {
-            index: vec![describe(&self.index, self.layout.server_folder(Role::Index, 1))],
-            storage: storage
-                .map(|(number, server)| describe(server, self.layout.server_folder(Role::Storage, number + 1)))
-                .collect(),
+            index: all(Role::Index, &self.index),
+            storage: all(Role::Storage, &self.storage),
             client: self.layout.client_file(),
         }
     }
@@ -274,7 +326,9 @@ impl LocalCluster {
     /// Tells a person at a terminal what there is now.
     fn greet(&self) {
         let data = display(self.layout.root());
-        eprintln!("drsdb is running: index server {}, {} storage servers", self.index.url(), self.storage.len());
+        let index: Vec<&str> = self.index.iter().map(|server| server.url().as_str()).collect();
+        let servers = if index.len() == 1 { "index server" } else { "index servers" };
+        eprintln!("drsdb is running: {servers} {}, {} storage servers", index.join(" "), self.storage.len());
         if self.first_start {
             eprintln!("made the user {} with the password {}", files::ADMIN, self.layout.password());
         }
@@ -291,6 +345,40 @@ impl LocalCluster {
             format!(" --config {}", display(&self.layout.client_file()))
         }
     }
+}
+
+async fn start_index(
+    layout: &Layout,
+    number: usize,
+    urls: &[Url],
+    join: bool,
+    options: &LocalOptions,
+) -> Result<Server> {
+    let file = layout.write_index(number, urls, join, options)?;
+    let started = Server::start(Role::Index, file, options).await;
+    started.with_context(|| format!("index server {number} does not start"))
+}
+
+/// Adds servers that wait for it, the first of them as number `first`.
+async fn add_index_servers(layout: &Layout, first: usize, urls: &[Url]) -> Result<()> {
+    let client = Client::connect(ClientOptions::from_file(layout.client_file())?).await?;
+    for (number, url) in (first..).zip(urls) {
+        let add = format!("ALTER CLUSTER ADD INDEX SERVER {number} '{url}'");
+        // It may not listen yet.
+        let mut attempts = tokio::time::interval(std::time::Duration::from_millis(200));
+        let mut failed = None;
+        for _ in 0..100 {
+            attempts.tick().await;
+            failed = client.execute(&add).await.err();
+            if failed.as_ref().is_none_or(|error| error.code() != drsdb_client::ErrorCode::Unavailable) {
+                break;
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error).with_context(|| format!("index server {number} cannot be added"));
+        }
+    }
+    Ok(())
 }
 
 fn display(path: &Path) -> String {

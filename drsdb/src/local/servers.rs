@@ -12,8 +12,8 @@ use drsdb_core::{
     security::Role,
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, ChildStdin, Command},
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
     sync::oneshot,
     task::JoinHandle,
     time::timeout,
@@ -40,9 +40,13 @@ enum Kind {
         child: Box<Child>,
         /// Not the child's own: waiting for a child closes that.
         input: Option<ChildStdin>,
+        /// Of a process that was not waited for: it may yet say that it is ready, to somebody.
+        _output: Option<Output>,
         pid: u32,
     },
 }
+
+type Output = Lines<BufReader<ChildStdout>>;
 
 impl Server {
     /// Starts a server with a configuration file, and waits until it takes requests.
@@ -53,6 +57,20 @@ impl Server {
     /// Starts a server again where it was.
     pub async fn start_again(role: Role, file: PathBuf, options: &LocalOptions, url: &Url) -> Result<Self> {
         Self::start_at(role, &file, options, Some(url)).await
+    }
+
+    /// Starts a server that will be ready only when others have done something about it. It will be at `url`.
+    pub async fn start_unready(role: Role, file: PathBuf, options: &LocalOptions, url: Url) -> Result<Self> {
+        if options.processes {
+            let mut process = spawn_process(role, &file, options, None)?;
+            let pid = process.child.id().context("the server has ended")?;
+            let input = process.child.stdin.take();
+            let output = Some(process.output);
+            Ok(Self { url, kind: Kind::Process { child: process.child, input, _output: output, pid } })
+        } else {
+            let task = spawn_task(role, &file)?;
+            Ok(Self { url, kind: Kind::Task { running: task.running, stop: task.stop.drop_guard() } })
+        }
     }
 
     async fn start_at(role: Role, file: &Path, options: &LocalOptions, url: Option<&Url>) -> Result<Self> {
@@ -91,6 +109,24 @@ impl Server {
         }
     }
 
+    /// Stops its process for a while with SIGSTOP, as a machine that hangs does.
+    pub async fn pause(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    /// Lets a paused process go on.
+    pub async fn resume(&self) -> Result<()> {
+        self.signal("-CONT").await
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
+        let Kind::Process { pid, .. } = &self.kind else {
+            bail!("this server is a part of this process, and cannot be paused")
+        };
+        let sent = Command::new("kill").args([signal, &pid.to_string()]).status().await.context("cannot run kill")?;
+        if sent.success() { Ok(()) } else { bail!("process {pid} takes no signal {signal}") }
+    }
+
     /// Stops it in order and waits for it.
     pub async fn stop(self) -> Result<()> {
         match self.kind {
@@ -99,8 +135,10 @@ impl Server {
                 let ended = timeout(PATIENCE, running).await.context("the server does not stop")?;
                 Ok(ended.context("the server panicked")??)
             }
-            Kind::Process { mut child, input, pid } => {
-                drop(input);
+            Kind::Process { mut child, input, pid, _output: output } => {
+                // A paused one would not notice.
+                drop(Command::new("kill").args(["-CONT", &pid.to_string()]).stderr(Stdio::null()).status().await);
+                drop((input, output));
                 match timeout(PATIENCE, child.wait()).await {
                     Ok(status) => {
                         let status = status.context("cannot wait for the server")?;
@@ -120,24 +158,36 @@ impl Server {
     }
 }
 
-async fn start_task(role: Role, file: &Path) -> Result<Server> {
-    let shutdown = CancellationToken::new();
+struct Task {
+    url: Url,
+    running: JoinHandle<drsdb_core::Result<()>>,
+    stop: CancellationToken,
+    became_ready: oneshot::Receiver<()>,
+}
+
+fn spawn_task(role: Role, file: &Path) -> Result<Task> {
+    let stop = CancellationToken::new();
     let (ready, became_ready) = oneshot::channel();
-    let (url, mut running) = match role {
+    let (url, running) = match role {
         Role::Index => {
             let mut config = IndexConfig::load(Some(file), ())?;
             let (listener, url) = node::bind(config.listen, &config.public_url)?;
             config.public_url = url.clone();
-            (url, tokio::spawn(drsdb_index::server::serve(listener, config, shutdown.clone(), ready)))
+            (url, tokio::spawn(drsdb_index::server::serve(listener, config, stop.clone(), ready)))
         }
         Role::Storage => {
             let mut config = StorageConfig::load(Some(file), ())?;
             let (listener, url) = node::bind(config.listen, &config.public_url)?;
             config.public_url = url.clone();
-            (url, tokio::spawn(drsdb_storage::server::serve(listener, config, shutdown.clone(), ready)))
+            (url, tokio::spawn(drsdb_storage::server::serve(listener, config, stop.clone(), ready)))
         }
     };
-    let stop = shutdown.drop_guard();
+    Ok(Task { url, running, stop, became_ready })
+}
+
+async fn start_task(role: Role, file: &Path) -> Result<Server> {
+    let Task { url, mut running, stop, became_ready } = spawn_task(role, file)?;
+    let stop = stop.drop_guard();
     tokio::select! {
         became_ready = timeout(PATIENCE, became_ready) => {
             match became_ready {
@@ -158,7 +208,12 @@ async fn start_task(role: Role, file: &Path) -> Result<Server> {
     }
 }
 
-async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Option<&Url>) -> Result<Server> {
+struct Process {
+    child: Box<Child>,
+    output: Output,
+}
+
+fn spawn_process(role: Role, file: &Path, options: &LocalOptions, url: Option<&Url>) -> Result<Process> {
     let program = match &options.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().context("cannot find this program")?,
@@ -178,8 +233,12 @@ async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Opt
     command.process_group(0);
     let mut child = command.spawn().context("cannot start the server")?;
     let output = child.stdout.take().context("the server has no output")?;
-    let mut lines = BufReader::new(output).lines();
-    let line = timeout(PATIENCE, lines.next_line()).await;
+    Ok(Process { child: Box::new(child), output: BufReader::new(output).lines() })
+}
+
+async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Option<&Url>) -> Result<Server> {
+    let Process { mut child, mut output } = spawn_process(role, file, options, url)?;
+    let line = timeout(PATIENCE, output.next_line()).await;
     let line = match line {
         Ok(Ok(Some(line))) => line,
         Ok(_) => {
@@ -195,5 +254,5 @@ async fn start_process(role: Role, file: &Path, options: &LocalOptions, url: Opt
     let ready: Ready = serde_json::from_str(&line).with_context(|| format!("the server said {line:?}"))?;
     let url = Url::parse(&ready.url).with_context(|| format!("the server said {line:?}"))?;
     let input = child.stdin.take();
-    Ok(Server { url, kind: Kind::Process { child: Box::new(child), input, pid: ready.pid } })
+    Ok(Server { url, kind: Kind::Process { child, input, _output: None, pid: ready.pid } })
 }

@@ -9,6 +9,8 @@ use crate::import::{FileOptions, Format, Header, parse_delimiter};
 pub enum Command {
     /// `\d [TABLE]`
     Describe(Option<String>),
+    /// `\dv`
+    Views,
     /// `\timing [on|off]`
     Timing(Option<bool>),
     /// `\o [FILE]`
@@ -34,9 +36,11 @@ pub struct CopyFrom {
 /// What `\?` prints.
 pub const HELP: &str = "\
 Statements end at a semicolon and may span lines. Ctrl-C cancels the running one, Ctrl-D ends the shell.
+A star in the prompt says that BEGIN has opened a transaction.
 
-  \\d              the tables
-  \\d TABLE        a table's columns and keys
+  \\d              the tables and views
+  \\d TABLE        a table's columns, keys, constraints and shards, or a view's columns and definition
+  \\dv             the views
   \\timing         show how long each statement takes, or stop showing it
   \\o FILE         write the next result to FILE (.csv, .parquet or .arrow) instead of the terminal
   \\copy TABLE [(COLUMN, ...)] from 'FILE' [with (header yes|no|auto, delimiter 'C', null 'TEXT', format csv)]
@@ -56,6 +60,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
     match (name, texts.as_slice()) {
         ("\\d", []) => Ok(Command::Describe(None)),
         ("\\d", [table]) => Ok(Command::Describe(Some((*table).to_owned()))),
+        ("\\dv", []) => Ok(Command::Views),
         ("\\timing", []) => Ok(Command::Timing(None)),
         ("\\timing", ["on"]) => Ok(Command::Timing(Some(true))),
         ("\\timing", ["off"]) => Ok(Command::Timing(Some(false))),
@@ -65,7 +70,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
         ("\\?" | "\\h" | "\\help", []) => Ok(Command::Help),
         ("\\q" | "\\quit", []) => Ok(Command::Quit),
         ("\\copy", _) => parse_copy(&words).map(|copy| Command::Copy(Box::new(copy))),
-        ("\\d" | "\\timing" | "\\o" | "\\i" | "\\?" | "\\h" | "\\help" | "\\q" | "\\quit", _) => {
+        ("\\d" | "\\dv" | "\\timing" | "\\o" | "\\i" | "\\?" | "\\h" | "\\help" | "\\q" | "\\quit", _) => {
             Err(format!("{line}: {name} is used otherwise; \\? shows how"))
         }
         _ => Err(format!("there is no command {name}; \\? lists them")),
@@ -183,6 +188,7 @@ mod tests {
     fn commands_are_read() {
         assert!(matches!(parse("\\d"), Ok(Command::Describe(None))));
         assert!(matches!(parse("\\d public.t;"), Ok(Command::Describe(Some(table))) if table == "public.t"));
+        assert!(matches!(parse("\\dv"), Ok(Command::Views)));
         assert!(matches!(parse(" \\timing "), Ok(Command::Timing(None))));
         assert!(matches!(parse("\\timing off"), Ok(Command::Timing(Some(false)))));
         assert!(matches!(parse("\\o 'my file.csv'"), Ok(Command::Output(Some(file))) if file.ends_with("my file.csv")));

@@ -31,17 +31,18 @@ pub async fn run(interpreter: &mut Interpreter) -> anyhow::Result<Flow> {
     // The lines of the statement under way, for the history.
     let mut entry = String::new();
     let flow = loop {
-        let line = match tokio::task::block_in_place(|| editor.readline(prompt(&splitter))) {
-            Ok(line) => line,
-            // Ctrl-C forgets what is typed.
-            Err(ReadlineError::Interrupted) => {
-                splitter.clear();
-                entry.clear();
-                continue;
-            }
-            Err(ReadlineError::Eof) => break Flow::Quit,
-            Err(error) => return Err(error.into()),
-        };
+        let line =
+            match tokio::task::block_in_place(|| editor.readline(prompt(&splitter, interpreter.in_transaction()))) {
+                Ok(line) => line,
+                // Ctrl-C forgets what is typed.
+                Err(ReadlineError::Interrupted) => {
+                    splitter.clear();
+                    entry.clear();
+                    continue;
+                }
+                Err(ReadlineError::Eof) => break Flow::Quit,
+                Err(error) => return Err(error.into()),
+            };
         if !entry.is_empty() {
             entry.push('\n');
         }
@@ -57,13 +58,16 @@ pub async fn run(interpreter: &mut Interpreter) -> anyhow::Result<Flow> {
     Ok(flow)
 }
 
-fn prompt(splitter: &Splitter) -> &'static str {
+/// A star says that a transaction is open.
+fn prompt(splitter: &Splitter, in_transaction: bool) -> &'static str {
     match splitter.state() {
+        _ if splitter.is_blank() && in_transaction => "drsdb=*> ",
         _ if splitter.is_blank() => "drsdb=> ",
         State::Literal { .. } => "drsdb'> ",
         State::Name => "drsdb\"> ",
         State::BlockComment { .. } => "drsdb*> ",
         State::Dollar { .. } => "drsdb$> ",
+        State::Plain | State::LineComment if in_transaction => "drsdb-*> ",
         State::Plain | State::LineComment => "drsdb-> ",
     }
 }

@@ -98,6 +98,11 @@ impl Interpreter {
         self.last_failed
     }
 
+    /// Whether BEGIN has opened a transaction that is not over.
+    pub fn in_transaction(&self) -> bool {
+        self.client.in_transaction()
+    }
+
     /// Runs everything in a file.
     pub async fn run_file(&mut self, path: &Path) -> anyhow::Result<Flow> {
         let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -220,7 +225,7 @@ impl Interpreter {
             }
             None => {
                 let count = output::print(&mut rows, self.style, &mut out).await?;
-                if self.style == Style::Table {
+                if self.style == Style::Table && !output::is_plan(&rows.schema()) {
                     let rows = if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
                     self.note(&format!("({rows})\n"))?;
                 }
@@ -233,6 +238,7 @@ impl Interpreter {
         let mut out = io::stdout();
         let printed = match command {
             Command::Describe(None) => describe::list(&self.client, &mut out).await?,
+            Command::Views => describe::list_views(&self.client, &mut out).await?,
             Command::Describe(Some(table)) => describe::describe(&self.client, &table, &mut out).await?,
             Command::Timing(timing) => {
                 self.timing = timing.unwrap_or(!self.timing);

@@ -41,7 +41,7 @@ pub struct ShellArgs {
     /// Print results as CSV.
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
-    /// Print results as JSON, one object a line.
+    /// Print results as JSON, one object a line. NaN and the infinities are texts: "NaN", "Infinity", "-Infinity".
     #[arg(long)]
     pub json: bool,
     /// Stop at the first error. Without it, the exit code is the last statement's.

@@ -1,6 +1,8 @@
-//! Where results go: [`table`], CSV and JSON to the terminal, [`mod@file`] for `\o`.
+//! Where results go: [`table`], [`plan`], CSV and [`json`] to the terminal, [`mod@file`] for `\o`.
 
 mod file;
+mod json;
+mod plan;
 mod table;
 
 use std::io::{self, Write};
@@ -10,6 +12,7 @@ use drsdb_client::{Error, QueryStream};
 use futures::TryStreamExt;
 
 pub use file::write_file;
+pub use plan::is_plan;
 pub use table::TablePrinter;
 
 use super::text::{TextBatch, push_csv};
@@ -51,6 +54,13 @@ pub async fn print(rows: &mut QueryStream, style: Style, out: &mut impl Write) -
     let schema = rows.schema();
     let mut count = 0;
     match style {
+        Style::Table if is_plan(&schema) => {
+            let width = plan::terminal_width();
+            while let Some(batch) = rows.try_next().await? {
+                count += batch.num_rows() as u64;
+                plan::print(&batch, width, out).map_err(PrintError::Terminal)?;
+            }
+        }
         Style::Table => {
             let mut printer = TablePrinter::new(&schema);
             while let Some(batch) = rows.try_next().await? {
@@ -72,11 +82,7 @@ pub async fn print(rows: &mut QueryStream, style: Style, out: &mut impl Write) -
         Style::Json => {
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
-                let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
-                let mut lines = builder.build::<_, arrow::json::writer::LineDelimited>(Vec::new());
-                lines.write(&batch)?;
-                lines.finish()?;
-                out.write_all(&lines.into_inner()).map_err(PrintError::Terminal)?;
+                out.write_all(&json::lines_of(&batch)?).map_err(PrintError::Terminal)?;
             }
         }
     }

@@ -162,12 +162,16 @@ impl TablePrinter {
 
 /// The text without what would disturb a terminal, and cut if it is very long.
 fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len().min(CELL_CHARACTERS));
-    for (at, character) in text.chars().enumerate() {
-        if at == CELL_CHARACTERS {
-            shown.push_str(&format!("... ({} characters)", text.chars().count()));
-            break;
-        }
+    match text.char_indices().nth(CELL_CHARACTERS) {
+        Some((end, _)) => format!("{}... ({} characters)", visible(&text[..end]), text.chars().count()),
+        None => visible(text),
+    }
+}
+
+/// The text without what would disturb a terminal.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
         match character {
             '\n' => shown.push('\n'),
             '\t' => shown.push_str("    "),
