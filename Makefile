@@ -24,6 +24,9 @@ PYTHON_SOURCES := --config pyproject.toml . ../tools
 SF ?= 0.1
 SERVERS ?= 3
 
+# How long faults are looked for.
+SECONDS ?= 600
+
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +58,11 @@ test-python: $(VENV_READY) ## the Python tests, on a real cluster of the debug b
 	$(CARGO) build $(LOCKED) --bin drsdb
 	cd client-py && DRSDB_BINARY="$$CARGO_TARGET_DIR/debug/drsdb" "$(BIN)/python" -m pytest
 	"$(BIN)/python" -m pytest -c client-py/pyproject.toml --rootdir tools tools
+
+.PHONY: soak
+soak: ## faults on random seeds for long; make soak SECONDS=600
+	$(CARGO) build $(LOCKED) --bin drsdb
+	DRSDB_SOAK_SECONDS=$(SECONDS) $(CARGO) test $(LOCKED) --test faults -- --ignored --nocapture many_seeds_for_long
 
 .PHONY: check
 check: $(VENV_READY) ## formatting, lints, docs, types, crate edges; only reads

@@ -41,10 +41,10 @@ async fn every_mistake_has_its_error() {
         ("SELECT * FROM (SELECT 1 INTERSECT ALL SELECT 1) x", ErrorCode::Unsupported, "INTERSECT ALL"),
         ("SELECT name SIMILAR TO 'a' FROM city", ErrorCode::Unsupported, "SIMILAR"),
         ("CREATE TABLE city (id INTEGER)", ErrorCode::AlreadyExists, "city"),
-        ("CREATE TABLE t (a INTEGER UNIQUE)", ErrorCode::Unsupported, ""),
+        ("CREATE TABLE t (a INTEGER GENERATED ALWAYS AS IDENTITY)", ErrorCode::Unsupported, "snowflake_id"),
         ("DROP TABLE nope", ErrorCode::NotFound, "nope"),
-        ("UPDATE city SET small = 1", ErrorCode::Unsupported, ""),
-        ("BEGIN", ErrorCode::Unsupported, ""),
+        ("UPDATE city SET smal = 1", ErrorCode::NotFound, "small"),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", ErrorCode::Unsupported, ""),
         (&deep, ErrorCode::ResourceExhausted, ""),
         (&huge, ErrorCode::ResourceExhausted, ""),
     ];

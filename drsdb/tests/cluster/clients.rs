@@ -179,3 +179,49 @@ async fn an_endpoint_that_any_server_can_serve_outlives_the_first() {
     assert!(asked > 1, "the dead server was never the first");
     cluster.cluster.shutdown().await.unwrap();
 }
+
+/// Both people's sum stays, whatever meets: conflicts are run again until each transfer is done once.
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_of_several_statements_are_run_again_on_conflict() {
+    let cluster = TestCluster::start(3).await;
+    cluster.run(&["CREATE TABLE people (id BIGINT PRIMARY KEY, money BIGINT NOT NULL) WITH (engine = 'row')"]).await;
+    cluster.run(&["INSERT INTO people VALUES (1, 100), (2, 100)"]).await;
+    let client = &cluster.client;
+    let transfers = (0..8).map(|_| {
+        let client = client.new_session();
+        tokio::spawn(async move {
+            client
+                .transaction(|tx| async move {
+                    tx.execute("UPDATE people SET money = money - 1 WHERE id = 1").await?;
+                    tx.execute("UPDATE people SET money = money + 1 WHERE id = 2").await?;
+                    Ok(())
+                })
+                .await
+        })
+    });
+    let mut done = 0;
+    for transfer in futures::future::join_all(transfers).await {
+        match transfer.unwrap() {
+            Ok(()) => done += 1,
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+    assert!(done > 0);
+    let expected = format!("{} {}", 100 - done, 100 + done);
+    let sql = "SELECT concat(min(money), ' ', max(money)) FROM people";
+    assert_eq!(cluster.value(sql).await, expected);
+
+    let tx = client.begin().await.unwrap();
+    tx.execute("DELETE FROM people WHERE id = 1").await.unwrap();
+    let savepoint = tx.savepoint("all gone").await.unwrap();
+    tx.execute("DELETE FROM people").await.unwrap();
+    assert_eq!(tx.collect("SELECT id FROM people").await.unwrap().rows(), 0);
+    savepoint.rollback().await.unwrap();
+    assert_eq!(tx.collect("SELECT id FROM people").await.unwrap().rows(), 1);
+    assert_eq!(cluster.value("SELECT count(*) FROM people WHERE money > 0").await, "2");
+    // Dropped, it is rolled back, and holds nothing.
+    drop(tx);
+    let set_again = "UPDATE people SET money = 1 WHERE id = 1";
+    eventually("the row is free", || async { client.execute(set_again).await.is_ok() }).await;
+    cluster.cluster.shutdown().await.unwrap();
+}

@@ -16,7 +16,8 @@ use crate::support::{TestCluster, eventually};
 
 async fn numbers(storage: usize, rows: usize) -> TestCluster {
     let cluster = TestCluster::start(storage).await;
-    cluster.run(&["CREATE TABLE n (id BIGINT PRIMARY KEY, text TEXT)"]).await;
+    // Of each row there is one copy: what happens to a server happens to the query.
+    cluster.run(&["CREATE TABLE n (id BIGINT PRIMARY KEY, text TEXT) WITH (replicas = 1)"]).await;
     for start in (0..rows).step_by(5000) {
         let values: Vec<String> = (start..(start + 5000).min(rows)).map(|i| format!("({i}, 'row {i}')")).collect();
         cluster.run(&[&format!("INSERT INTO n VALUES {}", values.join(","))]).await;
@@ -67,8 +68,8 @@ async fn a_server_that_dies_while_rows_are_pulled_never_shortens_a_result() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_survive_a_killed_index_server() {
     let mut cluster = numbers(2, 1000).await;
-    cluster.cluster.kill_index().await.unwrap();
-    cluster.cluster.restart_index().await.unwrap();
+    cluster.cluster.kill_index(0).await.unwrap();
+    cluster.cluster.restart_index(0).await.unwrap();
     let client = Client::connect(cluster.cluster.client_options()).await.unwrap();
     let result = client.collect("SELECT id FROM n").await.unwrap();
     assert_eq!(result.rows(), 1000);
@@ -82,8 +83,8 @@ async fn everything_survives_when_all_servers_are_killed() {
     let mut cluster = numbers(2, 1000).await;
     cluster.cluster.kill_storage(0).await.unwrap();
     cluster.cluster.kill_storage(1).await.unwrap();
-    cluster.cluster.kill_index().await.unwrap();
-    cluster.cluster.restart_index().await.unwrap();
+    cluster.cluster.kill_index(0).await.unwrap();
+    cluster.cluster.restart_index(0).await.unwrap();
     cluster.cluster.restart_storage(0).await.unwrap();
     cluster.cluster.restart_storage(1).await.unwrap();
     let client = Client::connect(cluster.cluster.client_options()).await.unwrap();
@@ -253,9 +254,9 @@ async fn a_load_that_lost_its_index_server_is_undone() {
         // Different moments of the load.
         #[allow(clippy::disallowed_methods)]
         tokio::time::sleep(Duration::from_millis(30 + round * 120)).await;
-        cluster.cluster.kill_index().await.unwrap();
+        cluster.cluster.kill_index(0).await.unwrap();
         let acknowledged = load.await.unwrap().is_ok();
-        cluster.cluster.restart_index().await.unwrap();
+        cluster.cluster.restart_index(0).await.unwrap();
         let client = Client::connect(cluster.cluster.client_options()).await.unwrap();
         let left = client.collect("SELECT id FROM n WHERE id > -100").await.unwrap().rows();
         if acknowledged || left == 200_004 {

@@ -5,7 +5,14 @@
 
 mod bad_input;
 mod clients;
+mod ddl;
+mod dml;
 mod faults;
+#[path = "../golden/mod.rs"]
+mod golden;
 mod programs;
 mod queries;
+mod raft;
+mod replication;
 mod support;
+mod transactions;

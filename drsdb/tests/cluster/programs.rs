@@ -15,8 +15,12 @@ use crate::support::{TestCluster, eventually};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_drsdb");
 
 async fn run(arguments: &[&str]) -> Output {
+    run_with_input(arguments, Stdio::null()).await
+}
+
+async fn run_with_input(arguments: &[&str], input: Stdio) -> Output {
     let mut command = Command::new(PROGRAM);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(arguments).stdin(input).kill_on_drop(true);
     tokio::time::timeout(Duration::from_secs(150), command.output()).await.expect("the program ends").unwrap()
 }
 
@@ -115,7 +119,7 @@ async fn the_embedded_default_makes_what_it_needs_and_keeps_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_of_processes_says_when_one_of_them_dies() {
+async fn a_cluster_of_processes_says_when_one_of_them_dies_and_starts_it_again() {
     let folder = tempfile::tempdir().unwrap();
     let local = Local::start(&folder, "log", &["--processes", "--storage", "2"]).await;
     let cluster: serde_json::Value =
@@ -127,6 +131,8 @@ async fn a_cluster_of_processes_says_when_one_of_them_dies() {
     // The others go on, until the cluster is told to stop.
     let options = ClientOptions::from_file(folder.path().join("data/client.toml")).unwrap();
     Client::connect(options).await.unwrap().collect("SELECT 1").await.unwrap();
+    let again = format!("the server at {} runs again", cluster["storage"][1]["url"].as_str().unwrap());
+    eventually("it runs again", || async { std::fs::read_to_string(&local.errors).unwrap().contains(&again) }).await;
     local.stop().await;
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
 }
@@ -190,6 +196,32 @@ async fn the_shell_runs_statements_and_commands() {
     assert!(!ok && errors.contains("city"), "{errors}");
     let (_, output, errors) = shell.sql(&["-c", "\\timing", "-c", "SELECT 1"]).await;
     assert!(format!("{output}{errors}").contains("ms"), "{output}{errors}");
+    shell.cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_shows_plans_and_numbers_that_json_has_not() {
+    let shell = Shell::start().await;
+    let (ok, output, errors) =
+        shell.sql(&["-c", "EXPLAIN ANALYZE SELECT name, count(*) FROM city GROUP BY name"]).await;
+    assert!(ok && output.contains("\n  ") && output.contains("metrics="), "{output}{errors}");
+    assert!(!output.contains("characters)") && !output.contains("| "), "a plan is whole, and no table: {output}");
+    let numbers = "SELECT CAST('NaN' AS DOUBLE) AS a, CAST('-Infinity' AS DOUBLE) AS b, 1.5::DOUBLE AS c, NULL AS d";
+    let (_, output, errors) = shell.sql(&["--json", "-c", numbers]).await;
+    assert_eq!(output, "{\"a\":\"NaN\",\"b\":\"-Infinity\",\"c\":1.5,\"d\":null}\n", "{errors}");
+    let (ok, output, errors) = shell.sql(&["-c", "\\dv"]).await;
+    assert!(ok && output.contains("no views"), "{output}{errors}");
+
+    let piped = std::fs::File::open(shell.file("piped.csv", "id,name\n3,Trier\n4,Mainz\n")).unwrap();
+    let arguments = ["import", "-", "--table", "city", "--config", &shell.config];
+    let imported = run_with_input(&arguments, piped.into()).await;
+    assert!(imported.status.success(), "{}", text(&imported.stderr));
+    assert_eq!(shell.cluster.value("SELECT count(*) FROM city WHERE id > 2 AND area IS NULL").await, "2");
+    let broken = std::fs::File::open(shell.file("broken.csv", "id,name\n5,much too long\n")).unwrap();
+    let refused = text(&run_with_input(&arguments, broken.into()).await.stderr);
+    assert!(refused.contains("standard input") && refused.contains("line 2"), "{refused}");
+    let refused = text(&run(&[&arguments[..], &["--format", "parquet"]].concat()).await.stderr);
+    assert!(refused.contains("only CSV"), "{refused}");
     shell.cluster.cluster.shutdown().await.unwrap();
 }
 

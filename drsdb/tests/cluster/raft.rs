@@ -1,0 +1,327 @@
+//! Three index servers as processes: one dies, hangs, comes back; others come and go; nothing acknowledged is lost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arrow::array::AsArray;
+use drsdb::local::LocalCluster;
+use drsdb_client::{Client, ClientOptions, ErrorCode};
+use tempfile::TempDir;
+use tokio::{process::Command, task::JoinHandle};
+
+use crate::support::{TestCluster, eventually, options};
+
+async fn three(storage: usize) -> TestCluster {
+    let cluster = TestCluster::start_with(storage, |options| options.index = 3).await;
+    cluster.run(&["CREATE TABLE n (id BIGINT PRIMARY KEY, writer BIGINT NOT NULL)"]).await;
+    cluster
+}
+
+/// A client that asks index server `number` first.
+async fn client_of(cluster: &TestCluster, number: usize) -> Client {
+    let options = ClientOptions {
+        index_servers: vec![cluster.cluster.index_url(number).clone()],
+        ..cluster.cluster.client_options()
+    };
+    Client::connect(options).await.unwrap()
+}
+
+/// An index server in SHOW CLUSTER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct IndexServer {
+    id: usize,
+    state: String,
+    version: Option<u64>,
+    hash: Option<String>,
+}
+
+async fn index_servers(client: &Client) -> Result<Vec<IndexServer>, drsdb_client::Error> {
+    let shown = client.collect("SHOW CLUSTER").await?;
+    let mut servers = Vec::new();
+    for batch in &shown.batches {
+        let text = |column: usize, row: usize| {
+            let column = batch.column(column);
+            column.is_valid(row).then(|| column.as_string::<i32>().value(row).to_owned())
+        };
+        for row in 0..batch.num_rows() {
+            if text(0, row).as_deref() == Some("index") {
+                let version = batch.column(4);
+                servers.push(IndexServer {
+                    id: text(1, row).unwrap().parse().unwrap(),
+                    state: text(3, row).unwrap(),
+                    version: version
+                        .is_valid(row)
+                        .then(|| version.as_primitive::<arrow::datatypes::UInt64Type>().value(row)),
+                    hash: text(5, row),
+                });
+            }
+        }
+    }
+    Ok(servers)
+}
+
+/// The index server that leads, from 0.
+async fn leader(client: &Client) -> usize {
+    let mut found = None;
+    let found = &mut found;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while found.is_none() {
+        assert!(Instant::now() < deadline, "nobody leads");
+        if let Ok(servers) = index_servers(client).await {
+            *found = servers.iter().find(|server| server.state == "leader").map(|server| server.id - 1);
+        }
+    }
+    found.unwrap()
+}
+
+/// All index servers answer, with the same version and the same state.
+async fn all_agree(client: &Client, count: usize) {
+    eventually("all index servers have the same state", || async {
+        let Ok(servers) = index_servers(client).await else { return false };
+        let first = &servers[0];
+        servers.len() == count
+            && first.hash.is_some()
+            && servers.iter().all(|server| (server.version, &server.hash) == (first.version, &first.hash))
+    })
+    .await;
+}
+
+/// Clients that insert one row after the other, and note which were acknowledged.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicUsize>,
+    running: Vec<JoinHandle<Vec<i64>>>,
+}
+
+impl Writers {
+    async fn start(cluster: &TestCluster, count: usize) -> Self {
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut running = Vec::new();
+        for writer in 0..count {
+            let client = client_of(cluster, writer % cluster.cluster.index_count()).await;
+            let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
+            running.push(tokio::spawn(async move {
+                let mut mine = Vec::new();
+                for number in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let id = (writer * 1_000_000 + number) as i64;
+                    match client.execute(&format!("INSERT INTO n VALUES ({id}, {writer})")).await {
+                        Ok(_) => {
+                            mine.push(id);
+                            acknowledged.fetch_add(1, Ordering::Relaxed);
+                        }
+                        // Nobody knows about this row; the next one has another key.
+                        Err(error) => assert!(
+                            matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Conflict | ErrorCode::Timeout),
+                            "{error:?}"
+                        ),
+                    }
+                }
+                mine
+            }));
+        }
+        Self { stop, acknowledged, running }
+    }
+
+    /// Waits until so many more rows have been acknowledged, and says how long that took.
+    async fn more(&self, rows: usize) -> Duration {
+        let (from, started) = (self.acknowledged.load(Ordering::Relaxed), Instant::now());
+        eventually("writes go on", || async { self.acknowledged.load(Ordering::Relaxed) >= from + rows }).await;
+        started.elapsed()
+    }
+
+    /// Ends them; every acknowledged row is there.
+    async fn all_are_there(self, cluster: &TestCluster) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut acknowledged = Vec::new();
+        for writer in self.running {
+            acknowledged.extend(writer.await.unwrap());
+        }
+        for number in 0..cluster.cluster.index_count() {
+            let rows = client_of(cluster, number).await.collect("SELECT id FROM n").await.unwrap();
+            let present: std::collections::HashSet<i64> = rows
+                .batches
+                .iter()
+                .flat_map(|batch| batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec())
+                .collect();
+            let lost: Vec<&i64> = acknowledged.iter().filter(|id| !present.contains(id)).collect();
+            assert!(lost.is_empty(), "acknowledged and not there, asked at index server {}: {lost:?}", number + 1);
+            let doubled = rows.rows() - present.len();
+            assert_eq!(doubled, 0, "rows that are there twice");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_when_the_leader_is_killed() {
+    let mut cluster = three(2).await;
+    let writers = Writers::start(&cluster, 6).await;
+    for round in 0..2 {
+        writers.more(30).await;
+        let killed = leader(&cluster.client).await;
+        cluster.cluster.kill_index(killed).await.unwrap();
+        let pause = writers.more(30).await;
+        assert!(pause < Duration::from_secs(20), "round {round}: no write for {pause:?}");
+        cluster.cluster.restart_index(killed).await.unwrap();
+    }
+    writers.all_are_there(&cluster).await;
+    all_agree(&cluster.client, 3).await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_hangs_is_replaced_and_finds_its_place_again() {
+    let cluster = three(1).await;
+    let hung = leader(&cluster.client).await;
+    let other = client_of(&cluster, (hung + 1) % 3).await;
+    cluster.cluster.pause_index(hung).await.unwrap();
+    let started = Instant::now();
+    let mut id = 0;
+    eventually("a write succeeds", || {
+        id += 1;
+        let insert = format!("INSERT INTO n VALUES ({id}, 0)");
+        let other = other.clone();
+        async move { other.execute(&insert).await.is_ok() }
+    })
+    .await;
+    assert!(started.elapsed() < Duration::from_secs(20), "it took {:?}", started.elapsed());
+    let next = leader(&other).await;
+    assert_ne!(next, hung);
+    // It wakes as a leader, and must not answer like one.
+    cluster.cluster.resume_index(hung).await.unwrap();
+    let woken = client_of(&cluster, hung).await;
+    let rows = woken.collect("SELECT id FROM n").await.unwrap();
+    assert!(rows.rows() >= 1, "it answers from before the others' writes");
+    woken.execute("INSERT INTO n VALUES (-1, 0)").await.unwrap();
+    all_agree(&other, 3).await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_index_server_acknowledged_the_others_know() {
+    let cluster = three(1).await;
+    let clients = [client_of(&cluster, 0).await, client_of(&cluster, 1).await, client_of(&cluster, 2).await];
+    for round in 0..12 {
+        let (writer, reader) = (&clients[round % 3], &clients[(round + 1 + round / 3) % 3]);
+        let table = format!("t{round}");
+        writer.execute(&format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY)")).await.unwrap();
+        reader.execute(&format!("INSERT INTO {table} VALUES ({round})")).await.unwrap();
+        assert_eq!(writer.collect(&format!("SELECT id FROM {table}")).await.unwrap().rows(), 1);
+        for client in &clients {
+            assert_eq!(client.collect(&format!("SELECT id FROM {table} WHERE id = {round}")).await.unwrap().rows(), 1);
+        }
+    }
+    clients[1].execute("CREATE USER ada WITH PASSWORD 'long enough'").await.unwrap();
+    for number in 0..3 {
+        let options = ClientOptions {
+            index_servers: vec![cluster.cluster.index_url(number).clone()],
+            user: Some("ada".to_owned()),
+            password: Some("long enough".into()),
+            ..cluster.cluster.client_options()
+        };
+        let ada = Client::connect(options).await.unwrap();
+        assert_eq!(ada.collect("SELECT * FROM t1").await.unwrap().rows(), 1);
+        let refused = ada.execute("ALTER CLUSTER REMOVE INDEX SERVER 1").await.err().unwrap();
+        assert_eq!(refused.code(), ErrorCode::PermissionDenied, "{refused}");
+        assert_eq!(ada.collect("SHOW CLUSTER").await.unwrap_err().code(), ErrorCode::PermissionDenied);
+    }
+    all_agree(&cluster.client, 3).await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+async fn admin(cluster: &TestCluster, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drsdb"));
+    command.arg("admin").args(arguments).arg("--config").arg(cluster.cluster.client_file());
+    let done = tokio::time::timeout(Duration::from_secs(120), command.output()).await.expect("it ends").unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    (done.status.success(), text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn index_servers_are_added_and_removed_while_it_runs() {
+    let mut cluster = three(2).await;
+    let writers = Writers::start(&cluster, 3).await;
+    writers.more(10).await;
+    let (number, url) = cluster.cluster.start_joining_index().await.unwrap();
+    assert_eq!(number, 4);
+    let id = number.to_string();
+    let add = ["index", "add", "--id", &id, "--url", url.as_str()];
+    let mut said = String::new();
+    let mut added = false;
+    // Its process may not listen yet.
+    while !added {
+        (added, said) = admin(&cluster, &add).await;
+        assert!(added || said.contains("cannot be reached"), "{said}");
+    }
+    assert!(added, "{said}");
+    let (ok, status) = admin(&cluster, &["status"]).await;
+    assert!(ok && status.contains(url.as_str()) && status.contains("leader"), "{status}");
+    // The leader goes, by SQL, and then its process: the four servers were one more than needed.
+    let first = leader(&cluster.client).await;
+    cluster.client.execute(&format!("ALTER CLUSTER REMOVE INDEX SERVER {}", first + 1)).await.unwrap();
+    cluster.cluster.kill_index(first).await.unwrap();
+    writers.more(10).await;
+    // The storage servers were told of the first three, and follow whoever is there: another one dies.
+    let second = leader(&cluster.client).await;
+    assert_ne!(second, first);
+    cluster.cluster.kill_index(second).await.unwrap();
+    writers.more(10).await;
+    cluster.cluster.restart_index(second).await.unwrap();
+    let (ok, said) = admin(&cluster, &["index", "remove", "--id", "77"]).await;
+    assert!(!ok && said.contains("77"), "{said}");
+    let storage = cluster.status(0).await.server_id;
+    let (ok, said) = admin(&cluster, &["storage", "drain", "--id", &storage]).await;
+    assert!(!ok || said.is_empty() || !said.contains("internal"), "{said}");
+    all_agree(&cluster.client, 3).await;
+    // Not asked at the removed one, which knows nothing any more.
+    writers.stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = 0;
+    for writer in writers.running {
+        acknowledged += writer.await.unwrap().len();
+    }
+    let rows = cluster.client.collect("SELECT id FROM n").await.unwrap().rows();
+    assert!(rows >= acknowledged, "{acknowledged} rows were acknowledged, and {rows} are there");
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_comes_up_again_and_takes_more_index_servers() {
+    let folder: TempDir = tempfile::tempdir().unwrap();
+    let mut urls = Vec::new();
+    for (start, index) in [1, 3, 1].into_iter().enumerate() {
+        let cluster = LocalCluster::start(drsdb::local::LocalOptions { index, ..options(&folder, 1) }).await.unwrap();
+        let client = Client::connect(cluster.client_options()).await.unwrap();
+        let now: Vec<_> = (0..cluster.index_count()).map(|number| cluster.index_url(number).clone()).collect();
+        assert_eq!(now.len(), if start == 0 { 1 } else { 3 });
+        assert!(now.starts_with(&urls), "{now:?} after {urls:?}");
+        urls = now;
+        if start == 0 {
+            client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)").await.unwrap();
+        }
+        client.execute(&format!("INSERT INTO t VALUES ({start})")).await.unwrap();
+        assert_eq!(client.collect("SELECT id FROM t").await.unwrap().rows(), start + 1);
+        all_agree(&client, urls.len()).await;
+        cluster.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_index_servers_in_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    for start in 0..2 {
+        let options = drsdb::local::LocalOptions { index: 3, processes: false, ..options(&folder, 2) };
+        let cluster = LocalCluster::start(options).await.unwrap();
+        let client = Client::connect(cluster.client_options()).await.unwrap();
+        client.execute("CREATE TABLE IF NOT EXISTS t (id BIGINT PRIMARY KEY)").await.unwrap();
+        client.execute(&format!("INSERT INTO t VALUES ({start})")).await.unwrap();
+        assert_eq!(client.collect("SELECT id FROM t").await.unwrap().rows(), start + 1);
+        cluster.shutdown().await.unwrap();
+    }
+}

@@ -1,0 +1,275 @@
+//! Shards with replicas: what goes on when storage servers die, come back, are drained, or join.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arrow::{array::AsArray, datatypes::Int64Type};
+use drsdb_client::{Client, ErrorCode};
+
+use crate::support::{TestCluster, eventually};
+
+/// A cluster that is not patient.
+async fn impatient(storage: usize, replace_after_s: i64) -> TestCluster {
+    TestCluster::start_with(storage, |options| {
+        options.index_settings.insert("demote_after_s".into(), 1i64.into());
+        options.index_settings.insert("replace_after_s".into(), replace_after_s.into());
+        options.index_settings.insert("shard_copies".into(), 16i64.into());
+        options.storage_settings.insert("staged_lease_s".into(), 2i64.into());
+    })
+    .await
+}
+
+/// Inserts rows one by one until it is told to stop; how many are acknowledged.
+fn insert_rows(
+    client: &Client,
+    table: &str,
+    first: i64,
+) -> (Arc<AtomicBool>, tokio::task::JoinHandle<i64>, Arc<AtomicI64>) {
+    let (client, stop, done) = (client.new_session(), Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+    let (stopped, counted, table) = (Arc::clone(&stop), Arc::clone(&done), table.to_owned());
+    let task = tokio::spawn(async move {
+        let mut id = first;
+        while !stopped.load(Ordering::Relaxed) {
+            let inserted = client.execute(&format!("INSERT INTO {table} VALUES ({id}, 'row {id}')")).await;
+            match inserted {
+                Ok(_) => {}
+                // It was there: the answer to the first try was lost.
+                Err(error) if error.code() == ErrorCode::ConstraintViolation => {}
+                Err(error) => {
+                    assert!(matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Conflict), "{error}");
+                    continue;
+                }
+            }
+            id += 1;
+            counted.store(id - first, Ordering::Relaxed);
+        }
+        id - first
+    });
+    (stop, task, done)
+}
+
+/// Waits until `task` has done `more` rows than now.
+async fn progress(what: &str, done: &AtomicI64, more: i64) {
+    let goal = done.load(Ordering::Relaxed) + more;
+    eventually(what, || async { done.load(Ordering::Relaxed) >= goal }).await;
+}
+
+async fn count(cluster: &TestCluster, condition: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM drsdb.replicas WHERE {condition}");
+    match cluster.client.collect(&sql).await {
+        Ok(result) => result
+            .batches
+            .iter()
+            .find(|batch| batch.num_rows() > 0)
+            .map_or(-1, |batch| batch.column(0).as_primitive::<Int64Type>().value(0)),
+        Err(error) => panic!("{sql}: {error}"),
+    }
+}
+
+async fn all_current(cluster: &TestCluster, replicas: i64) {
+    eventually("all replicas are current", || async {
+        count(cluster, "state = 'current'").await == replicas && count(cluster, "true").await == replicas
+    })
+    .await;
+}
+
+/// The ids of the storage servers by their URLs.
+async fn ids(cluster: &TestCluster) -> BTreeMap<String, String> {
+    let result = cluster.client.collect("SELECT url, id FROM drsdb.servers WHERE kind = 'storage'").await.unwrap();
+    let text = |batch: &arrow::record_batch::RecordBatch, column: usize, row: usize| {
+        arrow::util::display::array_value_to_string(batch.column(column), row).unwrap()
+    };
+    let rows = result.batches.iter().flat_map(|batch| {
+        (0..batch.num_rows()).map(|row| (text(batch, 0, row).trim_end_matches('/').to_owned(), text(batch, 1, row)))
+    });
+    rows.collect()
+}
+
+async fn id_of(cluster: &TestCluster, number: usize) -> String {
+    let url = cluster.cluster.storage_url(number).as_str().trim_end_matches('/').to_owned();
+    ids(cluster).await[&url].clone()
+}
+
+const TABLES: [&str; 2] = ["row", "column"];
+
+async fn create_tables(cluster: &TestCluster, options: &str) {
+    for engine in TABLES {
+        let options = format!("engine = '{engine}', shards = 4{options}");
+        cluster.run(&[&format!("CREATE TABLE {engine}_t (id BIGINT PRIMARY KEY, text TEXT) WITH ({options})")]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_without_one_of_three_and_it_catches_up() {
+    let mut cluster = impatient(3, 600).await;
+    create_tables(&cluster, "").await;
+    let writers: Vec<_> = TABLES.map(|engine| insert_rows(&cluster.client, &format!("{engine}_t"), 0)).into();
+    for (_, _, done) in &writers {
+        progress("rows before", done, 10).await;
+    }
+    cluster.cluster.kill_storage(0).await.unwrap();
+    for (_, _, done) in &writers {
+        progress("rows without one server", done, 20).await;
+    }
+    for engine in TABLES {
+        let read = cluster.client.collect(&format!("SELECT id FROM {engine}_t")).await;
+        assert!(read.is_ok(), "reads go on: {read:?}");
+    }
+    cluster.cluster.restart_storage(0).await.unwrap();
+    for (_, _, done) in &writers {
+        progress("rows while it catches up", done, 20).await;
+    }
+    // Under load, too.
+    all_current(&cluster, 2 * 4 * 3).await;
+    let mut expected = BTreeMap::new();
+    for ((stop, task, _), engine) in writers.into_iter().zip(TABLES) {
+        stop.store(true, Ordering::Relaxed);
+        expected.insert(engine, task.await.unwrap());
+    }
+    // What the returned server has alone is everything.
+    cluster.cluster.kill_storage(1).await.unwrap();
+    cluster.cluster.kill_storage(2).await.unwrap();
+    for engine in TABLES {
+        let sql = format!("SELECT id FROM {engine}_t");
+        eventually("the others are gone around", || async { cluster.client.collect(&sql).await.is_ok() }).await;
+        let rows = cluster.client.collect(&sql).await.unwrap();
+        let mut ids: Vec<i64> = rows
+            .batches
+            .iter()
+            .flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec())
+            .collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..expected[engine]).collect::<Vec<_>>());
+    }
+    // One of three is no majority.
+    let error = cluster.error("INSERT INTO row_t VALUES (-1, 'never')").await;
+    assert_eq!(error.code(), ErrorCode::Unavailable, "{error}");
+    cluster.cluster.restart_storage(1).await.unwrap();
+    eventually("writes go on with two", || async {
+        cluster.client.execute("INSERT INTO row_t VALUES (-2, 'again')").await.is_ok()
+    })
+    .await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_server_hands_over_and_is_removed() {
+    let mut cluster = impatient(4, 600).await;
+    create_tables(&cluster, ", replicas = 2").await;
+    for engine in TABLES {
+        cluster.run(&[&format!("INSERT INTO {engine}_t SELECT v, 'x' FROM generate_series(1, 1000) g(v)")]).await;
+    }
+    let drained = id_of(&cluster, 1).await;
+    assert_eq!(
+        cluster.error(&format!("ALTER CLUSTER REMOVE STORAGE SERVER '{drained}'")).await.code(),
+        ErrorCode::InvalidArgument
+    );
+    let (stop, writer, done) = insert_rows(&cluster.client, "row_t", 10_000);
+    progress("rows before", &done, 5).await;
+    cluster.run(&[&format!("ALTER CLUSTER DRAIN STORAGE SERVER '{drained}'")]).await;
+    eventually("it has nothing any more", || async { count(&cluster, &format!("server = '{drained}'")).await == 0 })
+        .await;
+    cluster.run(&[&format!("ALTER CLUSTER REMOVE STORAGE SERVER '{drained}'")]).await;
+    cluster.cluster.kill_storage(1).await.unwrap();
+    progress("rows after", &done, 5).await;
+    stop.store(true, Ordering::Relaxed);
+    let written = writer.await.unwrap();
+    all_current(&cluster, 2 * 4 * 2).await;
+    assert_eq!(cluster.value("SELECT count(*) FROM column_t").await, "1000");
+    assert_eq!(cluster.value("SELECT count(*) FROM row_t").await, (1000 + written).to_string());
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_server_gets_its_share_and_more_replicas_are_made() {
+    let mut cluster = impatient(1, 600).await;
+    create_tables(&cluster, "").await;
+    for engine in TABLES {
+        cluster.run(&[&format!("INSERT INTO {engine}_t SELECT v, 'x' FROM generate_series(1, 1000) g(v)")]).await;
+    }
+    for servers in [2, 3] {
+        cluster.cluster.add_storage().await.unwrap();
+        all_current(&cluster, 2 * 4 * servers).await;
+    }
+    cluster.cluster.add_storage().await.unwrap();
+    eventually("it has its share", || async {
+        let result = cluster
+            .client
+            .collect("SELECT server, count(*) FROM drsdb.replicas WHERE state = 'current' GROUP BY 1")
+            .await;
+        let rows = result.unwrap();
+        let held: Vec<i64> = rows
+            .batches
+            .iter()
+            .flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values().to_vec())
+            .collect();
+        held == [6, 6, 6, 6]
+    })
+    .await;
+    // The first one, which had everything, is not needed.
+    cluster.cluster.kill_storage(0).await.unwrap();
+    for engine in TABLES {
+        let sql = format!("SELECT sum(id) FROM {engine}_t");
+        eventually("the dead server is gone around", || async { cluster.client.collect(&sql).await.is_ok() }).await;
+        assert_eq!(cluster.value(&sql).await, "500500");
+    }
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stays_away_is_replaced() {
+    let mut cluster = impatient(4, 3).await;
+    create_tables(&cluster, "").await;
+    for engine in TABLES {
+        cluster.run(&[&format!("INSERT INTO {engine}_t SELECT v, 'x' FROM generate_series(1, 1000) g(v)")]).await;
+    }
+    let gone = id_of(&cluster, 2).await;
+    cluster.cluster.kill_storage(2).await.unwrap();
+    eventually("others have its shards", || async { count(&cluster, &format!("server = '{gone}'")).await == 0 }).await;
+    all_current(&cluster, 2 * 4 * 3).await;
+    // Nobody needs the one that is gone, nor one more.
+    cluster.cluster.kill_storage(3).await.unwrap();
+    for engine in TABLES {
+        let sql = format!("SELECT sum(id) FROM {engine}_t");
+        eventually("the dead server is gone around", || async { cluster.client.collect(&sql).await.is_ok() }).await;
+        assert_eq!(cluster.value(&sql).await, "500500");
+    }
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_is_killed_begins_again() {
+    let mut cluster = impatient(3, 600).await;
+    create_tables(&cluster, "").await;
+    for engine in TABLES {
+        cluster.run(&[&format!("INSERT INTO {engine}_t SELECT v, 'x' FROM generate_series(1, 20000) g(v)")]).await;
+    }
+    let (stop, writer, done) = insert_rows(&cluster.client, "row_t", 100_000);
+    for round in 0..4u64 {
+        cluster.cluster.kill_storage(2).await.unwrap();
+        progress("rows without it", &done, 5).await;
+        cluster.cluster.restart_storage(2).await.unwrap();
+        // Different moments of the rebuild.
+        #[allow(clippy::disallowed_methods)]
+        tokio::time::sleep(Duration::from_millis(1000 + round * 150)).await;
+    }
+    all_current(&cluster, 2 * 4 * 3).await;
+    stop.store(true, Ordering::Relaxed);
+    let written = writer.await.unwrap();
+    cluster.cluster.kill_storage(0).await.unwrap();
+    cluster.cluster.kill_storage(1).await.unwrap();
+    let sql = "SELECT count(*), count(DISTINCT id) FROM row_t";
+    eventually("the others are gone around", || async { cluster.client.collect(sql).await.is_ok() }).await;
+    let rows = cluster.client.collect(sql).await.unwrap();
+    for column in 0..2 {
+        let counted = rows.batches[0].column(column).as_primitive::<Int64Type>().value(0);
+        assert_eq!(counted, 20_000 + written);
+    }
+    cluster.cluster.shutdown().await.unwrap();
+}

@@ -1,0 +1,80 @@
+//! Faults: clusters of real processes whose servers are killed, stopped, cut off and starved while clients write, and what
+//! must hold whatever happens.
+//!
+//! A [`nemesis`] makes the faults of a seed happen, on the processes of a [`cluster`] and the [`network`] between them, while
+//! [`workload`]s keep notes of what they were told. Afterwards all is healed, and the notes are held against what the
+//! database says. A seed that fails prints its schedule, and is run again alone with
+//! `DRSDB_FAULT_SEED=n cargo test --test faults`; `make soak SECONDS=600` runs many more seeds, longer.
+
+// A failed step of a test ends it.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod history;
+mod nemesis;
+mod network;
+mod replicas;
+mod run;
+mod workload;
+
+use std::time::Duration;
+
+use cluster::{Cluster, Topology};
+use run::{Settings, crash_everywhere, named_seed, run_seed, run_seeds, soak};
+
+const TOPOLOGY: Topology = Topology { index: 3, storage: 3, small_disk: true };
+
+const SHORT: Settings =
+    Settings { topology: TOPOLOGY, length: Duration::from_millis(2500), workloads: 2, replace_every: 0 };
+
+const LONG: Settings = Settings { length: Duration::from_secs(12), workloads: 5, replace_every: 0, ..SHORT };
+
+/// Ten seeds each, so that two clusters can be at it at the same time.
+macro_rules! seeds {
+    ($($name:ident = $first:literal),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                if named_seed().is_none() {
+                    run_seeds($first..$first + 10, SHORT).await;
+                }
+            }
+        )+
+    };
+}
+
+seeds! {
+    seeds_from_0 = 0,
+    seeds_from_10 = 10,
+    seeds_from_20 = 20,
+    seeds_from_30 = 30,
+    seeds_from_40 = 40,
+}
+
+/// Before and after everything that becomes durable or is told to another server.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_recover_from_a_crash_at_every_point() {
+    if named_seed().is_none() {
+        let never = crash_everywhere(Settings { length: Duration::from_millis(1200), ..SHORT }).await;
+        assert!(never.is_empty(), "no server came to {never:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_named_seed() {
+    if let Some(seed) = named_seed() {
+        let settings = if std::env::var_os("DRSDB_SOAK").is_some() { LONG } else { SHORT };
+        let mut cluster = Cluster::start(TOPOLOGY).await;
+        run_seed(&mut cluster, seed, settings).await;
+    }
+}
+
+/// `make soak`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "runs for as long as it is told"]
+async fn many_seeds_for_long() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number of seconds"));
+    let seconds = number("DRSDB_SOAK_SECONDS").unwrap_or(60);
+    let first = number("DRSDB_SOAK_FIRST_SEED").unwrap_or_else(|| rand::random_range(1_000..1_000_000_000));
+    soak(first, Duration::from_secs(seconds), LONG).await;
+}

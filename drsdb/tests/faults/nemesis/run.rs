@@ -1,0 +1,144 @@
+//! Makes a schedule's faults happen.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Fault, Step, Target};
+use crate::{
+    cluster::Cluster,
+    network::{Network, Node},
+};
+
+/// Of a stuttering server: how long it runs, and how long it stands still.
+const STUTTER_RUNS: Duration = Duration::from_millis(15);
+const STUTTER_STANDS: Duration = Duration::from_millis(60);
+
+/// One run of a schedule.
+pub struct Nemesis<'a> {
+    cluster: &'a mut Cluster,
+    /// Who leads the index servers, as far as anyone knows.
+    leader: Node,
+    fired: Fired,
+}
+
+/// What has happened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fired {
+    pub faults: usize,
+    /// Servers that died where they were told to.
+    pub crashes: usize,
+}
+
+enum Moment {
+    Begin,
+    Stutter(bool),
+    End,
+}
+
+impl<'a> Nemesis<'a> {
+    pub fn new(cluster: &'a mut Cluster, leader: Node) -> Self {
+        Self { cluster, leader, fired: Fired::default() }
+    }
+
+    /// Runs all steps, and gives how many faults fired.
+    pub async fn run(mut self, steps: &[Step]) -> Fired {
+        let started = Instant::now();
+        // Who leads is decided once: what is begun at one server is ended at the same.
+        let mut moments = Vec::new();
+        for step in steps {
+            moments.push((step.at, Moment::Begin, step.fault));
+            if matches!(step.fault, Fault::Stutter(_)) {
+                let (mut at, mut stopped) = (step.at, true);
+                while at < step.until {
+                    moments.push((at, Moment::Stutter(stopped), step.fault));
+                    at += if stopped { STUTTER_STANDS } else { STUTTER_RUNS };
+                    stopped = !stopped;
+                }
+            }
+            moments.push((step.until, Moment::End, step.fault));
+        }
+        moments.sort_by_key(|(at, ..)| *at);
+        for (at, moment, fault) in moments {
+            // The schedule is made of times.
+            #[allow(clippy::disallowed_methods)]
+            sleep_until(started + at).await;
+            match moment {
+                Moment::Begin => self.begin(fault).await,
+                Moment::Stutter(stopped) => {
+                    if let Fault::Stutter(target) = fault {
+                        let node = self.node(target);
+                        self.cluster.set_stopped(node, stopped);
+                    }
+                }
+                Moment::End => self.end(fault).await,
+            }
+        }
+        self.fired
+    }
+
+    fn node(&self, target: Target) -> Node {
+        match target {
+            Target::Node(node) => node,
+            Target::Leader => self.leader,
+        }
+    }
+
+    async fn begin(&mut self, fault: Fault) {
+        self.fired.faults += 1;
+        match fault {
+            Fault::Kill(target) => self.cluster.kill(self.node(target)).await,
+            Fault::KillAll => {
+                for node in self.cluster.topology.servers() {
+                    self.cluster.kill(node).await;
+                }
+            }
+            Fault::Stop(target) => self.cluster.set_stopped(self.node(target), true),
+            Fault::Stutter(_) => {}
+            Fault::Isolate(target) => self.each_link_of(self.node(target), |network, from, to| network.cut(from, to)),
+            Fault::CutOneWay { from, to } => self.cluster.network.cut(from, to),
+            Fault::Cut { left, right } => {
+                self.cluster.network.cut(left, right);
+                self.cluster.network.cut(right, left);
+            }
+            Fault::Delay { target, delay } => {
+                self.each_link_of(self.node(target), |network, from, to| network.delay(from, to, delay));
+            }
+            Fault::Reset(target) => self.cluster.network.reset(self.node(target)),
+            Fault::FillDisk => self.cluster.set_disk_full(true),
+            Fault::Crash { node, point, times } => self.cluster.arm(node, &format!("{point}:{times}")).await,
+            Fault::Replace(node) => self.cluster.kill(node).await,
+        }
+    }
+
+    async fn end(&mut self, fault: Fault) {
+        match fault {
+            Fault::Kill(target) => self.cluster.start_server(self.node(target)).await,
+            Fault::KillAll => {
+                for node in self.cluster.topology.servers() {
+                    self.cluster.start_server(node).await;
+                }
+            }
+            Fault::Stop(target) | Fault::Stutter(target) => self.cluster.set_stopped(self.node(target), false),
+            Fault::Isolate(target) | Fault::Delay { target, .. } => {
+                self.each_link_of(self.node(target), |network, from, to| network.heal(from, to));
+            }
+            Fault::CutOneWay { from, to } => self.cluster.network.heal(from, to),
+            Fault::Cut { left, right } => {
+                self.cluster.network.heal(left, right);
+                self.cluster.network.heal(right, left);
+            }
+            Fault::Reset(_) => {}
+            Fault::FillDisk => self.cluster.set_disk_full(false),
+            Fault::Crash { node, .. } => self.fired.crashes += usize::from(self.cluster.disarm(node).await),
+            Fault::Replace(node) => self.cluster.replace(node).await,
+        }
+    }
+
+    fn each_link_of(&self, node: Node, change: impl Fn(&Network, Node, Node)) {
+        for other in self.cluster.topology.everyone().filter(|other| *other != node) {
+            change(&self.cluster.network, node, other);
+            change(&self.cluster.network, other, node);
+        }
+    }
+}

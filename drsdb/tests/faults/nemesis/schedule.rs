@@ -1,0 +1,176 @@
+//! From a seed to a schedule. Pure: a seed that failed gives the same faults again.
+
+use std::{fmt, time::Duration};
+
+use drsdb_core::crash_point::{INDEX_POINTS, STORAGE_POINTS};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use crate::{cluster::Topology, network::Node};
+
+/// Whom a fault hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Node(Node),
+    /// The index server that leads when the fault fires.
+    Leader,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL; started again at the end.
+    Kill(Target),
+    /// Every server at once.
+    KillAll,
+    /// SIGSTOP; SIGCONT at the end.
+    Stop(Target),
+    /// Stopped and let go on many times a second: everything it does is slow, its disk too.
+    Stutter(Target),
+    /// Nothing reaches it and nothing comes from it.
+    Isolate(Target),
+    /// What the one sends does not reach the other.
+    CutOneWay { from: Node, to: Node },
+    /// Neither hears the other; everyone else hears both.
+    Cut { left: Node, right: Node },
+    /// Everything to and from it takes longer.
+    Delay { target: Target, delay: Duration },
+    /// All its connections break at once.
+    Reset(Target),
+    /// No byte of its disk is free.
+    FillDisk,
+    /// Started again, to die when it comes to a point in its code for the so-manieth time.
+    Crash { node: Node, point: &'static str, times: u32 },
+    /// It is gone with its disk, and a new and empty server takes its place.
+    Replace(Node),
+}
+
+/// A fault with its times, from the beginning of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    pub at: Duration,
+    pub until: Duration,
+    pub fault: Fault,
+}
+
+/// The faults of `seed` for a run of `length`, in the order of their beginnings. All of them end within it.
+///
+/// At most one in `replace_every` runs loses a disk: the cluster then has to make new replicas before it may lose another.
+/// 0: none does.
+pub fn schedule(seed: u64, topology: Topology, length: Duration, replace_every: u64) -> Vec<Step> {
+    let mut random = StdRng::seed_from_u64(seed);
+    // Mostly one fault after the other; sometimes several at once, which may cost a majority and then only has to leave
+    // what was acknowledged.
+    let steps = if random.random_bool(0.25) { random.random_range(3..=5) } else { random.random_range(1..=2) };
+    let together = random.random_bool(0.25);
+    let slot = length.div_f64(if together { 1.0 } else { f64::from(steps) });
+    let mut schedule: Vec<Step> = (0..steps)
+        .map(|number| {
+            let start = if together { Duration::ZERO } else { slot * number };
+            let begins = start + slot.mul_f64(random.random_range(0.05..0.4));
+            let lasts = slot.mul_f64(random.random_range(0.2..0.55));
+            Step { at: begins, until: begins + lasts, fault: fault(&mut random, topology) }
+        })
+        .collect();
+    if replace_every > 0 && seed % replace_every == replace_every - 1 {
+        let whole_disks = topology.storage - usize::from(topology.small_disk);
+        let node = Node::Storage(random.random_range(1..=whole_disks));
+        // With another server down as well, nobody could have kept what was acknowledged.
+        schedule = vec![Step { at: length / 4, until: length / 2, fault: Fault::Replace(node) }];
+    }
+    schedule.sort_by_key(|step| step.at);
+    schedule
+}
+
+fn fault(random: &mut StdRng, topology: Topology) -> Fault {
+    let nodes: Vec<Node> = topology.everyone().collect();
+    let (left, right) = loop {
+        let mut pick = || *nodes.choose(random).expect("there are servers");
+        match (pick(), pick()) {
+            (left, right) if left != right => break (left, right),
+            _ => {}
+        }
+    };
+    let target = target(random, topology);
+    match random.random_range(0..100) {
+        0..22 => Fault::Kill(target),
+        22..25 => Fault::KillAll,
+        25..38 => Fault::Stop(target),
+        38..46 => Fault::Stutter(target),
+        46..58 => Fault::Isolate(target),
+        58..68 => Fault::CutOneWay { from: left, to: right },
+        68..76 => Fault::Cut { left, right },
+        76..84 => Fault::Delay { target, delay: Duration::from_millis(random.random_range(20..400)) },
+        84..88 => Fault::Reset(target),
+        88..94 => crash(random, topology),
+        _ if topology.small_disk => Fault::FillDisk,
+        _ => Fault::Kill(target),
+    }
+}
+
+fn crash(random: &mut StdRng, topology: Topology) -> Fault {
+    let servers: Vec<Node> = topology.servers().collect();
+    let node = *servers.choose(random).expect("there are servers");
+    let points = if matches!(node, Node::Index(_)) { INDEX_POINTS } else { STORAGE_POINTS };
+    let point = points.choose(random).expect("there are points");
+    Fault::Crash { node, point, times: random.random_range(1..=6) }
+}
+
+fn target(random: &mut StdRng, topology: Topology) -> Target {
+    if random.random_bool(0.25) {
+        return Target::Leader;
+    }
+    let servers: Vec<Node> = topology.servers().collect();
+    Target::Node(*servers.choose(random).expect("there are servers"))
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Node(node) => write!(f, "{node}"),
+            Target::Leader => f.write_str("the leader"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Kill(target) => write!(f, "kill {target}"),
+            Fault::KillAll => f.write_str("kill all servers"),
+            Fault::Stop(target) => write!(f, "stop {target}"),
+            Fault::Stutter(target) => write!(f, "slow down {target}"),
+            Fault::Isolate(target) => write!(f, "isolate {target}"),
+            Fault::CutOneWay { from, to } => write!(f, "cut {from} -> {to}"),
+            Fault::Cut { left, right } => write!(f, "cut {left} <-> {right}"),
+            Fault::Delay { target, delay } => write!(f, "delay {target} by {} ms", delay.as_millis()),
+            Fault::Reset(target) => write!(f, "reset the connections of {target}"),
+            Fault::FillDisk => f.write_str("fill the small disk"),
+            Fault::Crash { node, point, times } => write!(f, "crash {node} at {point}, passed {times} times"),
+            Fault::Replace(node) => write!(f, "replace {node} by an empty server"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:4} ms to {:4} ms: {}", self.at.as_millis(), self.until.as_millis(), self.fault)
+    }
+}
+
+#[test]
+fn a_seed_gives_one_schedule_and_seeds_differ() {
+    let topology = Topology { index: 3, storage: 3, small_disk: true };
+    let length = Duration::from_secs(3);
+    let mut kinds = std::collections::BTreeMap::new();
+    for seed in 0..500 {
+        let steps = schedule(seed, topology, length, 10);
+        assert_eq!(steps, schedule(seed, topology, length, 10));
+        assert!(!steps.is_empty());
+        for step in &steps {
+            assert!(step.at < step.until && step.until <= length, "{step}");
+            *kinds.entry(format!("{:?}", std::mem::discriminant(&step.fault))).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(kinds.len(), 12, "every kind of fault is there: {kinds:?}");
+    assert!(schedule(9, topology, length, 0).iter().all(|step| !matches!(step.fault, Fault::Replace(_))));
+}

@@ -1,0 +1,238 @@
+//! One seed: tables, workers, faults, recovery, and the checks afterwards.
+
+use std::{
+    env,
+    fmt::Write,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use drsdb_client::Client;
+use drsdb_core::crash_point::{INDEX_POINTS, STORAGE_POINTS};
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use tokio::{task::JoinSet, time::timeout};
+
+use crate::{
+    cluster::{Cluster, Topology, pause},
+    nemesis::{Fault, Fired, Nemesis, Step, schedule},
+    network::Node,
+    replicas,
+    workload::{Bank, BulkLoad, Engine, ForeignKeys, ListAppend, RECOVERY_TIME, UniqueKeys, Workload, column},
+};
+
+/// How a run is made. With the seed, it decides everything that is not chance between the servers.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub topology: Topology,
+    /// How long faults fire.
+    pub length: Duration,
+    /// Workloads at a time.
+    pub workloads: usize,
+    /// One run in so many loses a disk; 0: none does.
+    pub replace_every: u64,
+}
+
+/// What one seed did.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub faults: usize,
+    /// Servers that died at a point in their code.
+    pub crashes: usize,
+    pub text: String,
+}
+
+/// Runs `seeds` one after the other on one cluster; panics with everything that is known at the first that fails.
+pub async fn run_seeds(seeds: Range<u64>, settings: Settings) {
+    let mut cluster = Cluster::start(settings.topology).await;
+    let mut faults = 0;
+    for seed in seeds {
+        faults += run_seed(&mut cluster, seed, settings).await.faults;
+    }
+    assert!(faults > 0, "no fault fired: nothing was tested");
+}
+
+/// Runs seeds from `first` on until `time` is over, each few on a fresh cluster.
+pub async fn soak(first: u64, time: Duration, settings: Settings) {
+    let deadline = Instant::now() + time;
+    let (mut seed, mut faults) = (first, 0);
+    while Instant::now() < deadline {
+        let mut cluster = Cluster::start(settings.topology).await;
+        for _ in 0..10 {
+            if Instant::now() < deadline {
+                faults += run_seed(&mut cluster, seed, settings).await.faults;
+                seed += 1;
+            }
+        }
+    }
+    eprintln!("{} seeds, {faults} faults, nothing found", seed - first);
+    assert!(faults > 0, "no fault fired: nothing was tested");
+}
+
+/// The seed that the environment asks to replay.
+pub fn named_seed() -> Option<u64> {
+    let text = env::var("DRSDB_FAULT_SEED").ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("DRSDB_FAULT_SEED is {text:?}, and must be a number")))
+}
+
+/// Runs one seed; panics with everything that is known if it fails.
+pub async fn run_seed(cluster: &mut Cluster, seed: u64, settings: Settings) -> Summary {
+    let settings = Settings { topology: cluster.topology, ..settings };
+    let steps = schedule(seed, settings.topology, settings.length, settings.replace_every);
+    let mut story = format!("seed {seed}");
+    for step in &steps {
+        write!(story, "\n  {step}").expect("text grows");
+    }
+    let started = Instant::now();
+    match attempt(cluster, seed, settings, &steps).await {
+        Ok(mut summary) => {
+            summary.text = format!("{story}\n  {}\n  {:.1} s", summary.text, started.elapsed().as_secs_f64());
+            eprintln!("{}", summary.text);
+            summary
+        }
+        Err(error) => {
+            let (logs, folder) = (cluster.logs(), cluster.keep_folder());
+            panic!(
+                "{story}\nfailed: {error}\n{logs}\ndata and logs are kept in {}; replay with DRSDB_FAULT_SEED={seed}",
+                folder.display()
+            );
+        }
+    }
+}
+
+/// Lets a server of each kind die at each of its points, and gives the points at which none did.
+pub async fn crash_everywhere(settings: Settings) -> Vec<&'static str> {
+    let mut cluster = Cluster::start(settings.topology).await;
+    let (index, storage) = (Node::Index(settings.topology.index), Node::Storage(1));
+    let points =
+        INDEX_POINTS.iter().map(|point| (index, *point)).chain(STORAGE_POINTS.iter().map(|point| (storage, *point)));
+    let mut never = Vec::new();
+    for ((node, point), seed) in points.zip(1_000_000..) {
+        let fault = Fault::Crash { node, point, times: 2 };
+        let steps = [Step { at: Duration::from_millis(100), until: settings.length, fault }];
+        let outcome = attempt(&mut cluster, seed, settings, &steps).await;
+        match outcome {
+            Ok(summary) if summary.crashes == 0 => never.push(point),
+            Ok(_) => {}
+            Err(error) => {
+                let (logs, folder) = (cluster.logs(), cluster.keep_folder());
+                panic!("after {node} crashed at {point}: {error}\n{logs}\nfiles are kept in {}", folder.display());
+            }
+        }
+    }
+    never
+}
+
+async fn attempt(cluster: &mut Cluster, seed: u64, settings: Settings, steps: &[Step]) -> Result<Summary, String> {
+    let clients = cluster.clients().await;
+    let workloads = workloads(seed, settings.workloads);
+    for workload in &workloads {
+        for sql in workload.setup() {
+            clients[0].execute(&sql).await.map_err(|error| format!("{sql}: {}: {error}", error.code()))?;
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut workers = start_workers(&workloads, &clients, seed, &stop);
+    let Fired { faults, crashes } = Nemesis::new(cluster, leader(&clients[0]).await).run(steps).await;
+    cluster.heal().await;
+    let progressed = progress(cluster, &workloads).await;
+    stop.store(true, Ordering::Relaxed);
+    let stopped = timeout(RECOVERY_TIME, async { while workers.join_next().await.is_some() {} }).await;
+    let mut problems = Vec::new();
+    for workload in &workloads {
+        let violations = workload.notes().violations();
+        problems.extend(violations.into_iter().map(|what| format!("{}: {what}", workload.name())));
+    }
+    problems.extend(cluster.check_alive().err());
+    problems.extend(progressed.err());
+    if stopped.is_err() {
+        problems.push(format!("workers still run {RECOVERY_TIME:?} after all faults are over"));
+    }
+    // Whoever cannot answer cannot be asked either.
+    if problems.is_empty() {
+        for workload in &workloads {
+            let verified = workload.verify(&clients[clients.len() - 1]).await;
+            problems.extend(verified.err().map(|what| format!("{}: {what}", workload.name())));
+            for (table, _) in workload.tables() {
+                problems.extend(replicas::compare(cluster, &clients[0], &table).await.err());
+            }
+        }
+        problems.extend(cluster.check_alive().err());
+    }
+    let summary: Vec<String> =
+        workloads.iter().map(|workload| format!("{}: {}", workload.name(), workload.notes().summary())).collect();
+    if !problems.is_empty() {
+        return Err(format!("{}\n  {}", problems.join("\n  "), summary.join("\n  ")));
+    }
+    for (table, _) in workloads.iter().flat_map(|workload| workload.tables().into_iter().rev()) {
+        let sql = format!("DROP TABLE {table}");
+        clients[0].execute(&sql).await.map_err(|error| format!("{sql}: {}: {error}", error.code()))?;
+    }
+    Ok(Summary { faults, crashes, text: summary.join("\n  ") })
+}
+
+/// Those of the seed. Every kind comes in turn.
+fn workloads(seed: u64, count: usize) -> Vec<Arc<dyn Workload>> {
+    let engine = |bit: u64| if seed >> bit & 1 == 0 { Engine::Row } else { Engine::Column };
+    let mut all: Vec<Arc<dyn Workload>> = vec![
+        Arc::new(UniqueKeys::new(seed, engine(0))),
+        Arc::new(BulkLoad::new(seed, engine(1))),
+        Arc::new(ListAppend::new(seed)),
+        Arc::new(Bank::new(seed)),
+        Arc::new(ForeignKeys::new(seed, engine(2), seed.is_multiple_of(3))),
+    ];
+    all.shuffle(&mut StdRng::seed_from_u64(seed ^ 0x5eed));
+    all.truncate(count);
+    all
+}
+
+fn start_workers(
+    workloads: &[Arc<dyn Workload>],
+    clients: &[Client],
+    seed: u64,
+    stop: &Arc<AtomicBool>,
+) -> JoinSet<()> {
+    let mut workers = JoinSet::new();
+    for (number, workload) in workloads.iter().enumerate() {
+        for worker in 0..workload.workers() {
+            let (workload, stop) = (workload.clone(), stop.clone());
+            // Spread over the index servers.
+            let client = clients[(worker + number) % clients.len()].new_session();
+            let mut random = StdRng::seed_from_u64(seed << 16 | (number << 8 | worker) as u64);
+            workers.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    workload.operate(worker, &client, &mut random).await;
+                    // Operations that fail at once must not keep a core busy.
+                    pause().await;
+                }
+            });
+        }
+    }
+    workers
+}
+
+/// Waits until each workload has had something acknowledged after all faults were over.
+async fn progress(cluster: &mut Cluster, workloads: &[Arc<dyn Workload>]) -> Result<(), String> {
+    let before: Vec<usize> = workloads.iter().map(|workload| workload.notes().acknowledged()).collect();
+    let deadline = Instant::now() + RECOVERY_TIME;
+    loop {
+        let waiting =
+            workloads.iter().zip(&before).find(|(workload, before)| workload.notes().acknowledged() < **before + 3);
+        let Some((workload, _)) = waiting else { return Ok(()) };
+        cluster.check_alive()?;
+        if Instant::now() > deadline {
+            return Err(format!("{}: no progress within {RECOVERY_TIME:?} after all faults are over", workload.name()));
+        }
+        pause().await;
+    }
+}
+
+/// The index server that leads now. While they elect one, one of them is as good as another.
+async fn leader(client: &Client) -> Node {
+    let asked = client.collect("SELECT id FROM drsdb.raft WHERE role = 'leader'").await;
+    let leader = asked.ok().and_then(|answer| column(&answer, 0).first().copied());
+    Node::Index(leader.and_then(|id| usize::try_from(id).ok()).unwrap_or(1))
+}

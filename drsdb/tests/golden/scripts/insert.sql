@@ -1,0 +1,99 @@
+-- Rows come in by values, by a query, by defaults; a statement that fails leaves none.
+
+CREATE TABLE stock (
+    id BIGINT,
+    name TEXT NOT NULL,
+    amount INT NOT NULL DEFAULT 7,
+    note TEXT DEFAULT 'new',
+    CONSTRAINT stock_key PRIMARY KEY (id)
+) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO stock VALUES (1, 'nail', 100, NULL);
+--> 1 row
+
+INSERT INTO stock (id, name) VALUES (2, 'screw'), (3, 'hook');
+--> 2 rows
+
+INSERT INTO stock (id, name, amount, note) VALUES (4, 'ring', DEFAULT, DEFAULT), (5, 'chain', 2 + 3, 'a' || 'b');
+--> 2 rows
+
+SELECT * FROM stock ORDER BY id;
+--> id | name  | amount | note
+--> 1  | nail  | 100    | NULL
+--> 2  | screw | 7      | new
+--> 3  | hook  | 7      | new
+--> 4  | ring  | 7      | new
+--> 5  | chain | 5      | ab
+
+INSERT INTO stock SELECT id + 10, upper(name), amount * 2, note FROM stock WHERE id <= 2;
+--> 2 rows
+
+INSERT INTO stock (name, id) SELECT 'spare ' || name, id + 20 FROM stock WHERE id = 3;
+--> 1 row
+
+SELECT id, name, amount FROM stock WHERE id > 10 ORDER BY id;
+--> id | name       | amount
+--> 11 | NAIL       | 200
+--> 12 | SCREW      | 14
+--> 23 | spare hook | 7
+
+-- A query may read the table that it is written to: it sees it as it was.
+
+INSERT INTO stock SELECT id + 100, name, amount, note FROM stock;
+--> 8 rows
+
+SELECT count(*) AS n FROM stock;
+--> n
+--> 16
+
+DELETE FROM stock WHERE id > 5;
+--> 11 rows
+
+-- All or nothing.
+
+INSERT INTO stock VALUES (6, 'bar', 1, NULL), (1, 'nail again', 1, NULL);
+--> error constraint_violation: stock_key, 1
+
+INSERT INTO stock VALUES (6, 'bar', 1, NULL), (6, 'twin', 1, NULL);
+--> error constraint_violation: stock_key, 6
+
+INSERT INTO stock VALUES (6, 'bar', 1, NULL), (7, NULL, 1, NULL);
+--> error constraint_violation: name
+
+INSERT INTO stock (name) VALUES ('keyless');
+--> error constraint_violation: id
+
+INSERT INTO stock VALUES (6, 'bar', 'many', NULL);
+--> error : many
+
+INSERT INTO stock VALUES (6, 'bar', 3000000000, NULL);
+--> error invalid_value: amount
+
+INSERT INTO stock (id, nonsense) VALUES (6, 1);
+--> error not_found: nonsense
+
+INSERT INTO stock (id, name) VALUES (6, 'bar', 3);
+--> error
+
+INSERT INTO nobody VALUES (1);
+--> error not_found: nobody
+
+SELECT count(*) AS n FROM stock;
+--> n
+--> 5
+
+-- Only defaults.
+
+CREATE TABLE defaults (a INT DEFAULT 1, b TEXT DEFAULT 'x', c DATE) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO defaults DEFAULT VALUES;
+--> 1 row
+
+SELECT * FROM defaults;
+--> a | b | c
+--> 1 | x | NULL
+
+INSERT INTO defaults SELECT * FROM defaults WHERE FALSE;
+--> 0 rows
