@@ -151,14 +151,16 @@ def test_returning_gives_rows(db: drsdb.Connection, accounts: str) -> None:
 
 def test_another_driver_has_transactions_too(cluster: LocalCluster, db: drsdb.Connection, accounts: str) -> None:
     with connect(cluster) as connection:
-        connection.adbc_connection.set_autocommit(False)
+        # The connection began with autocommit, so that its own commit does nothing.
+        adbc = connection.adbc_connection
+        adbc.set_autocommit(False)
         with connection.cursor() as cursor:
             cursor.execute(f"UPDATE {accounts} SET balance = 0 WHERE id = 0")
             assert total(db, accounts) == 100 * ACCOUNTS
-            connection.rollback()
+            adbc.rollback()
             cursor.execute(f"UPDATE {accounts} SET balance = 1 WHERE id = 0")
-            connection.commit()
+            adbc.commit()
             with pytest.raises(adbc_driver_manager.Error, match="balance"):
                 cursor.execute(f"INSERT INTO {accounts} VALUES (50, NULL)")
-            connection.rollback()
+            adbc.rollback()
     assert total(db, accounts) == 100 * ACCOUNTS - 99

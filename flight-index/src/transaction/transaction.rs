@@ -197,14 +197,14 @@ impl Transaction {
     async fn answer(&self, outcome: Outcome, touched: Vec<Arc<StorageServer>>) -> Result<Committed> {
         let own = self.writes.catalog.state().outcome(self.id);
         match (outcome, own) {
-            (Outcome::Committed { version, .. }, Some(Outcome::Committed { .. })) => {
-                Ok(Committed { version, repeated: None })
-            }
-            (Outcome::Committed { version, rows }, _) => {
+            (Outcome::Committed { version, rows }, Some(Outcome::Aborted)) => {
                 // An earlier run of the same statement did it, and this one's rows are aborted.
                 undo(&self.writes, self.id, touched).await;
                 Ok(Committed { version, repeated: Some(rows) })
             }
+            // The own state may be behind when this server is cut off: only what it knows to be aborted is undone, and
+            // servers that have staged rows too many ask about them.
+            (Outcome::Committed { version, .. }, _) => Ok(Committed { version, repeated: None }),
             (Outcome::Aborted, _) => {
                 undo(&self.writes, self.id, touched).await;
                 Err(WireError::new(ErrorCode::Conflict, "the transaction was aborted: it took too long to commit")
