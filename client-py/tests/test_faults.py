@@ -102,6 +102,6 @@ def test_rows_that_others_have_too(own_cluster: LocalCluster) -> None:
         result = db.query("SELECT n FROM safe")
         _, pid = own_cluster.storage_pids().popitem()
         os.kill(pid, signal.SIGKILL)
-        assert sorted(result.arrow()["n"].to_pylist()) == list(range(1, 1001))
+        assert result.arrow().sort_by("n")["n"].to_pylist() == list(range(1, 1001))
         assert db.execute("UPDATE safe SET n = n + 1000").rows == 1000
         assert db.query("SELECT min(n) AS x FROM safe").arrow()["x"].to_pylist() == [1001]
