@@ -207,14 +207,7 @@ impl Planner {
                     return Ok(PlannedQuery { schema, source: Source::Rows(rows), ordered: true, rows_estimate });
                 }
                 let key = self.signing_key(&state)?;
-                let cut = cut_endpoints::Cutter {
-                    state: &state,
-                    session: &session,
-                    context,
-                    key: &key,
-                    lifetime: self.ticket_lifetime,
-                    suspects: &self.suspects,
-                };
+                let cut = self.cutter(&state, &session, context, &key);
                 cut.cut(physical, schema)
             }
             Some(explain::Explain::Plan { .. }) => Ok(explain::planned_report()),
@@ -224,14 +217,7 @@ impl Planner {
                     return Ok(explain::planned_report());
                 }
                 let key = self.signing_key(&state)?;
-                let cut = cut_endpoints::Cutter {
-                    state: &state,
-                    session: &session,
-                    context,
-                    key: &key,
-                    lifetime: self.ticket_lifetime,
-                    suspects: &self.suspects,
-                };
+                let cut = self.cutter(&state, &session, context, &key);
                 cut.analyze(physical, explain::report_schema())
             }
         }
@@ -251,14 +237,7 @@ impl Planner {
         let physical = session.state.create_physical_plan(&logical).await?;
         if let Some(explain::Explain::Plan { verbose }) = explain {
             let key = self.signing_key(&state)?;
-            let cut = cut_endpoints::Cutter {
-                state: &state,
-                session: &session,
-                context,
-                key: &key,
-                lifetime: self.ticket_lifetime,
-                suspects: &self.suspects,
-            };
+            let cut = self.cutter(&state, &session, context, &key);
             return explain::report(&logical, physical, &cut, verbose);
         }
         if !cut_endpoints::is_catalog_only(&physical)? {
@@ -309,14 +288,7 @@ impl Planner {
         let schema = edge_schema(logical.schema().as_arrow());
         let physical = session.state.create_physical_plan(&logical).await?;
         let key = self.signing_key(&state)?;
-        let cut = cut_endpoints::Cutter {
-            state: &state,
-            session: &session,
-            context,
-            key: &key,
-            lifetime: self.ticket_lifetime,
-            suspects: &self.suspects,
-        };
+        let cut = self.cutter(&state, &session, context, &key);
         cut.cut(physical, schema)
     }
 
@@ -337,6 +309,16 @@ impl Planner {
                 Ok(plan.with_param_values(ParamValues::from(values))?)
             }
         }
+    }
+
+    fn cutter<'a>(
+        &'a self,
+        state: &'a CatalogState,
+        session: &'a PlanSession,
+        context: &'a QueryContext,
+        key: &'a SigningKey,
+    ) -> cut_endpoints::Cutter<'a> {
+        cut_endpoints::Cutter { state, session, context, key, lifetime: self.ticket_lifetime, suspects: &self.suspects }
     }
 
     fn session(&self, state: &Arc<CatalogState>, context: &QueryContext) -> Result<PlanSession> {
