@@ -290,7 +290,7 @@ impl Follower {
             if !self.told_members {
                 self.told_members = true;
                 let index_servers = voters(&self.members.borrow_and_update());
-                return Some((Ok(Commit { version: self.sent, change: None, index_servers }), self));
+                return Some((Ok(Commit { index_servers, ..nothing_up_to(self.sent) }), self));
             }
             self.versions.mark_unchanged();
             let state = self.catalog.state();
@@ -299,8 +299,7 @@ impl Follower {
                     self.ready.extend(commits(version, events));
                 }
                 if self.ready.back().is_none_or(|last| last.version < state.version()) {
-                    let index_servers = Vec::new();
-                    self.ready.push_back(Commit { version: state.version(), change: None, index_servers });
+                    self.ready.push_back(nothing_up_to(state.version()));
                 }
                 self.sent = state.version();
             } else {
@@ -317,11 +316,16 @@ impl Follower {
     }
 }
 
-/// The messages of one version. A message's version is a watermark: everything up to it has been sent. So only the last
-/// message carries the version itself; who loses the stream in between asks again from before it.
+/// Says that there is nothing more to know up to a version.
+fn nothing_up_to(version: u64) -> Commit {
+    Commit { version, complete: version, change: None, index_servers: Vec::new() }
+}
+
+/// The messages of one version. Only the last one completes it; who loses the stream in between asks again from before it.
 fn commits(version: u64, events: &[Event]) -> impl Iterator<Item = Commit> {
     events.iter().enumerate().map(move |(at, event)| Commit {
-        version: if at + 1 == events.len() { version } else { version - 1 },
+        version,
+        complete: if at + 1 == events.len() { version } else { version - 1 },
         change: Some(match event {
             Event::Committed(transaction) => {
                 Change::Transaction(outcome_message(*transaction, Outcome::Committed { version, rows: 0 }))

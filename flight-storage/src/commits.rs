@@ -162,10 +162,10 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
         };
         let Some(batch) = batch else { break };
         let mut tasks = FuturesOrdered::new();
-        let mut last = 0;
+        let mut complete = 0;
         for commit in batch {
             let commit = commit?;
-            last = commit.version;
+            complete = commit.complete;
             follower.index_servers.learn(&commit.index_servers);
             if let Some(change) = commit.change {
                 let taker = Taker { engines: engines.clone(), rebuilds: rebuilds.clone(), server_id: *server_id };
@@ -179,7 +179,7 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
         while let Some(result) = tasks.next().await {
             result.map_err(|error| Error::internal(format!("applying a commit failed: {error}")))??;
         }
-        applied.advance(last);
+        applied.advance(complete);
         if changes {
             applied.save()?;
         }

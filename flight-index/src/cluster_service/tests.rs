@@ -113,7 +113,7 @@ impl Setup {
         let mut stream = self.follow(server, after).await.unwrap();
         let mut commits = Vec::new();
         let now = self.service.catalog.state().version();
-        while commits.last().map_or(after, |last: &Commit| last.version) < now {
+        while commits.last().map_or(after, |last: &Commit| last.complete) < now {
             commits.push(stream.next().await.unwrap().unwrap());
         }
         commits.retain(|commit| commit.change.is_some());
@@ -123,7 +123,7 @@ impl Setup {
 
 fn committed(transaction: Ulid, version: u64) -> Commit {
     let outcome = outcome_message(transaction, Outcome::Committed { version, rows: 1 });
-    Commit { version, change: Some(Change::Transaction(outcome)), ..Default::default() }
+    Commit { change: Some(Change::Transaction(outcome)), ..nothing_up_to(version) }
 }
 
 #[tokio::test]
@@ -170,10 +170,10 @@ async fn commits_are_replayed_and_then_followed() {
     assert_eq!((outcome.committed, outcome.version), (false, 0));
     let aborted = setup.service.catalog.state().version();
     assert!(aborted > version);
-    let aborted = Commit { version: aborted, change: Some(Change::Transaction(outcome)), ..Default::default() };
+    let aborted = Commit { change: Some(Change::Transaction(outcome)), ..nothing_up_to(aborted) };
     assert_eq!(stream.next().await.unwrap().unwrap(), aborted);
     let schema = setup.propose(Command::CreateSchema { name: "s".to_owned(), if_not_exists: false }).await;
-    assert_eq!(stream.next().await.unwrap().unwrap(), Commit { version: schema, ..Default::default() });
+    assert_eq!(stream.next().await.unwrap().unwrap(), nothing_up_to(schema));
 
     // A committed one that is asked about stays committed.
     let request = ResolveTransactionRequest { transaction_id: third.to_string() };
@@ -194,15 +194,16 @@ async fn a_version_of_many_changes_is_not_taken_for_whole_in_its_midst() {
     let before = setup.service.catalog.state().version();
     let drop = Command::DropSchema { name: "s".to_owned(), if_exists: false, cascade: true };
     let version = setup.propose(drop).await;
-    let dropped = |version, table: Ulid| Commit {
+    let dropped = |complete, table: Ulid| Commit {
         version,
+        complete,
         change: Some(Change::DroppedTable(table.to_string())),
-        ..Default::default()
+        index_servers: vec![],
     };
     let expected = [dropped(version - 1, tables[0]), dropped(version, tables[1])];
     assert_eq!(setup.read(server, before).await, expected);
-    // The stream broke after the first: asked again from its version, both come again.
-    assert_eq!(setup.read(server, expected[0].version).await, expected);
+    // The stream broke after the first: asked again from what was complete, both come again.
+    assert_eq!(setup.read(server, expected[0].complete).await, expected);
 }
 
 #[tokio::test]
