@@ -220,10 +220,7 @@ impl Taker {
 
     fn decide(&self, transaction: Ulid, outcome: Option<u64>) -> Result<()> {
         crash_point::reach("outcome.received");
-        self.rebuilds.decide(transaction, outcome, || match outcome {
-            Some(version) => self.engines.commit(transaction, version),
-            None => self.engines.abort(transaction),
-        })?;
+        self.rebuilds.decide(&self.engines, transaction, outcome)?;
         crash_point::reach("outcome.applied");
         Ok(())
     }

@@ -267,12 +267,9 @@ impl StageService {
         let kept = kept.ok_or_else(|| Error::internal("a kept call is still being written"))?;
         join(
             tokio::task::spawn_blocking(move || {
-                rebuilds.end_call(&spool, kept, |outcome| match outcome {
-                    Some(version) => engines.commit(transaction, version),
-                    None => engines.abort(transaction),
-                })?;
+                rebuilds.end_call(&engines, &spool, kept)?;
                 if writing.is_aborted() {
-                    rebuilds.decide(transaction, None, || engines.abort(transaction))?;
+                    rebuilds.decide(&engines, transaction, None)?;
                     return Err(Error::new(ErrorCode::Cancelled, "the load was aborted"));
                 }
                 Ok(())
@@ -366,8 +363,7 @@ impl Storage for StageService {
         // First those that are being written, so that none of them is staged after what is staged has been undone.
         self.follower.open.abort(transaction);
         self.follower.coordinators.forget(transaction);
-        let undone =
-            tokio::task::spawn_blocking(move || rebuilds.decide(transaction, None, || engines.abort(transaction)));
+        let undone = tokio::task::spawn_blocking(move || rebuilds.decide(&engines, transaction, None));
         join(undone.await)?;
         Ok(Response::new(v1::AbortResponse {}))
     }
@@ -379,9 +375,7 @@ impl Storage for StageService {
         let request = request.into_inner();
         let (transaction, sequence) = (parse_ulid(&request.transaction_id)?, request.sequence);
         let (engines, rebuilds) = (self.follower.engines.clone(), self.rebuilder.rebuilds.clone());
-        let undone = tokio::task::spawn_blocking(move || {
-            rebuilds.rollback_to(transaction, sequence, || engines.rollback_to(transaction, sequence))
-        });
+        let undone = tokio::task::spawn_blocking(move || rebuilds.rollback_to(&engines, transaction, sequence));
         join(undone.await)?;
         Ok(Response::new(v1::RollbackToResponse {}))
     }

@@ -34,7 +34,6 @@ macro_rules! seeds {
     ($($name:ident = $first:literal),+ $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
-            #[ignore = "some seeds find defects that are not fixed yet"]
             async fn $name() {
                 if named_seed().is_none() {
                     run_seeds($first..$first + 10, SHORT).await;

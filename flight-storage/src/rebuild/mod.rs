@@ -25,7 +25,7 @@ pub mod replay;
 pub mod spool;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use self::spool::Spool;
-use crate::engine::ShardId;
+use crate::{engine::ShardId, engines::Engines};
 
 /// Outcomes that are remembered for calls that are still coming in.
 const RECENT: usize = 10_000;
@@ -116,51 +116,62 @@ impl Rebuilds {
     }
 
     /// Notes a transaction's outcome, its version or `None` for an abort, in the spools that have something of it, and then
-    /// has the engines take it in by `apply`. Blocks.
-    pub fn decide(&self, transaction: Ulid, outcome: Option<u64>, apply: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.recent.lock().note(transaction, outcome);
+    /// has `engines` take it in. What is known to have committed is not aborted any more. Blocks.
+    pub fn decide(&self, engines: &Engines, transaction: Ulid, outcome: Option<u64>) -> Result<()> {
+        let known = self.recent.lock().note(transaction, outcome);
+        if known != outcome {
+            tracing::error!(%transaction, ?outcome, ?known, "an outcome contradicts what was heard before");
+        }
+        let outcome = known;
         let spools = self.with(transaction);
         let _replay_waits: Vec<_> = spools.iter().map(|spool| spool.applying.lock()).collect();
         for spool in &spools {
             spool.decide(transaction, outcome)?;
         }
-        apply()
+        match outcome {
+            Some(version) => engines.commit(transaction, version),
+            None => engines.abort(transaction),
+        }
     }
 
-    /// Undoes a transaction's statements after `sequence` in the spools, and then in the engines by `apply`. Blocks.
-    pub fn rollback_to(&self, transaction: Ulid, sequence: u32, apply: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Undoes a transaction's statements after `sequence` in the spools, and then in `engines`. Blocks.
+    pub fn rollback_to(&self, engines: &Engines, transaction: Ulid, sequence: u32) -> Result<()> {
         let spools = self.with(transaction);
         let _replay_waits: Vec<_> = spools.iter().map(|spool| spool.applying.lock()).collect();
         for spool in &spools {
             spool.rollback_to(transaction, sequence)?;
         }
-        apply()
+        engines.rollback_to(transaction, sequence)
     }
 
-    /// Ends a call into a spool. Its outcome may have been heard while it came in: then `apply` has the engines take it in,
-    /// where the call may be staged by now. Blocks.
-    pub fn end_call(
-        &self,
-        spool: &Spool,
-        call: spool::Call,
-        apply: impl FnOnce(Option<u64>) -> Result<()>,
-    ) -> Result<()> {
+    /// Ends a call into a spool. Its outcome may have been heard while it came in: then `engines` take it in, where the call
+    /// may be staged by now. Blocks.
+    pub fn end_call(&self, engines: &Engines, spool: &Spool, call: spool::Call) -> Result<()> {
         let transaction = call.transaction;
         spool.end(call)?;
         let known = self.recent.lock().outcomes.get(&transaction).copied();
-        known.map_or(Ok(()), |outcome| self.decide(transaction, outcome, || apply(outcome)))
+        known.map_or(Ok(()), |outcome| self.decide(engines, transaction, outcome))
     }
 }
 
 impl Recent {
-    fn note(&mut self, transaction: Ulid, outcome: Option<u64>) {
-        if self.outcomes.insert(transaction, outcome).is_none() {
-            self.order.push_back(transaction);
-        }
+    /// Answers what is known now: a commit stays one.
+    fn note(&mut self, transaction: Ulid, outcome: Option<u64>) -> Option<u64> {
+        let known = match self.outcomes.entry(transaction) {
+            Entry::Occupied(mut known) => {
+                *known.get_mut() = known.get().or(outcome);
+                *known.get()
+            }
+            Entry::Vacant(new) => {
+                self.order.push_back(transaction);
+                *new.insert(outcome)
+            }
+        };
         if self.order.len() > RECENT
             && let Some(oldest) = self.order.pop_front()
         {
             self.outcomes.remove(&oldest);
         }
+        known
     }
 }

@@ -149,6 +149,11 @@ fn forget_events(state: &mut CatalogState) {
     if everywhere <= state.forgotten {
         return;
     }
+    let behind: Vec<Ulid> =
+        state.applied.iter().filter(|(_, applied)| **applied < everywhere).map(|(server, _)| *server).collect();
+    for server in behind {
+        replicas::never_restore(state, server);
+    }
     let gone: Vec<u64> = state.events.range(..=everywhere).map(|(version, _)| *version).collect();
     remove_all(&mut state.events, &gone);
     // Outcomes are kept for longer. A commit whose answer was lost with the leader is proposed once more, or an abort is, to

@@ -362,3 +362,26 @@ fn a_server_that_is_gone_does_not_keep_commits_from_being_forgotten() {
     world.run(Command::ServerUp { server: gone });
     assert!(!world.shard().current().any(|server| server == gone));
 }
+
+#[test]
+fn a_server_that_missed_an_outcome_is_not_current_without_a_copy() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    let gone = servers[0];
+    // It has staged the change, and dies before it hears of the commit.
+    world.stage(0, 0);
+    world.commit(0);
+    world.run(Command::DemoteServer { server: gone });
+    let version = world.state.version();
+    for server in SERVERS.map(Ulid).filter(|server| *server != gone) {
+        world.run(Command::StorageApplied { server, version });
+    }
+    assert_eq!(world.state.forgotten_version(), version);
+    // It is told what is still known, and says how far it is, before anybody looks at its replicas.
+    let version = world.state.version();
+    world.run(Command::StorageApplied { server: gone, version });
+    world.run(Command::ServerUp { server: gone });
+    assert!(!world.shard().current().any(|server| server == gone));
+    world.step(Step::StartRebuild { server: gone.0 as u8 });
+    assert!(!world.shard().current().any(|server| server == gone), "it has to be given a copy");
+}

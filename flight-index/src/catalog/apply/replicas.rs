@@ -61,9 +61,6 @@ const NEVER_CURRENT: u64 = 0;
 
 /// Makes those replicas of a server current that missed nothing while it was away.
 pub(super) fn restore_server(state: &mut CatalogState, server: Ulid) {
-    if !hears_outcomes(state, server) {
-        return;
-    }
     let tables: Vec<Arc<TableState>> = state.tables.values().cloned().collect();
     for table in tables {
         for (number, shard) in (0..).zip(&table.shards) {
@@ -76,9 +73,20 @@ pub(super) fn restore_server(state: &mut CatalogState, server: Ulid) {
     }
 }
 
-/// Whether a server hears of all outcomes that it does not know yet.
-fn hears_outcomes(state: &CatalogState, server: Ulid) -> bool {
-    state.applied.get(&server).is_some_and(|applied| *applied >= state.forgotten)
+/// Outcomes were forgotten that a server has not heard of: what it has staged of them stays staged there, so none of its
+/// stale replicas can be current again without a copy.
+pub(super) fn never_restore(state: &mut CatalogState, server: Ulid) {
+    let tables: Vec<Arc<TableState>> = state.tables.values().cloned().collect();
+    for table in tables {
+        for (number, shard) in (0..).zip(&table.shards) {
+            let state_there = shard.replica(server).map(|replica| replica.state);
+            if matches!(state_there, Some(ReplicaState::Stale { since }) if since != NEVER_CURRENT) {
+                let mut shard = (**shard).clone();
+                set(&mut shard.replicas, server, ReplicaState::Stale { since: NEVER_CURRENT });
+                put(state, table.table.id, number, shard);
+            }
+        }
+    }
 }
 
 /// Whether a stale replica has all commits all the same.
@@ -98,7 +106,7 @@ pub(super) fn start_rebuild(state: &mut CatalogState, table: Ulid, shard: u32, s
         // Asked again after a restart: what it kept since the first time counts.
         return UNCHANGED;
     }
-    let complete = hears_outcomes(state, server) && missed_nothing(known, replica);
+    let complete = missed_nothing(known, replica);
     let mut known = known.clone();
     if complete {
         make_current(&mut known, server, version);
