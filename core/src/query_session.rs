@@ -4,9 +4,12 @@
 //! how it runs travels in [`QueryOptions`]: in the ticket to the head, and from there as one registered config extension
 //! to every worker.
 
+use std::sync::Arc;
+
 use datafusion::{
     common::extensions_options,
     config::{ConfigExtension, ConfigNonZeroUsize, ConfigOptions},
+    execution::{FunctionRegistry, SessionState},
     prelude::SessionConfig,
 };
 use datafusion_distributed::{DistributedConfig, DistributedExt};
@@ -71,6 +74,23 @@ pub fn session_config(options: &QueryOptions) -> Result<SessionConfig> {
         // An isolated child of a union runs in fewer tasks than its scan has servers.
         .with_distributed_children_isolator_unions(false)?;
     Ok(config)
+}
+
+/// A session with all that `all` knows, under a config of its own. To fill a new session with DataFusion's hundreds of
+/// functions takes longer than to plan a small statement, so it is done once.
+pub fn session_like(all: &SessionState, config: SessionConfig) -> Result<SessionState> {
+    let mut state = all.clone();
+    // Some functions keep what they need of the config, such as the time zone.
+    let functions = all.scalar_functions().values();
+    let changed: Vec<_> =
+        functions.filter_map(|function| function.inner().with_updated_config(config.options())).collect();
+    *state.config_mut() = config;
+    for function in changed {
+        state.register_udf(Arc::new(function))?;
+    }
+    // The time that now() and its like stand for.
+    state.mark_start_execution();
+    Ok(state)
 }
 
 /// Writes the options that DataFusion has a setting of its own for.

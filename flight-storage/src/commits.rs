@@ -181,7 +181,10 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
         }
         applied.advance(complete);
         if changes {
-            applied.save()?;
+            // Not here: a busy disk may keep a rename waiting for seconds, and all connections of this thread with it.
+            let applied = applied.clone();
+            let saved = tokio::task::spawn_blocking(move || applied.save()).await;
+            saved.map_err(|error| Error::internal(format!("saving the applied version failed: {error}")))??;
         }
     }
     Err(Error::new(ErrorCode::Unavailable, "the index server ended the stream"))

@@ -1,7 +1,7 @@
 //! SQL expressions that are computed here, over rows on their way to storage: VALUES, DEFAULT, CHECK, RETURNING and the SET of
 //! ON CONFLICT.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::{
     array::{ArrayRef, RecordBatch},
@@ -23,7 +23,7 @@ use datafusion::{
 use drsdb_core::{
     ErrorCode, Result, WireError,
     checked_arithmetic::{CheckIntegers, register_functions},
-    query_session::{QueryOptions, session_config},
+    query_session::{QueryOptions, session_config, session_like},
 };
 
 use crate::planner::{ParseIds, explain_column};
@@ -36,14 +36,7 @@ pub struct Expressions {
 impl Expressions {
     /// For a statement with these options.
     pub fn new(options: &QueryOptions) -> Result<Self> {
-        let config = session_config(options)?;
-        let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
-        state.mark_start_execution();
-        register_functions(&mut state)?;
-        state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
-        state.register_function_rewrite(Arc::new(ParseIds))?;
-        state.register_expr_planner(Arc::new(ParseIds))?;
-        Ok(Self { state })
+        Ok(Self { state: session_like(all_functions()?, session_config(options)?)? })
     }
 
     /// What computes `expr`, whose names are looked up in `names`, over batches of `schema`. Placeholders are the columns
@@ -78,6 +71,20 @@ impl Expressions {
             .transform_up(|expr| CheckIntegers::default().rewrite(expr, schema, options))?;
         Ok(self.state.create_physical_expr(simplifier.simplify(checked.data)?, schema)?)
     }
+}
+
+/// A session that knows all functions.
+fn all_functions() -> Result<&'static SessionState> {
+    static ALL: OnceLock<SessionState> = OnceLock::new();
+    if let Some(all) = ALL.get() {
+        return Ok(all);
+    }
+    let mut state = SessionStateBuilder::new().with_default_features().build();
+    register_functions(&mut state)?;
+    state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
+    state.register_function_rewrite(Arc::new(ParseIds))?;
+    state.register_expr_planner(Arc::new(ParseIds))?;
+    Ok(ALL.get_or_init(|| state))
 }
 
 /// The values of an expression for the rows of a batch.

@@ -4,7 +4,7 @@
 //! as written. Anything else is an expression for DataFusion. Parameters are columns: a batch of n rows of parameters
 //! runs the statement n times at once, in one transaction.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray},
@@ -97,7 +97,7 @@ impl<'a> Insert<'a> {
         Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
     }
 
-    fn column(&self, index: usize, column: &Column, cells: &Cells) -> Result<ArrayRef> {
+    fn column(&self, index: usize, column: &Column, cells: &Cells<'_>) -> Result<ArrayRef> {
         let runs = cells.input.num_rows();
         let default = match self.rows.iter().any(|row| is_default(&row[index])) {
             true => Some(default_expression(column)?),
@@ -230,21 +230,31 @@ fn literal<'a>(cell: &'a Expr, column: &Column) -> Option<Option<Cow<'a, str>>> 
 }
 
 /// Evaluates cells over the parameters.
-struct Cells {
-    expressions: Expressions,
+struct Cells<'a> {
+    options: &'a QueryOptions,
+    /// Made for the first cell that needs them: most are literals.
+    expressions: OnceCell<Expressions>,
     schema: DFSchema,
     /// One row without columns, when there are no parameters.
     input: RecordBatch,
 }
 
-impl Cells {
-    fn new(parameters: Option<&RecordBatch>, options: &QueryOptions) -> Result<Self> {
+impl<'a> Cells<'a> {
+    fn new(parameters: Option<&RecordBatch>, options: &'a QueryOptions) -> Result<Self> {
         let input = match parameters {
             Some(batch) => parameter_columns(batch)?,
             None => one_row()?,
         };
         let schema = DFSchema::try_from(input.schema().as_ref().clone())?;
-        Ok(Self { expressions: Expressions::new(options)?, schema, input })
+        Ok(Self { options, expressions: OnceCell::new(), schema, input })
+    }
+
+    fn expressions(&self) -> Result<&Expressions> {
+        if let Some(expressions) = self.expressions.get() {
+            return Ok(expressions);
+        }
+        let expressions = Expressions::new(self.options)?;
+        Ok(self.expressions.get_or_init(|| expressions))
     }
 
     fn evaluate(&self, cell: &Expr) -> Result<ArrayRef> {
@@ -258,7 +268,7 @@ impl Cells {
         if let Some(number) = missing {
             self.require(number)?;
         }
-        let compiled = self.expressions.compile(cell.clone(), &DFSchema::empty(), &self.schema)?;
+        let compiled = self.expressions()?.compile(cell.clone(), &DFSchema::empty(), &self.schema)?;
         evaluate(&compiled, &self.input)
     }
 

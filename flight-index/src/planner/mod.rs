@@ -35,7 +35,12 @@ mod system_tables;
 mod table_functions;
 mod view;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arrow::{
     array::RecordBatch,
@@ -59,7 +64,7 @@ use drsdb_core::{
     Error, Result,
     checked_arithmetic::{CheckIntegers, register_functions},
     edge::{EdgeConverter, edge_schema},
-    query_session::{QueryOptions, session_config},
+    query_session::{QueryOptions, session_config, session_like},
     security::keys::SigningKey,
     wanted::register_wanted,
 };
@@ -145,6 +150,8 @@ pub struct Planner {
     ticket_lifetime: Duration,
     table_functions: HashMap<String, Arc<TableFunction>>,
     runtime: Arc<RuntimeEnv>,
+    /// A session that has what all have, made by the first.
+    functions: OnceLock<SessionState>,
     /// What system tables show of this server.
     system: Arc<dyn SystemSource>,
     /// Storage servers that queries go around.
@@ -168,6 +175,7 @@ impl Planner {
             ticket_lifetime,
             table_functions: table_functions::table_functions(),
             runtime,
+            functions: OnceLock::new(),
             system: Arc::new(NoSystem),
             suspects: Suspects::default(),
             key: Mutex::new(None),
@@ -343,26 +351,36 @@ impl Planner {
         let config = session_config(&options)?
             // The catalog has its own, which knows of constraints and of what is hidden.
             .with_information_schema(false)
+            .with_extension(Arc::new(stamper))
             .with_distributed_worker_resolver(workers.clone())
             .with_distributed_desired_task_count_handler(distribute::desired_task_count)
             .with_distributed_scale_up_leaf_node_handler(distribute::scale_up_leaf);
+        // What the library's planner wants of a config.
+        let mut config = SessionStateBuilder::new().with_config(config).with_distributed_planner();
+        let config = std::mem::take(config.config()).unwrap_or_default();
+        let mut state = session_like(self.all_functions()?, config)?;
+        state.register_catalog_list(Arc::clone(&catalog) as _);
+        register_wanted(&mut state, CancellationToken::new())?;
+        Ok(PlanSession { state, catalog, workers })
+    }
+
+    /// What all sessions have in common.
+    fn all_functions(&self) -> Result<&SessionState> {
+        if let Some(all) = self.functions.get() {
+            return Ok(all);
+        }
         let mut state = SessionStateBuilder::new()
-            .with_config(config)
             .with_default_features()
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_table_functions(self.table_functions.clone())
-            .with_catalog_list(Arc::clone(&catalog) as _)
-            .with_query_planner(Arc::new(query_planner::StampingPlanner { stamper }))
+            .with_query_planner(Arc::new(query_planner::StampingPlanner))
             .with_distributed_planner()
             .build();
-        // The time that now() and its like stand for.
-        state.mark_start_execution();
         register_functions(&mut state)?;
-        register_wanted(&mut state, CancellationToken::new())?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         state.register_function_rewrite(Arc::new(ParseIds))?;
         state.register_expr_planner(Arc::new(ParseIds))?;
-        Ok(PlanSession { state, catalog, workers })
+        Ok(self.functions.get_or_init(|| state))
     }
 
     /// The cluster's key, which signs tickets and tokens.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use datafusion::{
     catalog::Session,
     common::{
-        Result as DfResult,
+        Result as DfResult, internal_datafusion_err,
         tree_node::{Transformed, TransformedResult, TreeNode},
     },
     execution::context::QueryPlanner,
@@ -24,11 +24,9 @@ use drsdb_core::{scan::ShardScanExec, wanted::end_unwanted_joins};
 
 use super::stamp_servers::Stamper;
 
-/// Plans as DataFusion does, then stamps servers on the leaves and makes joins yield.
+/// Plans as DataFusion does, then has the session's [`Stamper`] stamp servers on the leaves, and makes joins yield.
 #[derive(Debug)]
-pub struct StampingPlanner {
-    pub(super) stamper: Stamper,
-}
+pub struct StampingPlanner;
 
 #[async_trait]
 impl QueryPlanner for StampingPlanner {
@@ -37,10 +35,12 @@ impl QueryPlanner for StampingPlanner {
         logical_plan: &LogicalPlan,
         session: &dyn Session,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let stamper = session.config().get_extension::<Stamper>();
+        let stamper = stamper.ok_or_else(|| internal_datafusion_err!("a session without the servers of its query"))?;
         let wanted = end_unwanted_joins(logical_plan.clone())?;
         let plan = DefaultPhysicalPlanner::default().create_physical_plan(&wanted, session).await?;
-        let plan = yield_above_joins(self.stamper.stamp(plan)?)?;
-        if self.stamper.workers.get().is_empty() { no_rows(plan) } else { Ok(plan) }
+        let plan = yield_above_joins(stamper.stamp(plan)?)?;
+        if stamper.workers.get().is_empty() { no_rows(plan) } else { Ok(plan) }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Rows -> shards, in bounded memory.
 //!
 //! ```text
-//! batch ── hash of the shard key ──▶ rows of each shard ──▶ buffer of that shard ── 16k rows or 2 MiB ──▶ piece
-//!                                                            └── all buffers above 24 MiB: the largest goes early
+//! batch ── hash of the shard key ──▶ rows of each shard ──▶ buffer of that shard ── 8k rows or 1 MiB ──▶ piece
+//!                                                            └── all buffers above 12 MiB: the largest goes early
 //! ```
 
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use drsdb_core::{Result, Table, shard::shards_of};
 use crate::load::{stored_column, transit_schema};
 
 /// A shard's buffer is a piece when it has this many rows,
-pub const PIECE_ROWS: usize = 16 * 1024;
+pub const PIECE_ROWS: usize = 8 * 1024;
 /// or this many bytes.
-pub const PIECE_BYTES: usize = 2 << 20;
+pub const PIECE_BYTES: usize = 1 << 20;
 /// What all buffers hold together, at most.
-pub const BUFFER_BYTES: usize = 24 << 20;
+pub const BUFFER_BYTES: usize = 12 << 20;
 
 /// The schema of a table's keys on their way to shards.
 pub fn key_transit_schema(table: &Table) -> SchemaRef {

@@ -18,10 +18,16 @@ mod panics;
 mod session;
 mod worker;
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use datafusion::execution::{
+    SessionState,
     disk_manager::{DiskManagerBuilder, DiskManagerMode},
     memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool},
     runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
@@ -43,6 +49,8 @@ const NAMED_CONSUMERS: usize = 3;
 pub struct QueryEngine {
     scanner: Scanner,
     runtime_env: Arc<RuntimeEnv>,
+    /// A session that has what all have, made by the first.
+    functions: OnceLock<SessionState>,
     pool: Arc<dyn MemoryPool>,
     worker: Worker,
     channels: ChannelPool,
@@ -98,7 +106,8 @@ impl QueryEngine {
         let worker = Worker::from_session_builder(builder).with_runtime_env(Arc::clone(&runtime_env));
         let ended = Arc::new(Notify::new());
         handle.spawn(worker::let_go(worker.clone(), Arc::clone(&ended)));
-        Ok(Self { scanner, runtime_env, pool, worker, channels, self_url, handle, running, ended })
+        let functions = OnceLock::new();
+        Ok(Self { scanner, runtime_env, functions, pool, worker, channels, self_url, handle, running, ended })
     }
 
     /// The worker that other heads send stages to.

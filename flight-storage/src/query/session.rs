@@ -22,7 +22,7 @@ use drsdb_core::{
     Error, Result, carried_status,
     checked_arithmetic::register_functions,
     net::{ChannelPool, name_server},
-    query_session::{QueryOptions, apply_options, options_of, session_config},
+    query_session::{QueryOptions, apply_options, options_of, session_config, session_like},
     scan::{Scanner, ShardScanCodec, ShardScanExec},
     wanted::register_wanted,
 };
@@ -96,14 +96,20 @@ impl QueryEngine {
             .with_distributed_route_tasks_handler(move |event: RouteTasksEvent<'_>| Some(route_tasks(&event, &head)));
         config.set_extension(Arc::new(self.scanner.clone()));
         config.set_extension(Arc::new(task));
-        let mut state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(Arc::clone(&self.runtime_env))
-            .with_default_features()
-            .build();
-        register_functions(&mut state)?;
+        let mut state = session_like(self.all_functions()?, config)?;
         register_wanted(&mut state, query.token.clone())?;
         Ok(state)
+    }
+
+    /// What all sessions have in common.
+    fn all_functions(&self) -> Result<&SessionState> {
+        if let Some(all) = self.functions.get() {
+            return Ok(all);
+        }
+        let runtime = Arc::clone(&self.runtime_env);
+        let mut state = SessionStateBuilder::new().with_runtime_env(runtime).with_default_features().build();
+        register_functions(&mut state)?;
+        Ok(self.functions.get_or_init(|| state))
     }
 }
 
