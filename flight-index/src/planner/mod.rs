@@ -61,6 +61,7 @@ use drsdb_core::{
     edge::{EdgeConverter, edge_schema},
     query_session::{QueryOptions, session_config},
     security::keys::SigningKey,
+    time_limit::TimeLimit,
     wanted::register_wanted,
 };
 use futures::TryStreamExt;
@@ -71,7 +72,7 @@ pub use explain::report_schema as explain_schema;
 pub(crate) use id_text::ParseIds;
 pub use lookup::{Lookup, MAX_LOOKUP_KEYS};
 pub use name_errors::explain_column;
-pub use system_tables::{NoSystem, RaftNode, RunningTransaction, SystemSource};
+pub use system_tables::{NoSystem, RaftNode, SystemSource, TransactionsOf};
 pub use view::{Holders, View};
 
 use self::sharded_table::scanned_table;
@@ -86,12 +87,16 @@ pub struct QueryContext {
     pub options: QueryOptions,
     /// What a transaction sees; `None`: the catalog's state as it is given.
     pub view: Option<Arc<View>>,
+    /// How long the statement may take: what is left goes into its tickets.
+    pub limit: TimeLimit,
+    /// Cancelled when nobody waits for what is computed here any more.
+    pub over: CancellationToken,
 }
 
 impl QueryContext {
     /// Of a query that belongs to no transaction.
     pub fn new(user: impl Into<String>, options: QueryOptions) -> Self {
-        Self { user: user.into(), options, view: None }
+        Self { user: user.into(), options, view: None, limit: TimeLimit::NONE, over: CancellationToken::new() }
     }
 
     /// The version at which rows are read.
@@ -358,7 +363,7 @@ impl Planner {
         // The time that now() and its like stand for.
         state.mark_start_execution();
         register_functions(&mut state)?;
-        register_wanted(&mut state, CancellationToken::new())?;
+        register_wanted(&mut state, context.over.clone())?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         state.register_function_rewrite(Arc::new(ParseIds))?;
         state.register_expr_planner(Arc::new(ParseIds))?;
