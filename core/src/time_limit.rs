@@ -43,7 +43,7 @@ impl TimeLimit {
         self.to_proto_at(Instant::now())
     }
 
-    fn to_proto_at(&self, now: Instant) -> Option<v1::TimeLimit> {
+    fn to_proto_at(self, now: Instant) -> Option<v1::TimeLimit> {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.0.map(|limit| v1::TimeLimit {
             allowed_ms: milliseconds(limit.allowed),

@@ -320,7 +320,7 @@ async fn the_transactions_of_all_index_servers_are_shown() {
     begun.execute("INSERT INTO n VALUES (1, 0)").await.unwrap();
     assert_eq!(begun.collect("SELECT id FROM n").await.unwrap().rows(), 1);
     let expected = "admin idle 2 false true true".to_owned();
-    assert_eq!(shown(&ports[0]).await, [expected.clone()]);
+    assert_eq!(shown(&ports[0]).await, std::slice::from_ref(&expected));
     let here = clients[1].begin().await.unwrap();
     here.execute("INSERT INTO n VALUES (2, 0)").await.unwrap();
     assert_eq!(shown(&ports[1]).await, [expected.replace('2', "1")]);
