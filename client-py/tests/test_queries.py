@@ -192,6 +192,30 @@ def test_a_ticket_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         cluster.stop()
 
 
+def test_a_query_that_takes_longer_than_it_may_is_a_timeout(cluster: LocalCluster, numbers: str) -> None:
+    endless = f"SELECT a.n, b.name FROM {numbers} a JOIN {numbers} b ON a.n % 7 = b.n % 7"
+    with cluster.connect() as db:
+        db.execute("SET statement_timeout = '1s'")
+        assert db.query("SHOW statement_timeout").arrow()["value"].to_pylist() == ["1s"]
+        with pytest.raises(drsdb.OperationalError) as caught:
+            db.query(endless).arrow()
+        assert caught.value.code == drsdb.ErrorCode.TIMEOUT
+        assert "SET statement_timeout" in caught.value.hint
+        assert not caught.value.retryable
+        with db.transaction() as tx, pytest.raises(drsdb.OperationalError) as caught:
+            tx.query(endless).arrow()
+        assert caught.value.code == drsdb.ErrorCode.TIMEOUT
+        # The time of a ticket begins when it is redeemed: a client that comes late has all of it.
+        info = _flight_info(db, f"SELECT sum(n) FROM {numbers}")
+        time.sleep(1)
+        place = info.endpoints[0].locations[0].uri.decode()
+        pulled = db._cluster.authenticated(place, lambda answer: _pull(answer, info.endpoints[0].ticket))
+        assert [int(total) for total in values(pulled.column(0))] == [ROWS * (ROWS - 1) // 2]
+        # Sessions are apart.
+        with cluster.connect() as other:
+            assert other.query("SHOW statement_timeout").arrow()["value"].to_pylist() == ["0"]
+
+
 def test_a_running_query_is_cancelled_by_its_flight_info(db: drsdb.Connection, numbers: str) -> None:
     info = _flight_info(db, f"SELECT a.n, b.name FROM {numbers} a JOIN {numbers} b ON a.n % 7 = b.n % 7")
     endpoint = info.endpoints[0]

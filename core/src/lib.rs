@@ -10,6 +10,7 @@
 //! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
 //! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
 //! - [`wanted`]: ends joins that nobody waits for.
+//! - [`time_limit`]: how long a statement may take, from server to server.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //! - [`crash_point`]: where tests can make a process die.
 //!
@@ -31,6 +32,7 @@ pub mod shard;
 mod sql_type;
 mod table;
 pub mod telemetry;
+pub mod time_limit;
 pub mod wanted;
 
 pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, v1};

@@ -1,4 +1,4 @@
-//! What storage servers ask of the index servers: the gRPC service `Cluster`.
+//! What other servers ask of an index server: the gRPC service `Cluster`.
 //!
 //! A storage server announces itself, then follows the commits: first those after the last one that it took in, then each
 //! new one as it is applied here. Who may call is decided before a call gets here. [`forget_what_all_have`] asks the
@@ -12,9 +12,10 @@ use drsdb_core::{
     Error, ErrorCode, Result, Ulid, crash_point, parse_ulid,
     security::keys::SigningKey,
     v1::{
-        Commit, FinishRebuildRequest, FinishRebuildResponse, FollowCommitsRequest, RegisterStorageRequest,
-        RegisterStorageResponse, RemovedReplica, ResolveTransactionRequest, StartRebuildRequest, StartRebuildResponse,
-        StatusRequest, TransactionActiveRequest, TransactionActiveResponse, TransactionOutcome,
+        Commit, FinishRebuildRequest, FinishRebuildResponse, FollowCommitsRequest, ListTransactionsRequest,
+        ListTransactionsResponse, RegisterStorageRequest, RegisterStorageResponse, RemovedReplica,
+        ResolveTransactionRequest, StartRebuildRequest, StartRebuildResponse, StatusRequest, TransactionActiveRequest,
+        TransactionActiveResponse, TransactionOutcome,
         cluster_server::{Cluster, ClusterServer},
         commit::Change,
         start_rebuild_response::Next,
@@ -34,6 +35,7 @@ use crate::{
     catalog::{Command, Event, Outcome, Replica, Response, StorageServer},
     raft::{Catalog, Dial, IndexServer},
     replication::ActiveTransactions,
+    transaction::Sessions,
 };
 
 /// The service. It ends its streams on `shutdown`.
@@ -41,17 +43,20 @@ use crate::{
 pub struct ClusterService {
     catalog: Arc<Catalog>,
     active: ActiveTransactions,
+    sessions: Arc<Sessions>,
     shutdown: CancellationToken,
 }
 
 impl ClusterService {
-    /// The service on `catalog`, ready to be served. `active` are the transactions that this index server runs.
+    /// The service on `catalog`, ready to be served. `active` are the transactions that this index server runs,
+    /// and `sessions` knows what users see of them.
     pub fn server(
         catalog: Arc<Catalog>,
         active: ActiveTransactions,
+        sessions: Arc<Sessions>,
         shutdown: CancellationToken,
     ) -> ClusterServer<Self> {
-        ClusterServer::new(Self { catalog, active, shutdown })
+        ClusterServer::new(Self { catalog, active, sessions, shutdown })
     }
 
     async fn register(&self, request: RegisterStorageRequest) -> Result<RegisterStorageResponse> {
@@ -199,6 +204,13 @@ impl Cluster for ClusterService {
     ) -> Result<Answer<TransactionActiveResponse>, Status> {
         let transaction = parse_ulid(&request.into_inner().transaction_id)?;
         Ok(Answer::new(TransactionActiveResponse { active: self.active.contains(transaction) }))
+    }
+
+    async fn list_transactions(
+        &self,
+        _: Request<ListTransactionsRequest>,
+    ) -> Result<Answer<ListTransactionsResponse>, Status> {
+        Ok(Answer::new(ListTransactionsResponse { transactions: self.sessions.running() }))
     }
 
     async fn start_rebuild(

@@ -34,7 +34,8 @@ use crate::{
     planner::Planner,
     raft::{Catalog, CatalogOptions, Dial},
     replication::{ActiveTransactions, DriveOptions, Liveness, drive},
-    transaction::GrpcTransport,
+    system::System,
+    transaction::{GrpcTransport, Sessions},
 };
 
 /// How long a server that moved tries to tell the others before it serves.
@@ -77,20 +78,28 @@ pub async fn serve(
         drive(Arc::clone(&catalog), Arc::clone(&dial), Arc::clone(&liveness), drive_options, shutdown.clone());
     let driving = tokio::spawn(driving);
     let pinging = tokio::spawn(Arc::clone(&liveness).run(shutdown.clone()));
-    let forgetting = tokio::spawn(forget_what_all_have(Arc::clone(&catalog), dial, shutdown.clone()));
+    let forgetting = tokio::spawn(forget_what_all_have(Arc::clone(&catalog), Arc::clone(&dial), shutdown.clone()));
 
     let config = Arc::new(config);
-    let planner = Planner::new(config.ticket_lifetime()).avoiding(liveness.suspects());
-    let planner = Arc::new(planner.with_system(Arc::clone(&catalog) as _));
     let transport = Arc::new(GrpcTransport::new(Arc::clone(&channels)));
     let loader = Loader::new(Arc::clone(&catalog), transport, config.public_url.to_string());
     let loader = Arc::new(loader.watched(Arc::clone(&liveness), active.clone()));
-    let flight =
-        FlightSqlServer::new(Arc::clone(&catalog), Arc::clone(&planner), loader, channels, Arc::clone(&config));
+    let sessions = Sessions::new(Arc::clone(loader.writes()));
+    let system = System::new(Arc::clone(&catalog), Arc::clone(&sessions), config.node_id, Arc::clone(&dial));
+    let planner = Planner::new(config.ticket_lifetime()).avoiding(liveness.suspects()).with_system(Arc::new(system));
+    let planner = Arc::new(planner);
+    let flight = FlightSqlServer::new(
+        Arc::clone(&catalog),
+        Arc::clone(&planner),
+        loader,
+        Arc::clone(&sessions),
+        channels,
+        Arc::clone(&config),
+    );
     let mut routes = Routes::builder();
     routes
         .add_service(flight.into_service())
-        .add_service(ClusterService::server(Arc::clone(&catalog), active, shutdown.clone()))
+        .add_service(ClusterService::server(Arc::clone(&catalog), active, sessions, shutdown.clone()))
         .add_service(catalog.raft_service());
     let auth = AuthLayer::new(Arc::new(CatalogTokens { catalog: Arc::clone(&catalog), planner }));
 

@@ -1,14 +1,59 @@
-//! What an index server shows of itself in the system tables.
+//! What an index server shows of itself and of the others in the system tables.
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use drsdb_core::v1::{ListTransactionsRequest, RunningTransaction, cluster_client::ClusterClient};
+use futures::future::join_all;
+use url::Url;
 
 use crate::{
-    planner::{RaftNode, SystemSource},
-    raft::{Catalog, IndexServerStatus},
+    planner::{RaftNode, SystemSource, TransactionsOf},
+    raft::{Catalog, Dial, IndexServerStatus, NodeId},
+    transaction::Sessions,
 };
 
+/// How long another index server may take to say what runs there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What system tables are made of.
+pub struct System {
+    catalog: Arc<Catalog>,
+    sessions: Arc<Sessions>,
+    node_id: NodeId,
+    dial: Dial,
+}
+
+impl fmt::Debug for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("System").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+impl System {
+    /// Of index server `node_id`, which reaches the others by `dial`.
+    pub fn new(catalog: Arc<Catalog>, sessions: Arc<Sessions>, node_id: NodeId, dial: Dial) -> Self {
+        Self { catalog, sessions, node_id, dial }
+    }
+
+    /// What runs on the index server at `url`; `None` when it does not answer.
+    async fn running_at(&self, url: &str) -> Option<Vec<RunningTransaction>> {
+        let channel = (self.dial)(&Url::parse(url).ok()?).ok()?;
+        let mut client = ClusterClient::new(channel);
+        let asked = client.list_transactions(ListTransactionsRequest {});
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) => Some(answer.into_inner().transactions),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, url, "an index server does not say what runs there");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
 #[async_trait]
-impl SystemSource for Catalog {
+impl SystemSource for System {
     async fn raft(&self) -> Vec<RaftNode> {
         let node = |IndexServerStatus { server, status }: IndexServerStatus| RaftNode {
             id: server.id,
@@ -19,6 +64,18 @@ impl SystemSource for Catalog {
             applied: status.as_ref().map(|status| status.applied),
             state_hash: status.map(|status| status.hash.to_string()),
         };
-        self.index_server_status().await.into_iter().map(node).collect()
+        self.catalog.index_server_status().await.into_iter().map(node).collect()
+    }
+
+    async fn transactions(&self) -> Vec<TransactionsOf> {
+        let asked = self.catalog.index_servers().into_iter().map(|server| async move {
+            let running = if server.id == self.node_id {
+                Some(self.sessions.running())
+            } else {
+                self.running_at(&server.url).await
+            };
+            TransactionsOf { server: server.url, running }
+        });
+        join_all(asked).await
     }
 }

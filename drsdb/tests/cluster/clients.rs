@@ -1,6 +1,9 @@
 //! The Rust client on a real cluster: parameters, loads, metadata, cancelling, and endpoints with other locations.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arrow::{
     array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray},
@@ -158,6 +161,55 @@ async fn a_cancelled_query_ends_on_all_servers() {
         running == 0
     })
     .await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_takes_longer_than_it_may_ends_on_all_servers() {
+    let cluster = TestCluster::start(3).await;
+    cluster.run(&["CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT)"]).await;
+    ingest(&cluster.client, vec![Ok(rows(0..20_000))], IngestMode::Append).await.unwrap();
+    let nothing_runs = || async {
+        let mut busy = 0;
+        for number in 0..3 {
+            let status = cluster.status(number).await;
+            busy += status.running_queries + status.query_pool_bytes;
+        }
+        busy == 0
+    };
+    let client = &cluster.client;
+    client.execute("SET statement_timeout = '700ms'").await.unwrap();
+    let pairs = "people a JOIN people b ON a.id % 2 = b.id % 2";
+    let fruitless = format!("SELECT count(*) FROM {pairs} JOIN people c ON a.id + b.id + c.id < 0");
+    let endless = [
+        // Rows all the time, pulled from every server or from one.
+        format!("SELECT a.id, b.name FROM {pairs}"),
+        // No row ever: the filter of a join is all that runs.
+        fruitless.clone(),
+        format!("EXPLAIN ANALYZE {fruitless}"),
+        "SELECT sum(v) FROM generate_series(1, 1000000000000) g(v)".to_owned(),
+        // On the index server.
+        "SELECT count(*) FROM drsdb.raft JOIN generate_series(1, 1000000000000) g(v) ON id + v < 0".to_owned(),
+    ];
+    for sql in &endless {
+        let started = Instant::now();
+        let error = cluster.error(sql).await;
+        assert_eq!(error.code(), ErrorCode::Timeout, "{sql}: {error}");
+        assert!(error.to_string().contains("statement_timeout, 700ms"), "{sql}: {error}");
+        assert!(error.hint().contains("SET statement_timeout"), "{sql}: {error}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{sql} took {:?}", started.elapsed());
+        eventually("no query runs", nothing_runs).await;
+    }
+    let tx = client.begin().await.unwrap();
+    tx.execute("DELETE FROM people WHERE id = 1").await.unwrap();
+    assert_eq!(tx.collect(&fruitless).await.unwrap_err().code(), ErrorCode::Timeout);
+    assert_eq!(tx.collect("SELECT id FROM people WHERE id < 3").await.unwrap().rows(), 2, "the transaction goes on");
+    tx.rollback().await.unwrap();
+    client.execute("SET statement_timeout = 0").await.unwrap();
+    // As long as it likes, which is longer than it was allowed before.
+    let slow = "SELECT count(*) FROM generate_series(1, 150000000) g(v)";
+    assert_eq!(cluster.value(slow).await, "150000000");
+    eventually("no query runs", nothing_runs).await;
     cluster.cluster.shutdown().await.unwrap();
 }
 

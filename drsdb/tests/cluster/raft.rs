@@ -236,6 +236,104 @@ async fn what_one_index_server_acknowledged_the_others_know() {
     cluster.cluster.shutdown().await.unwrap();
 }
 
+/// A session with `read_consistency = 'bounded ...'` on index server `number`.
+async fn bounded(cluster: &TestCluster, number: usize, bound: &str) -> Client {
+    let client = client_of(cluster, number).await;
+    client.execute(&format!("SET read_consistency = 'bounded {bound}'")).await.unwrap();
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bounded_read_is_answered_by_a_server_that_is_cut_off_until_the_bound_is_over() {
+    let cluster = three(1).await;
+    cluster.run(&["INSERT INTO n VALUES (1, 0)"]).await;
+    let last = (leader(&cluster.client).await + 1) % 3;
+    let (short, long) = (bounded(&cluster, last, "6s").await, bounded(&cluster, last, "1h").await);
+    let exact = client_of(&cluster, last).await;
+    assert_eq!(exact.collect("SHOW read_consistency").await.unwrap().rows(), 1);
+    let sql = "SELECT id FROM n";
+    // A read that asks the leader: what it confirms is what the others may be as old as.
+    assert_eq!(exact.collect(sql).await.unwrap().rows(), 1);
+    let confirmed = Instant::now();
+    for number in (0..3).filter(|number| *number != last) {
+        cluster.cluster.pause_index(number).await.unwrap();
+    }
+    let read = short.collect(sql).await;
+    let after = confirmed.elapsed();
+    assert!(after < Duration::from_secs(5), "the machine is too slow for this test: {after:?}");
+    assert_eq!(read.unwrap().rows(), 1, "the bound is not over after {after:?}");
+    // Linearizable reads wait for the others, and then say that there are none; bounded ones from when the bound is over.
+    let refused = exact.collect(sql).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::Unavailable, "{refused}");
+    assert!(confirmed.elapsed() > Duration::from_secs(6), "linearizable reads are patient");
+    let refused = short.collect(sql).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::Unavailable, "{refused}");
+    assert_eq!(long.collect(sql).await.unwrap().rows(), 1, "a longer bound still holds");
+    assert!(long.execute("INSERT INTO n VALUES (2, 0)").await.is_err(), "writes are never planned on what is old");
+    for number in (0..3).filter(|number| *number != last) {
+        cluster.cluster.resume_index(number).await.unwrap();
+    }
+    eventually("it reads again", || async { short.collect(sql).await.is_ok() }).await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounded_reads_see_what_the_same_client_wrote_elsewhere() {
+    let mut cluster = three(1).await;
+    // It asks server 0 first, and 1 when that one is gone: both have just confirmed what they have.
+    let client = bounded(&cluster, 0, "1h").await;
+    let other = bounded(&cluster, 1, "1h").await;
+    assert_eq!(other.collect("SELECT id FROM n").await.unwrap().rows(), 0);
+    for id in 0..20 {
+        client.execute(&format!("INSERT INTO n VALUES ({id}, 0)")).await.unwrap();
+        let rows = client.collect("SELECT id FROM n").await.unwrap().rows();
+        assert_eq!(rows, id + 1, "a bounded read is older than what its client wrote");
+    }
+    cluster.cluster.kill_index(0).await.unwrap();
+    let rows = client.collect("SELECT id FROM n").await.unwrap().rows();
+    assert_eq!(rows, 20, "a bounded read on another server is older than what its client wrote");
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_transactions_of_all_index_servers_are_shown() {
+    let mut cluster = three(1).await;
+    let clients = [client_of(&cluster, 0).await, client_of(&cluster, 1).await];
+    let shown = |server: &str| {
+        let sql = format!(
+            "SELECT concat_ws(' ', user_name, state, statements, read_only, begun <= now(), snapshot > 0)
+             FROM drsdb.transactions WHERE index_server LIKE '%{server}%' ORDER BY begun"
+        );
+        let client = clients[1].clone();
+        async move {
+            let rows = client.collect(&sql).await.unwrap();
+            let text = |batch: &arrow::array::RecordBatch| {
+                batch.column(0).as_string::<i32>().iter().map(|row| row.unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            rows.batches.iter().flat_map(text).collect::<Vec<_>>()
+        }
+    };
+    let ports: Vec<String> =
+        (0..3).map(|number| format!(":{}", cluster.cluster.index_url(number).port().unwrap())).collect();
+    assert!(shown("").await.is_empty());
+    let begun = clients[0].begin().await.unwrap();
+    begun.execute("INSERT INTO n VALUES (1, 0)").await.unwrap();
+    assert_eq!(begun.collect("SELECT id FROM n").await.unwrap().rows(), 1);
+    let expected = "admin idle 2 false true true".to_owned();
+    assert_eq!(shown(&ports[0]).await, std::slice::from_ref(&expected));
+    let here = clients[1].begin().await.unwrap();
+    here.execute("INSERT INTO n VALUES (2, 0)").await.unwrap();
+    assert_eq!(shown(&ports[1]).await, [expected.replace('2', "1")]);
+    assert_eq!(shown("").await.len(), 2);
+    begun.rollback().await.unwrap();
+    assert!(shown(&ports[0]).await.is_empty());
+    // One that nobody hears of is not one without transactions.
+    cluster.cluster.kill_index(2).await.unwrap();
+    eventually("the dead one has a row", || async { shown(&ports[2]).await.len() == 1 }).await;
+    here.commit().await.unwrap();
+    cluster.cluster.shutdown().await.unwrap();
+}
+
 async fn admin(cluster: &TestCluster, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_drsdb"));
     command.arg("admin").args(arguments).arg("--config").arg(cluster.cluster.client_file());

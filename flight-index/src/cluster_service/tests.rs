@@ -7,7 +7,9 @@ use drsdb_core::{Column, Engine, SqlType, Table, TableName, WireError, ids::new_
 use super::*;
 use crate::{
     catalog::{PieceInfo, TableChange},
+    load::testing::Servers,
     raft::CatalogOptions,
+    transaction::Writes,
 };
 
 struct Setup {
@@ -25,11 +27,13 @@ impl Setup {
             dial: Arc::new(|url| panic!("nobody calls {url}")),
         };
         let catalog = Catalog::open(options).await.unwrap();
+        let writes = Writes::new(Arc::clone(&catalog), Arc::new(Servers::default()), "https://127.0.0.1:1");
         Self {
             _dir: dir,
             service: ClusterService {
                 catalog,
                 active: ActiveTransactions::default(),
+                sessions: Sessions::new(Arc::new(writes)),
                 shutdown: CancellationToken::new(),
             },
         }

@@ -8,8 +8,8 @@ use arrow::{
 };
 use datafusion::sql::{parser::Statement as PlannerStatement, sqlparser::ast};
 use drsdb_core::{
-    Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError, edge::edge_schema, net::ChannelPool,
-    query_session::QueryOptions, security::token,
+    Column, Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError, edge::edge_schema,
+    net::ChannelPool, query_session::QueryOptions, security::token,
 };
 use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream};
 
@@ -165,11 +165,9 @@ impl<'a> Executor<'a> {
     }
 
     pub(super) fn context(&self, with_hidden: Option<Ulid>) -> QueryContext {
-        QueryContext {
-            user: self.user.to_owned(),
-            options: self.options.clone(),
-            view: Some(Arc::new(self.view(with_hidden))),
-        }
+        // Its time is that of the whole statement, which drops what it pulls.
+        let context = QueryContext::new(self.user, self.options.clone());
+        QueryContext { view: Some(Arc::new(self.view(with_hidden))), ..context }
     }
 
     /// The rows of a query, as the transaction sees them, in edge types.
@@ -354,10 +352,18 @@ pub(super) fn full_width(
 
 /// Values for a column, in its transit type, checked but for NOT NULL.
 pub(super) fn to_transit(table: &Table, position: usize, values: &ArrayRef, first_row: u64) -> Result<ArrayRef> {
-    let mut column = table.columns[position].clone();
-    column.not_null = false;
+    let column = nullable(table, position);
     check_assignable(values.data_type(), &column)?;
     convert_column(values, &column, first_row)
+}
+
+/// Checks that a column can have values of a type, before there are any.
+pub(super) fn check_type(table: &Table, position: usize, values: &DataType) -> Result<()> {
+    check_assignable(values, &nullable(table, position))
+}
+
+fn nullable(table: &Table, position: usize) -> Column {
+    Column { not_null: false, ..table.columns[position].clone() }
 }
 
 /// The transit schema without NOT NULL: old rows have only what is needed of them, and new ones are checked later.

@@ -6,6 +6,8 @@
 //! MERGE INTO t USING u ON c WHEN ...  ──▶  SELECT t.* AS old_*, CASE ... END AS action, ... FROM u LEFT JOIN t ON c
 //! ```
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
     self, AssignmentTarget, Expr, Ident, ObjectName, SelectItem, SetExpr, TableFactor, TableWithJoins,
     UpdateTableFromKind,
@@ -201,6 +203,32 @@ pub fn of_update(update: &ast::Update, target: &TargetName, table: &Table, neede
     let new = assigned.iter().map(|(position, _)| *position).collect();
     projection.extend(assigned.into_iter().map(|(position, value)| item(value, format!("new_{position}"))));
     Ok(Question { query: select(projection, from, update.selection.clone())?, old, new, joins })
+}
+
+/// Asks for the constants that an UPDATE assigns: they are right or wrong whatever rows there are. With the positions in the
+/// table of the columns that they are for; `None`: there are none.
+pub fn of_constants(update: &ast::Update, table: &Table) -> Result<Option<(Box<ast::Statement>, Vec<usize>)>> {
+    let constants = assignments(&update.assignments, table)?.into_iter().filter(|(_, value)| is_constant(value));
+    let (positions, items): (Vec<usize>, Vec<SelectItem>) =
+        constants.map(|(position, value)| (position, item(value, format!("new_{position}")))).unzip();
+    if positions.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some((select(items, Vec::new(), None)?, positions)))
+}
+
+/// Whether nothing but the statement's text and its parameters says what the value is.
+fn is_constant(value: &Expr) -> bool {
+    let varies = ast::visit_expressions(value, |part| match part {
+        Expr::Identifier(_)
+        | Expr::CompoundIdentifier(_)
+        | Expr::Function(_)
+        | Expr::Subquery(_)
+        | Expr::Exists { .. }
+        | Expr::InSubquery { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    varies.is_continue()
 }
 
 /// DELETE's question.

@@ -8,15 +8,15 @@ use arrow::{
     row::OwnedRow,
 };
 use datafusion::sql::sqlparser::ast;
-use drsdb_core::{ErrorCode, Result, TableName, WireError};
-use futures::StreamExt;
+use drsdb_core::{ErrorCode, Result, Table, TableName, WireError};
+use futures::{StreamExt, TryStreamExt};
 
 use super::{
     effects::Effects,
-    executor::{Executor, Written, full_width, nullable_schema, to_transit},
+    executor::{Executor, Written, check_type, full_width, nullable_schema, to_transit},
     keys::KeySet,
     returning::Returning,
-    select::{Question, TargetName, delete_target, of_delete, of_update, refused},
+    select::{Question, TargetName, delete_target, of_constants, of_delete, of_update, refused},
     target::Target,
 };
 use crate::load::transit_type;
@@ -61,7 +61,24 @@ impl Executor<'_> {
         let target = self.target(&name.name)?;
         let returning = self.returning(update.returning.as_ref(), &name, &target)?;
         let question = of_update(update, &name, &target.table, &target.needed_of_old())?;
-        self.change(&target, question, returning).await
+        let written = self.change(&target, question, returning).await?;
+        if written.rows == 0 {
+            self.check_constants(update, &target.table).await?;
+        }
+        Ok(written)
+    }
+
+    /// Fails for a constant that its column cannot have, as it does where rows are changed: an UPDATE is not to be right only
+    /// as long as it finds none.
+    async fn check_constants(&self, update: &ast::Update, table: &Table) -> Result<()> {
+        let Some((query, positions)) = of_constants(update, table)? else { return Ok(()) };
+        let (_, mut rows) = self.query(query, None).await?;
+        while let Some(batch) = rows.try_next().await? {
+            for (&position, values) in positions.iter().zip(batch.columns()) {
+                to_transit(table, position, values, 1)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn delete(&mut self, delete: &ast::Delete) -> Result<Written> {
@@ -113,7 +130,10 @@ impl Executor<'_> {
             ));
         }
         let Question { query, old: old_columns, new: new_columns, joins } = question;
-        let (_, mut rows) = self.query(query, Some(target.table.id)).await?;
+        let (schema, mut rows) = self.query(query, Some(target.table.id)).await?;
+        for (&position, field) in new_columns.iter().zip(schema.fields().iter().skip(old_columns.len())) {
+            check_type(&target.table, position, field.data_type())?;
+        }
         let mut stager = self.transaction.stager();
         let mut effects = Effects::new(target, &mut stager)?;
         let mut seen = if joins { Some(Seen::new(target)?) } else { None };

@@ -4,7 +4,7 @@
 //! or the query or SHOW statement again), so that a ticket stays small however large the catalog is; empty bytes are an
 //! empty result, of a statement that has run. What RETURNING gave is in the ticket itself. Nothing that changes anything is ever run from here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use arrow::{
     array::RecordBatch,
@@ -19,6 +19,7 @@ use drsdb_core::{
     ids::{new_ulid, unix_ms},
     query_session::QueryOptions,
     security::ticket,
+    time_limit::TimeLimit,
     v1::{self, ticket::Fragment},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -26,11 +27,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{
     FlightSqlServer,
     execute::{parse, planner_statement},
+    limits::apart,
     metadata, prepared,
     service::{Answers, Caller, decode_command},
+    session::bounded,
 };
 use crate::{
     planner::{QueryContext, explain_schema},
+    raft::ReadConsistency,
     statement::{Show, Statement},
 };
 
@@ -66,10 +70,16 @@ impl FlightSqlServer {
             expires_unix_ms: unix_ms() + lifetime.as_millis() as u64,
             snapshot: state.version(),
             workers: Vec::new(),
-            options: Some(caller.session.options().to_proto()),
+            // Clients need not send their session along with a ticket.
+            options: Some(v1::SessionOptions {
+                read_bound_ms: caller.session.read_bound_ms(),
+                ..caller.session.options().to_proto()
+            }),
             analyze: false,
             schema: Default::default(),
             fragment: Some(fragment),
+            // All of it: what is answered here is computed when it is pulled.
+            time_limit: caller.limit().to_proto(),
         };
         let sealed = ticket::seal(&*self.planner.signing_key(&state)?, ticket);
         Ok(FlightEndpoint::new().with_ticket(Ticket::new(sealed)))
@@ -91,10 +101,12 @@ impl FlightSqlServer {
                 .into());
         };
         let options = ticket.options.as_ref().map(QueryOptions::from_proto).unwrap_or_default();
-        let context = QueryContext::new(ticket.user.clone(), options);
+        let limit = TimeLimit::resume(&ticket);
+        let consistency = bounded(ticket.options.as_ref().and_then(|options| options.read_bound_ms));
+        let context = QueryContext { limit, ..QueryContext::new(ticket.user.clone(), options) };
         let (schema, batches) = match command.is_empty() {
             true => (Schema::empty().into(), Vec::new()),
-            false => self.replay(decode_command(command)?, &context, caller).await?,
+            false => limit.keep(self.replay(decode_command(command)?, &context, consistency, caller)).await?,
         };
         Ok(encode(schema, batches))
     }
@@ -103,6 +115,7 @@ impl FlightSqlServer {
         &self,
         command: Command,
         context: &QueryContext,
+        consistency: ReadConsistency,
         caller: &Caller,
     ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let (sql, parameters) = match command {
@@ -113,18 +126,22 @@ impl FlightSqlServer {
                 (prepared.sql, parameters)
             }
             other => {
-                let state = self.current_state().await?;
+                let state = self.catalog.read(consistency).await?;
                 let batch = metadata::answer(&other, &state)?;
                 return Ok((batch.schema(), vec![batch]));
             }
         };
-        let state = self.current_state().await?;
+        let state = self.catalog.read(consistency).await?;
         match parse(&sql).await? {
             Statement::Query(query) | Statement::Explain(query) => {
                 let statement = planner_statement(query);
-                let planned = self.planner.describe(state.clone(), statement.clone(), context);
-                let (schema, _) = planned.await?;
-                let batches = self.planner.answer(state, statement, parameters.as_ref(), context).await?;
+                let (planner, asked) = (Arc::clone(&self.planner), context.clone());
+                let (schema, batches) = apart(context, async move {
+                    let (schema, _) = planner.describe(state.clone(), statement.clone(), &asked).await?;
+                    let batches = planner.answer(state, statement, parameters.as_ref(), &asked).await?;
+                    Ok((schema, batches))
+                })
+                .await?;
                 // The rows' own schema is more exact than the description when there were parameters.
                 Ok((batches.first().map_or(schema, RecordBatch::schema), batches))
             }

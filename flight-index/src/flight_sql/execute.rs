@@ -1,6 +1,8 @@
 //! Statements: queries become tickets, everything else runs at once. Clients of DDL often never fetch the result, so
 //! that it must have happened before GetFlightInfo answers.
 
+use std::sync::Arc;
+
 use arrow::{
     array::RecordBatch,
     datatypes::{Schema, SchemaRef},
@@ -19,7 +21,7 @@ use crate::{
     dml,
     load::LoadOutcome,
     planner::{PlannedQuery, QueryContext, Source, explain_schema},
-    statement::{self, CreateTable, Statement},
+    statement::{self, CreateTable, Show, Statement},
 };
 
 impl Caller {
@@ -51,12 +53,17 @@ impl FlightSqlServer {
     ) -> Result<FlightInfo> {
         match parse(sql).await? {
             Statement::Query(query) | Statement::Explain(query) => {
-                let (state, context) = self.view_of(caller).await?;
-                let planned = self.planner.plan(state, planner_statement(query), parameters.as_ref(), &context).await?;
+                let planned = self.plan(query, parameters.clone(), caller).await?;
                 self.query_info(planned, sql, parameters, caller)
             }
             Statement::ExplainWrite { .. } => {
                 self.info(explain_schema(), vec![self.catalog_endpoint(replay(sql, parameters)?, caller)?], -1)
+            }
+            // Answered now: the session need not come along when the rows are pulled.
+            Statement::Show(show @ (Show::Setting(_) | Show::AllSettings)) => {
+                let batch = metadata::show(&show, &self.catalog.state(), &caller.session)?;
+                let schema = batch.schema();
+                self.info(Arc::clone(&schema), vec![self.rows_endpoint(&schema, &[batch], caller)?], -1)
             }
             Statement::Show(show) => {
                 let schema = metadata::show_schema(&show);
@@ -198,7 +205,7 @@ impl FlightSqlServer {
     /// The schemas of a statement's rows and parameters; empty when it has none.
     pub(super) async fn describe(&self, sql: &str, caller: &Caller) -> Result<(Schema, Schema)> {
         let statement = parse(sql).await?;
-        let state = self.current_state().await?;
+        let state = self.state_to_read(&caller.session).await?;
         match statement {
             Statement::Query(query) | Statement::Explain(query) => {
                 let described = self.planner.describe(state, planner_statement(query), &caller.context()).await?;

@@ -23,6 +23,7 @@ mod answer;
 mod cluster;
 mod ddl;
 mod execute;
+mod limits;
 mod login;
 mod metadata;
 mod prepared;
@@ -38,11 +39,13 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use drsdb_core::{Result, config::IndexConfig, net::ChannelPool, query_session::QueryOptions};
 
+use self::session::Session;
 use crate::{
+    catalog::CatalogState,
     dml::Services,
     load::Loader,
     planner::Planner,
-    raft::Catalog,
+    raft::{Catalog, ReadConsistency},
     transaction::{Sessions, Writes},
 };
 
@@ -73,6 +76,7 @@ impl FlightSqlServer {
         catalog: Arc<Catalog>,
         planner: Arc<Planner>,
         loader: Arc<Loader>,
+        sessions: Arc<Sessions>,
         channels: Arc<ChannelPool>,
         config: Arc<IndexConfig>,
     ) -> Self {
@@ -83,7 +87,6 @@ impl FlightSqlServer {
         let writes = Arc::clone(loader.writes());
         let services =
             Services { catalog: Arc::clone(&catalog), planner: Arc::clone(&planner), channels: Arc::clone(&channels) };
-        let sessions = Sessions::new(Arc::clone(&writes));
         Self { catalog, planner, writes, sessions, services, channels, config, options }
     }
 
@@ -95,9 +98,14 @@ impl FlightSqlServer {
     }
 
     /// The catalog with everything that was acknowledged before the call.
-    async fn current_state(&self) -> Result<Arc<crate::catalog::CatalogState>> {
-        self.catalog.linearize().await?;
-        Ok(self.catalog.state())
+    async fn current_state(&self) -> Result<Arc<CatalogState>> {
+        self.catalog.read(ReadConsistency::Linearizable).await
+    }
+
+    /// The catalog as new as the session wants it for statements that only read. What the client has seen itself is in it:
+    /// that was waited for when the request came.
+    async fn state_to_read(&self, session: &Session) -> Result<Arc<CatalogState>> {
+        self.catalog.read(session.read_consistency()).await
     }
 }
 

@@ -12,7 +12,10 @@ use drsdb_core::{ErrorCode, Result, WireError, nearest_name, query_session::Quer
 use prost::Message;
 use tonic::{Response, Status, metadata::MetadataMap};
 
-use crate::transaction::{Handle, Timeouts};
+use crate::{
+    raft::ReadConsistency,
+    transaction::{Handle, Timeouts},
+};
 
 const COOKIE: &str = "drsdb_session";
 
@@ -23,6 +26,7 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("target_partitions", "threads of a query on each storage server"),
     ("idle_in_transaction_timeout", "how long a transaction may wait for its next statement: '60s'; 0: for ever"),
     ("statement_timeout", "how long a statement may take: '30s'; 0: for ever"),
+    ("read_consistency", "how new what is read must be: 'linearizable', or 'bounded 5s': at most so old"),
 ];
 
 /// What a client has set.
@@ -31,6 +35,7 @@ pub struct Session {
     options: QueryOptions,
     defaults: QueryOptions,
     timeouts: Timeouts,
+    read_consistency: ReadConsistency,
     /// The transaction that BEGIN opened.
     transaction: Option<Handle>,
     changed: bool,
@@ -43,6 +48,7 @@ impl Session {
             options: defaults.clone(),
             defaults: defaults.clone(),
             timeouts: Timeouts::default(),
+            read_consistency: ReadConsistency::default(),
             transaction: None,
             changed: false,
         };
@@ -60,6 +66,7 @@ impl Session {
                 ("target_partitions", number_text(set.target_partitions)),
                 ("idle_in_transaction_timeout", milliseconds_text(set.idle_in_transaction_timeout_ms)),
                 ("statement_timeout", milliseconds_text(set.statement_timeout_ms)),
+                ("read_consistency", set.read_bound_ms.map(|ms| format!("bounded {ms}ms")).unwrap_or_default()),
             ];
             for (name, text) in texts.iter().filter(|(_, text)| !text.is_empty()) {
                 session.set(Some(name), Some(text)).map_err(|_| broken())?;
@@ -75,6 +82,19 @@ impl Session {
     /// How long its client may take.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// How new what is read must be.
+    pub fn read_consistency(&self) -> ReadConsistency {
+        self.read_consistency
+    }
+
+    /// The same for tickets and cookies.
+    pub fn read_bound_ms(&self) -> Option<u64> {
+        match self.read_consistency {
+            ReadConsistency::Linearizable => None,
+            ReadConsistency::Bounded(bound) => Some(milliseconds(Some(bound))),
+        }
     }
 
     /// The transaction that BEGIN opened.
@@ -99,6 +119,7 @@ impl Session {
         let Some(name) = name else {
             self.options = self.defaults.clone();
             self.timeouts = Timeouts::default();
+            self.read_consistency = ReadConsistency::default();
             return Ok(());
         };
         let bad = |hint: &str| {
@@ -132,6 +153,10 @@ impl Session {
                 self.timeouts.statement =
                     value.map_or(Ok(default), |text| parse_timeout(text).ok_or_else(|| bad(DURATIONS)))?;
             }
+            "read_consistency" => {
+                let parse = |text| parse_consistency(text).ok_or_else(|| bad(CONSISTENCIES));
+                self.read_consistency = value.map_or(Ok(ReadConsistency::default()), parse)?;
+            }
             _ => return Err(unknown(name)),
         }
         Ok(())
@@ -145,6 +170,10 @@ impl Session {
             "target_partitions" => Ok(self.options.target_partitions.to_string()),
             "idle_in_transaction_timeout" => Ok(timeout_text(self.timeouts.idle)),
             "statement_timeout" => Ok(timeout_text(self.timeouts.statement)),
+            "read_consistency" => Ok(match self.read_consistency {
+                ReadConsistency::Linearizable => "linearizable".to_owned(),
+                ReadConsistency::Bounded(bound) => format!("bounded {}", timeout_text(Some(bound))),
+            }),
             _ => Err(unknown(name)),
         }
     }
@@ -182,6 +211,7 @@ impl Session {
         if self.timeouts.statement != defaults.statement {
             set.statement_timeout_ms = Some(milliseconds(self.timeouts.statement));
         }
+        set.read_bound_ms = self.read_bound_ms();
         set.transaction = self.transaction.as_ref().map(Handle::encode).unwrap_or_default().into();
         let cookie = format!("{COOKIE}={}; Path=/; Secure; HttpOnly", URL_SAFE_NO_PAD.encode(set.encode_to_vec()));
         let cookie = cookie.parse().expect("base64 and ASCII text make a header");
@@ -205,6 +235,26 @@ fn parse_timeout(text: &str) -> Option<Option<Duration>> {
     };
     let ms = number.checked_mul(unit_ms)?;
     Some((ms > 0).then(|| Duration::from_millis(ms)))
+}
+
+/// What [`Session::read_bound_ms`] stands for.
+pub fn bounded(read_bound_ms: Option<u64>) -> ReadConsistency {
+    read_bound_ms.map_or(ReadConsistency::Linearizable, |ms| ReadConsistency::Bounded(Duration::from_millis(ms)))
+}
+
+const CONSISTENCIES: &str = "write 'linearizable', or 'bounded' and a time with its unit, such as 'bounded 5s'";
+
+fn parse_consistency(text: &str) -> Option<ReadConsistency> {
+    let text = text.trim().to_ascii_lowercase();
+    if text == "linearizable" {
+        return Some(ReadConsistency::Linearizable);
+    }
+    let bound = text.strip_prefix("bounded")?;
+    if !bound.starts_with(char::is_whitespace) {
+        return None;
+    }
+    // No time at all would be no bound, or the strictest: nobody can tell which is meant.
+    parse_timeout(bound)?.map(ReadConsistency::Bounded)
 }
 
 fn milliseconds(timeout: Option<Duration>) -> u64 {
@@ -280,6 +330,27 @@ mod tests {
         assert_eq!(back.transaction(), Some(&handle));
         assert_eq!(back.timeouts(), Timeouts { idle: None, statement: Some(Duration::from_secs(2)) });
         assert_eq!(back.get("statement_timeout").unwrap(), "2s");
+    }
+
+    #[test]
+    fn read_consistency_is_set_shown_and_kept() {
+        let mut session = Session::of(&MetadataMap::new(), &QueryOptions::default()).unwrap();
+        assert_eq!(session.get("read_consistency").unwrap(), "linearizable");
+        for (text, shown) in [("bounded 5s", "bounded 5s"), ("Bounded  1500 ms", "bounded 1500ms")] {
+            session.set(Some("read_consistency"), Some(text)).unwrap();
+            assert_eq!(session.get("read_consistency").unwrap(), shown);
+        }
+        let response = session.attach(Response::new(()));
+        let cookie = response.metadata().get("set-cookie").unwrap().to_str().unwrap();
+        let mut back = with_cookie(cookie.split(';').next().unwrap()).unwrap();
+        assert_eq!(back.read_consistency(), ReadConsistency::Bounded(Duration::from_millis(1500)));
+        back.set(Some("read_consistency"), None).unwrap();
+        assert_eq!(back.read_consistency(), ReadConsistency::Linearizable);
+        for text in ["bounded", "bounded 0", "bounded5s", "bounded soon", "eventual", ""] {
+            let error = back.set(Some("read_consistency"), Some(text)).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{text}");
+            assert!(error.to_wire().hint.contains("'bounded 5s'"), "{error}");
+        }
     }
 
     #[test]

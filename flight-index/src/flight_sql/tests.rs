@@ -95,8 +95,10 @@ impl Front {
         let planner = Arc::new(Planner::new(Duration::from_secs(60)));
         let loader = Arc::new(Loader::new(Arc::clone(&catalog), Arc::new(servers), url.to_string()));
         let server_channels = Arc::new(ChannelPool::new(tls::client_config(&identity).unwrap()));
-        let service = FlightSqlServer::new(Arc::clone(&catalog), planner, loader, server_channels, Arc::new(config))
-            .into_service();
+        let sessions = Sessions::new(Arc::clone(loader.writes()));
+        let (catalog_of, config) = (Arc::clone(&catalog), Arc::new(config));
+        let service =
+            FlightSqlServer::new(catalog_of, planner, loader, sessions, server_channels, config).into_service();
         let shutdown = CancellationToken::new();
         let auth = AuthLayer::new(Arc::new(Tokens(key)));
         let server_config = tls::server_config(&identity).unwrap();

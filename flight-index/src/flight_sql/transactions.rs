@@ -50,7 +50,11 @@ impl FlightSqlServer {
     }
 
     async fn begin(&self, modes: Modes, caller: &Caller) -> Result<Handle> {
-        let state = self.current_state().await?;
+        // One that writes begins at the newest state: an older snapshot would only meet more conflicts.
+        let state = match modes.read_only {
+            Some(true) => self.state_to_read(&caller.session).await?,
+            _ => self.current_state().await?,
+        };
         self.sessions.begin(state, &caller.user, modes, caller.session.timeouts())
     }
 

@@ -3,11 +3,11 @@
 //! A statement without a transaction is run again, with a fresh snapshot, when another one was faster or a storage server
 //! was lost under it: nothing of the first run is seen by anybody. Rows of a bulk load come only once, so that it is not.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::sql::sqlparser::ast;
-use drsdb_core::{Error, ErrorCode, Result, TableName, WireError};
+use drsdb_core::{Error, ErrorCode, Result, TableName, WireError, time_limit::TimeLimit};
 use futures::Stream;
 
 use super::{FlightSqlServer, execute::planner_statement, service::Caller};
@@ -29,7 +29,7 @@ impl FlightSqlServer {
     /// What the caller's query sees: the catalog now, or as the transaction sees it.
     pub(super) async fn view_of(&self, caller: &Caller) -> Result<(Arc<CatalogState>, QueryContext)> {
         let Some(open) = self.open_transaction(caller)? else {
-            return Ok((self.current_state().await?, caller.context()));
+            return Ok((self.state_to_read(&caller.session).await?, caller.context()));
         };
         let mut held = open.hold().await?;
         let transaction = held.transaction();
@@ -73,9 +73,11 @@ impl FlightSqlServer {
             let rows = written.rows;
             return Ok((written, LoadOutcome { rows, version: 0 }));
         }
+        // Of all attempts together.
+        let limit = caller.limit();
         let mut attempt = 1;
         loop {
-            match self.write_once(statement, parameters.clone(), caller).await {
+            match self.write_once(statement, parameters.clone(), caller, limit).await {
                 Err((error, Again::Yes)) if attempt < ATTEMPTS => {
                     tracing::debug!(%error, attempt, "a statement is run again");
                     pause(attempt).await;
@@ -92,16 +94,17 @@ impl FlightSqlServer {
         statement: &Statement,
         parameters: Option<RecordBatch>,
         caller: &Caller,
+        limit: TimeLimit,
     ) -> Result<(Written, LoadOutcome), (Error, Again)> {
         let never = |error| (error, Again::No);
-        let state = self.current_state().await.map_err(never)?;
+        let state = limit.keep(self.current_state()).await.map_err(never)?;
         if let Some(outcome) = self.done_before(caller).map_err(never)? {
             return repeated(statement, outcome).map_err(never);
         }
         let mut transaction = self.writes.begin(state);
-        let timeout = caller.session.timeouts().statement;
+        let _listed = self.sessions.list(&transaction, &caller.user);
         let mut executor = Executor::new(&self.services, &caller.user, caller.session.options(), &mut transaction);
-        let ran = within(timeout, executor.run(statement, parameters)).await;
+        let ran = limit.keep(executor.run(statement, parameters)).await;
         let written = match ran {
             Ok(written) => written,
             Err(error) => {
@@ -137,10 +140,12 @@ impl FlightSqlServer {
             let rows = self.in_transaction(&open, caller, load).await?;
             return Ok(LoadOutcome { rows, version: 0 });
         }
-        let state = self.current_state().await?;
+        let limit = caller.limit();
+        let state = limit.keep(self.current_state()).await?;
         let mut transaction = self.writes.begin(state);
+        let _listed = self.sessions.list(&transaction, &caller.user);
         let mut executor = Executor::new(&self.services, &caller.user, caller.session.options(), &mut transaction);
-        match executor.load(name, schema, batches).await {
+        match limit.keep(executor.load(name, schema, batches)).await {
             Ok(rows) => {
                 let committed = transaction.commit(caller.statement).await?;
                 Ok(LoadOutcome { rows: committed.repeated.unwrap_or(rows), version: committed.version })
@@ -159,7 +164,8 @@ impl FlightSqlServer {
         caller: &Caller,
         run: impl AsyncFnOnce(&mut Executor<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut held = open.hold().await?;
+        let limit = caller.limit();
+        let mut held = limit.keep(open.hold()).await?;
         if open.is_read_only() {
             return Err(WireError::new(ErrorCode::InvalidArgument, "the transaction is READ ONLY")
                 .with_hint("begin it without READ ONLY")
@@ -167,11 +173,10 @@ impl FlightSqlServer {
                 .into());
         }
         let before = held.transaction().sequence();
-        let timeout = caller.session.timeouts().statement;
         let ran = {
             let options = caller.session.options();
             let mut executor = Executor::new(&self.services, &caller.user, options, held.transaction());
-            within(timeout, run(&mut executor)).await
+            limit.keep(run(&mut executor)).await
         };
         if let Err(error) = &ran {
             held.failed(before, error).await;
@@ -243,15 +248,6 @@ fn repeated(statement: &Statement, outcome: LoadOutcome) -> Result<(Written, Loa
             .into());
     }
     Ok((Written { rows: outcome.rows, returned: None }, outcome))
-}
-
-async fn within<T>(timeout: Option<Duration>, run: impl Future<Output = Result<T>>) -> Result<T> {
-    let Some(timeout) = timeout else { return run.await };
-    tokio::time::timeout(timeout, run).await.unwrap_or_else(|_| {
-        Err(WireError::new(ErrorCode::Timeout, format!("the statement took longer than {timeout:?}"))
-            .with_hint("SET statement_timeout to more, or change fewer rows at a time")
-            .into())
-    })
 }
 
 /// Others are at the same rows: who waits a random time meets fewer of them.

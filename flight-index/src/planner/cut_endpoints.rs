@@ -183,6 +183,7 @@ impl Cutter<'_> {
             analyze,
             schema: message.0,
             fragment: Some(fragment),
+            time_limit: self.context.limit.to_proto(),
         };
         Ok(PlannedEndpoint { ticket: ticket::seal(self.key, ticket), locations })
     }

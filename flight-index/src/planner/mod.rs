@@ -66,6 +66,7 @@ use drsdb_core::{
     edge::{EdgeConverter, edge_schema},
     query_session::{QueryOptions, session_config, session_like},
     security::keys::SigningKey,
+    time_limit::TimeLimit,
     wanted::register_wanted,
 };
 use futures::TryStreamExt;
@@ -76,7 +77,7 @@ pub use explain::report_schema as explain_schema;
 pub(crate) use id_text::ParseIds;
 pub use lookup::{Lookup, MAX_LOOKUP_KEYS};
 pub use name_errors::explain_column;
-pub use system_tables::{NoSystem, RaftNode, RunningTransaction, SystemSource};
+pub use system_tables::{NoSystem, RaftNode, SystemSource, TransactionsOf};
 pub use view::{Holders, View};
 
 use self::sharded_table::scanned_table;
@@ -91,12 +92,16 @@ pub struct QueryContext {
     pub options: QueryOptions,
     /// What a transaction sees; `None`: the catalog's state as it is given.
     pub view: Option<Arc<View>>,
+    /// How long the statement may take: what is left goes into its tickets.
+    pub limit: TimeLimit,
+    /// Cancelled when nobody waits for what is computed here any more.
+    pub over: CancellationToken,
 }
 
 impl QueryContext {
     /// Of a query that belongs to no transaction.
     pub fn new(user: impl Into<String>, options: QueryOptions) -> Self {
-        Self { user: user.into(), options, view: None }
+        Self { user: user.into(), options, view: None, limit: TimeLimit::NONE, over: CancellationToken::new() }
     }
 
     /// The version at which rows are read.
@@ -360,7 +365,7 @@ impl Planner {
         let config = std::mem::take(config.config()).unwrap_or_default();
         let mut state = session_like(self.all_functions()?, config)?;
         state.register_catalog_list(Arc::clone(&catalog) as _);
-        register_wanted(&mut state, CancellationToken::new())?;
+        register_wanted(&mut state, context.over.clone())?;
         Ok(PlanSession { state, catalog, workers })
     }
 

@@ -54,6 +54,7 @@ mod types;
 
 pub use members::{IndexServerStatus, NodeStatus, StateHash};
 pub use network::Dial;
+pub use read_index::ReadConsistency;
 pub use shell::{Catalog, CatalogOptions};
 pub use types::{IndexServer, NodeId};
 

@@ -8,11 +8,15 @@
 //!  read ──┼─▶ queue ─▶ one round ─▶ index ─▶ each waits until the own state has it
 //!  read ──┘    (came during round 7: they share round 8, which begins after all of them)
 //! ```
+//!
+//! A read that may be a little old ([`ReadConsistency::Bounded`]) makes no round while the last one is not older than that.
+//! What leaders send meanwhile does not count: one that was replaced may go on sending.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use drsdb_core::{Error, ErrorCode, Result, WireError};
 use openraft::error::{CheckIsLeaderError, RaftError};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -25,6 +29,7 @@ use super::{
     propose::no_leader,
     shell::Catalog,
 };
+use crate::catalog::CatalogState;
 
 /// How long a read looks for a leader that answers, and for its own state to follow.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,6 +47,33 @@ pub(super) enum ReadIndex {
     At(u64),
     /// It does not lead, or cannot show that it does.
     NotLeading,
+}
+
+/// How new the state must be that a read is planned on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadConsistency {
+    /// It has everything that was acknowledged before the read.
+    #[default]
+    Linearizable,
+    /// It has everything that was acknowledged up to so long before the read.
+    Bounded(Duration),
+}
+
+/// As of when the own state is known to have everything that was acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Confirmed(Mutex<Option<Instant>>);
+
+impl Confirmed {
+    /// A round that was asked for at `asked` has ended, and the own state has its index.
+    fn note(&self, asked: Instant) {
+        let mut known = self.0.lock();
+        *known = (*known).max(Some(asked));
+    }
+
+    /// Whether that is at most `bound` ago.
+    fn within(&self, bound: Duration, now: Instant) -> bool {
+        self.0.lock().is_some_and(|known| now.saturating_duration_since(known) <= bound)
+    }
 }
 
 /// A round's outcome: the index, or why there is none.
@@ -112,6 +144,17 @@ async fn make_round(peers: &Peers) -> Round {
 }
 
 impl Catalog {
+    /// A state that is new enough for a read.
+    ///
+    /// Errors: those of [`Catalog::linearize`], when a round is needed for it.
+    pub async fn read(&self, consistency: ReadConsistency) -> Result<Arc<CatalogState>> {
+        match consistency {
+            ReadConsistency::Bounded(bound) if self.confirmed.within(bound, Instant::now()) => {}
+            ReadConsistency::Bounded(_) | ReadConsistency::Linearizable => self.linearize().await?,
+        }
+        Ok(self.state())
+    }
+
     /// Returns when [`Catalog::state`] has everything that was acknowledged by any node before the call. It waits for some
     /// seconds while the index servers elect a leader.
     ///
@@ -121,12 +164,16 @@ impl Catalog {
         loop {
             let leader = self.peers.leader();
             let rounds = self.rounds.lock().clone().ok_or_else(stopped)?;
+            let asked = Instant::now();
             let error = match rounds.next().await {
                 Ok(index) => {
                     let mut applied = self.published.applied();
                     let caught_up = applied.wait_for(|applied| *applied >= index);
                     match tokio::time::timeout_at(deadline, caught_up).await {
-                        Ok(Ok(_)) => return Ok(()),
+                        Ok(Ok(_)) => {
+                            self.confirmed.note(asked);
+                            return Ok(());
+                        }
                         Ok(Err(_)) => return Err(stopped()),
                         Err(_) => behind(),
                     }
@@ -158,4 +205,25 @@ impl Catalog {
 fn behind() -> WireError {
     let message = "this index server does not hear of what the others decide";
     Error::new(ErrorCode::Unavailable, message).to_wire().with_hint("ask another index server, or retry")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_confirmed_counts_from_when_it_was_asked_for() {
+        let (confirmed, start) = (Confirmed::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let bound = Duration::from_secs(5);
+        assert!(!confirmed.within(Duration::MAX, at(0)), "nothing was ever confirmed");
+        confirmed.note(at(10));
+        assert!(confirmed.within(bound, at(15)));
+        assert!(!confirmed.within(bound, at(16)));
+        // A round that was asked for earlier may end later: it confirms less.
+        confirmed.note(at(8));
+        assert!(confirmed.within(bound, at(15)));
+        confirmed.note(at(20));
+        assert!(confirmed.within(bound, at(25)));
+    }
 }

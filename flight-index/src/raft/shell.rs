@@ -17,7 +17,7 @@ use super::{
     log_store::LogStore,
     network::{Dial, Network},
     peers::{Leader, Peers},
-    read_index::Rounds,
+    read_index::{Confirmed, Rounds},
     service::RaftService,
     state_machine::{Published, StateMachine},
     types::{NodeId, Raft},
@@ -58,6 +58,7 @@ pub struct Catalog {
     pub(super) published: Arc<Published>,
     pub(super) batcher: Mutex<Option<Arc<Batcher>>>,
     pub(super) rounds: Mutex<Option<Rounds>>,
+    pub(super) confirmed: Confirmed,
     /// One change of the members at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
 }
@@ -102,6 +103,7 @@ impl Catalog {
         let peers = Peers { id: node_id, raft, dial };
         let catalog = Arc::new(Self {
             rounds: Mutex::new(Some(Rounds::start(peers.clone()))),
+            confirmed: Confirmed::default(),
             peers,
             database,
             published,

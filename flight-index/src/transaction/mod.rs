@@ -17,6 +17,7 @@
 //! Not here: which rows a statement changes ([`crate::dml`]), and bulk loads ([`crate::load`]).
 
 mod encode;
+mod running;
 mod sessions;
 mod shard_writer;
 mod split;
@@ -31,6 +32,7 @@ use std::{fmt, sync::Arc};
 pub use encode::MAX_MESSAGE_BYTES;
 #[cfg(test)]
 pub(crate) use encode::encode;
+pub use running::Listed;
 pub use sessions::{Handle, Modes, OpenTransaction, Sessions, Timeouts};
 #[cfg(test)]
 pub(crate) use split::{BUFFER_BYTES, Buffers, batch_bytes};

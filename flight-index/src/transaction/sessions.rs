@@ -10,12 +10,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, v1};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, ids::unix_ms, v1};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::MutexGuard;
@@ -80,12 +80,17 @@ impl Default for Timeouts {
 /// A transaction that a client holds open.
 #[derive(Debug)]
 pub struct OpenTransaction {
-    id: Ulid,
-    user: String,
+    pub(super) id: Ulid,
+    pub(super) user: String,
     idle: Option<Duration>,
+    pub(super) begun_unix_ms: u64,
+    /// The version that it reads.
+    pub(super) snapshot: u64,
+    /// Statements so far.
+    pub(super) statements: AtomicU64,
     read_only: AtomicBool,
-    used: Mutex<Instant>,
-    state: tokio::sync::Mutex<Option<Running>>,
+    pub(super) used: Mutex<Instant>,
+    pub(super) state: tokio::sync::Mutex<Option<Running>>,
 }
 
 /// What only one statement at a time may touch.
@@ -95,7 +100,7 @@ pub struct Running {
     pub transaction: Transaction,
     savepoints: Vec<(String, u32)>,
     /// Why it can only be rolled back.
-    doomed: Option<WireError>,
+    pub(super) doomed: Option<WireError>,
 }
 
 /// A statement's hold on its transaction.
@@ -193,6 +198,7 @@ impl OpenTransaction {
             return Err(doomed(self.id, cause));
         }
         running.transaction.settle_unfinished().await;
+        self.statements.fetch_add(1, Ordering::Relaxed);
         Ok(held)
     }
 
@@ -210,14 +216,16 @@ impl OpenTransaction {
 #[derive(Debug)]
 pub struct Sessions {
     writes: Arc<Writes>,
-    open: Mutex<HashMap<Ulid, Arc<OpenTransaction>>>,
+    pub(super) open: Mutex<HashMap<Ulid, Arc<OpenTransaction>>>,
+    /// Statements that are transactions by themselves, as they are shown.
+    pub(super) alone: Mutex<HashMap<Ulid, v1::RunningTransaction>>,
     watched: AtomicBool,
 }
 
 impl Sessions {
     /// None yet.
     pub fn new(writes: Arc<Writes>) -> Arc<Self> {
-        Arc::new(Self { writes, open: Mutex::default(), watched: AtomicBool::new(false) })
+        Arc::new(Self { writes, open: Mutex::default(), alone: Mutex::default(), watched: AtomicBool::new(false) })
     }
 
     /// BEGIN, with `state` as what the transaction sees.
@@ -228,6 +236,7 @@ impl Sessions {
         modes: Modes,
         timeouts: Timeouts,
     ) -> Result<Handle> {
+        let snapshot = state.version();
         let transaction = self.writes.begin(state);
         let id = transaction.id();
         let running = Running { transaction, savepoints: Vec::new(), doomed: None };
@@ -235,6 +244,9 @@ impl Sessions {
             id,
             user: user.to_owned(),
             idle: timeouts.idle,
+            begun_unix_ms: unix_ms(),
+            snapshot,
+            statements: AtomicU64::new(0),
             read_only: AtomicBool::new(modes.read_only.unwrap_or(false)),
             used: Mutex::new(Instant::now()),
             state: tokio::sync::Mutex::new(Some(running)),
@@ -325,12 +337,7 @@ impl Sessions {
 
     /// The oldest snapshot that an open transaction still reads; `None`: none is open.
     pub fn oldest_snapshot(&self) -> Option<u64> {
-        let open: Vec<_> = self.open.lock().values().cloned().collect();
-        let snapshots = open.iter().filter_map(|open| {
-            let state = open.state.try_lock().ok()?;
-            state.as_ref().map(|running| running.transaction.begun().version())
-        });
-        snapshots.min()
+        self.open.lock().values().map(|open| open.snapshot).min()
     }
 
     /// Undoes transactions that nobody has used for long.

@@ -23,6 +23,7 @@ use drsdb_core::{
     Error, ErrorCode, Result,
     edge::EdgeConverter,
     query_session::QueryOptions,
+    time_limit::TimeLimit,
     v1::{Ticket, ticket::Fragment},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -56,13 +57,17 @@ impl QueryEngine {
         let edge = Arc::clone(&schema);
         let running = self.start(&ticket.query_id);
         let over = running.token.clone().drop_guard();
+        running.end_in_time(TimeLimit::resume(&ticket));
         let task = self.handle.spawn(async move {
-            let cancelled = running.cancelled();
             let done = tokio::select! {
                 done = engine.run(ticket, edge, &sender, &running) => done,
-                () = cancelled => Err(Error::new(ErrorCode::Cancelled, "the query was cancelled")),
+                error = running.ended_early() => Err(error),
             };
             if let Err(error) = done {
+                // What a query fails with that ran out of time is what its parts fail with once they are not wanted.
+                let error = running.timed_out().unwrap_or(error);
+                // A client that pulls nothing must not make it look as if the query still ran.
+                drop(running);
                 // Nobody is listening any more when this fails.
                 let _ = sender.send(Err(error)).await;
             }

@@ -7,7 +7,7 @@
 //!    task of a plan without exchange, or as the head that sends stages to the other servers and pulls from them.
 //! 3. `worker` serves the stages that other heads send here. Its calls need a server's certificate.
 //! 4. `messages` turns the rows into edge types and messages of a good size, which are streamed to the client. When the
-//!    client goes away or cancels, the stream is dropped, and with it everything that runs for it, here and elsewhere.
+//!    client goes away or cancels, or the query's time is over, everything that runs for it is dropped, here and elsewhere.
 //!
 //! Queries run on a tokio runtime of their own, so that a busy join never starves the service.
 
@@ -33,7 +33,7 @@ use datafusion::execution::{
     runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
 };
 use datafusion_distributed::Worker;
-use drsdb_core::{Result, Ulid, net::ChannelPool, scan::Scanner};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, net::ChannelPool, scan::Scanner, time_limit::TimeLimit};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::sync::CancellationToken;
@@ -148,7 +148,13 @@ impl QueryEngine {
         let number = running.next;
         running.next += 1;
         running.queries.insert(number, (query_id.clone(), token.clone()));
-        RunningQuery { number, token, running: Arc::clone(&self.running), ended: Arc::clone(&self.ended) }
+        RunningQuery {
+            number,
+            token,
+            timed_out: Arc::default(),
+            running: Arc::clone(&self.running),
+            ended: Arc::clone(&self.ended),
+        }
     }
 
     /// Bytes that running queries have reserved.
@@ -162,14 +168,37 @@ impl QueryEngine {
 struct RunningQuery {
     number: u64,
     token: CancellationToken,
+    timed_out: Arc<OnceLock<Error>>,
     running: Arc<Mutex<Running>>,
     ended: Arc<Notify>,
 }
 
 impl RunningQuery {
-    /// Waits until somebody cancels the query.
-    async fn cancelled(&self) {
+    /// Waits until the query is to end before it has all rows: somebody cancels it, or its time is over.
+    async fn ended_early(&self) -> Error {
         self.token.cancelled().await;
+        self.timed_out().unwrap_or_else(|| Error::new(ErrorCode::Cancelled, "the query was cancelled"))
+    }
+
+    /// The error of a query whose time is over.
+    fn timed_out(&self) -> Option<Error> {
+        self.timed_out.get().map(|error| error.to_wire().into())
+    }
+
+    /// Ends the query when its time is over. This is a task of the service's runtime: all threads of the queries' own may be
+    /// busy, with the very query whose time is over.
+    fn end_in_time(&self, limit: TimeLimit) {
+        let (token, timed_out) = (self.token.clone(), Arc::clone(&self.timed_out));
+        tokio::spawn(async move {
+            tokio::select! {
+                error = limit.passed() => {
+                    // There is one such task, and it sets this once.
+                    let _ = timed_out.set(error);
+                    token.cancel();
+                }
+                () = token.cancelled() => (),
+            }
+        });
     }
 }
 

@@ -271,7 +271,9 @@ impl<'a> Changer<'a> {
         match owner.state {
             state::REMOVING => keys.settle(self.connection, &self.shard, &self.owners, row),
             state::COMMITTED => Err(committed()),
-            _ if owner.transaction == options.transaction => Err(keys.violation(row, "comes twice in this load")),
+            _ if owner.transaction == options.transaction => {
+                Err(keys.violation(row, "is written twice in this transaction"))
+            }
             _ => Err(keys.conflict(row, "another transaction is writing it")),
         }
     }

@@ -133,6 +133,24 @@ SELECT balance FROM account WHERE id = 2;
 --> balance
 --> 81
 
+-- A key that the transaction wrote itself, in an earlier statement or in the same one, is named as that.
+
+--@ ann
+BEGIN;
+--> ok
+
+INSERT INTO account (id, balance) VALUES (900, 1);
+--> 1 row
+
+INSERT INTO account (id, balance) VALUES (900, 2);
+--> error constraint_violation: (900) is written twice in this transaction
+
+INSERT INTO account (id, balance) VALUES (901, 1), (901, 2);
+--> error constraint_violation: (901) is written twice in this transaction
+
+ROLLBACK;
+--> ok
+
 -- Write skew is not a conflict: each writes what the other only reads.
 
 --@ ann

@@ -135,3 +135,41 @@ SELECT count(*) AS n, sum(pay) AS pay FROM worker;
 
 UPDATE worker SET pay = 0;
 --> 5 rows
+
+-- A constant that its column cannot have is a mistake whatever rows there are, and even if there are none.
+
+CREATE TABLE counter (id INT PRIMARY KEY, n BIGINT NOT NULL, small SMALLINT, price DECIMAL(8, 2), at DATE, ok BOOLEAN)
+WITH (engine = '$ENGINE');
+--> ok
+
+UPDATE counter SET n = 'abc';
+--> error invalid_value: abc
+
+UPDATE counter SET n = 99999999999999999999;
+--> error invalid_value: 99999999999999999999
+
+UPDATE counter SET small = -40000 WHERE id = 1;
+--> error invalid_value: 40000
+
+UPDATE counter SET n = 1 + 1, price = 12345678.5;
+--> error invalid_value: price
+
+UPDATE counter SET (id, at) = (id + 1, '2024-02-30');
+--> error invalid_value: 2024-02-30
+
+UPDATE counter SET n = 1 / 0;
+--> error invalid_value
+
+UPDATE counter SET ok = DATE '2024-01-01';
+--> error type_mismatch: ok
+
+UPDATE counter SET at = id > 5;
+--> error type_mismatch: at
+
+-- What can be right for some rows is not looked at without any.
+
+UPDATE counter SET n = 100 / (id - id), small = small * 1000, at = NULL, price = '1.50';
+--> 0 rows
+
+UPDATE counter SET n = NULL;
+--> 0 rows

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use datafusion::config::ExtensionOptions;
-use drsdb_core::TableKind;
+use drsdb_core::{TableKind, v1};
 
 use super::{
-    Entry, Sources,
+    Entry, Sources, TransactionsOf,
     rows::{
         Cell,
-        Kind::{Flag, Number, Text},
+        Kind::{Flag, Number, Text, Time},
         row,
     },
 };
@@ -86,10 +86,13 @@ pub(super) const TABLES: &[Entry] = &[
         &[
             ("id", Text),
             ("user_name", Text),
+            ("state", Text),
+            ("begun", Time),
             ("snapshot", Number),
             ("statements", Number),
             ("read_only", Flag),
             ("idle_ms", Number),
+            ("index_server", Text),
         ],
         transactions,
     ),
@@ -112,6 +115,11 @@ pub(super) const TABLES: &[Entry] = &[
 /// Whether the table called `name` shows the Raft group.
 pub(super) fn shows_raft(name: &str) -> bool {
     matches!(name, "servers" | "raft")
+}
+
+/// Whether the table called `name` shows what runs on the index servers.
+pub(super) fn shows_transactions(name: &str) -> bool {
+    name == "transactions"
 }
 
 fn servers(from: &Sources<'_>) -> Vec<Vec<Cell>> {
@@ -220,12 +228,23 @@ fn replicas(from: &Sources<'_>) -> Vec<Vec<Cell>> {
     rows
 }
 
+/// An index server that does not answer has a row without a transaction, so that nobody takes it for one that has none.
 fn transactions(from: &Sources<'_>) -> Vec<Vec<Cell>> {
-    let row = |running: super::RunningTransaction| {
-        let id = running.id.to_string();
-        row![id, running.user, running.snapshot, running.statements, running.read_only, running.idle_ms]
-    };
-    from.system.transactions().into_iter().map(row).collect()
+    let mut rows = Vec::new();
+    for TransactionsOf { server, running } in &from.transactions {
+        let server = server.as_str();
+        let Some(running) = running else {
+            let none = || Cell::Null;
+            rows.push(row![none(), none(), "does not answer", none(), none(), none(), none(), none(), server]);
+            continue;
+        };
+        for running in running.iter().cloned() {
+            let begun = Cell::time(running.begun_unix_ms);
+            let v1::RunningTransaction { id, user, state, snapshot, statements, read_only, idle_ms, .. } = running;
+            rows.push(row![id, user, state, begun, snapshot, statements, read_only, idle_ms, server]);
+        }
+    }
+    rows
 }
 
 fn raft(from: &Sources<'_>) -> Vec<Vec<Cell>> {

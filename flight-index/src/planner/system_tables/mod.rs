@@ -14,7 +14,7 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext},
     physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
 };
-use drsdb_core::{Result, Ulid, query_session::QueryOptions};
+use drsdb_core::{Result, query_session::QueryOptions, v1};
 
 use crate::catalog::CatalogState;
 use rows::{Cell, Shape};
@@ -30,7 +30,7 @@ struct Sources<'a> {
     state: &'a CatalogState,
     /// Of the tables that show it; the others ask nobody.
     raft: Vec<RaftNode>,
-    system: &'a dyn SystemSource,
+    transactions: Vec<TransactionsOf>,
     options: &'a QueryOptions,
 }
 
@@ -42,8 +42,8 @@ pub trait SystemSource: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
-    /// The transactions that this server coordinates.
-    fn transactions(&self) -> Vec<RunningTransaction> {
+    /// The transactions that each index server runs, as it says itself.
+    async fn transactions(&self) -> Vec<TransactionsOf> {
         Vec::new()
     }
 }
@@ -70,18 +70,13 @@ pub struct RaftNode {
     pub state_hash: Option<String>,
 }
 
-/// A transaction that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct RunningTransaction {
-    pub id: Ulid,
-    pub user: String,
-    /// The version that it reads.
-    pub snapshot: u64,
-    /// Statements so far.
-    pub statements: u64,
-    pub read_only: bool,
-    pub idle_ms: u64,
+/// The transactions of one index server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransactionsOf {
+    /// The index server's URL.
+    pub server: String,
+    /// `None`: it does not answer.
+    pub running: Option<Vec<v1::RunningTransaction>>,
 }
 
 fn entries(schema: &str) -> &'static [Entry] {
@@ -107,7 +102,8 @@ pub async fn table(
 ) -> Option<Result<Arc<dyn TableProvider>>> {
     let (_, shape, rows) = entries(schema).iter().find(|(known, ..)| *known == name)?;
     let raft = if cluster::shows_raft(name) { system.raft().await } else { Vec::new() };
-    let sources = Sources { state, raft, system, options };
+    let transactions = if cluster::shows_transactions(name) { system.transactions().await } else { Vec::new() };
+    let sources = Sources { state, raft, transactions, options };
     Some(rows::batch(shape, rows(&sources)).and_then(provider))
 }
 

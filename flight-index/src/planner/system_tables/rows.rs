@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray},
+    array::{
+        ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    },
     datatypes::{DataType, Field, Schema},
 };
-use drsdb_core::Result;
+use drsdb_core::{Result, SqlType};
 
 /// The columns of a table.
 pub type Shape = &'static [(&'static str, Kind)];
@@ -17,6 +19,7 @@ pub enum Kind {
     Text,
     Number,
     Flag,
+    Time,
 }
 
 /// A value.
@@ -26,6 +29,15 @@ pub enum Cell {
     Text(String),
     Number(i64),
     Flag(bool),
+    /// Microseconds since 1970, UTC.
+    Time(i64),
+}
+
+impl Cell {
+    /// A time that is given in milliseconds.
+    pub fn time(unix_ms: u64) -> Self {
+        Cell::Time(i64::try_from(unix_ms).unwrap_or(i64::MAX).saturating_mul(1000))
+    }
 }
 
 impl From<&str> for Cell {
@@ -95,6 +107,11 @@ pub fn batch(shape: Shape, rows: Vec<Vec<Cell>>) -> Result<RecordBatch> {
             Kind::Flag => {
                 let flag = |cell| if let &Cell::Flag(flag) = cell { Some(flag) } else { None };
                 (DataType::Boolean, Arc::new(cells(at).map(flag).collect::<BooleanArray>()))
+            }
+            Kind::Time => {
+                let time = |cell| if let &Cell::Time(time) = cell { Some(time) } else { None };
+                let times = cells(at).map(time).collect::<TimestampMicrosecondArray>().with_timezone("UTC");
+                (SqlType::TimestampTz.to_arrow(), Arc::new(times))
             }
         };
         fields.push(Field::new(*name, data_type, true));
