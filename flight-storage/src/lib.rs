@@ -8,6 +8,7 @@
 //! - [`commits`]: follows the catalog's commits and applies them to the engines, in their order.
 //! - [`coordinators`]: which index server runs a staged transaction.
 //! - [`maintenance`]: compaction and checks of what is stored, in the background.
+//! - [`repair`]: has copied from other servers what was found damaged.
 //! - [`stage_service`]: takes the rows of loads from index servers.
 //! - [`rebuild`]: copies shards from other storage servers, when their replicas here are stale or new.
 //! - [`query`]: opens tickets, runs plans, and turns scans of plans into scans of engines.
@@ -41,6 +42,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod query;
 pub mod rebuild;
+pub mod repair;
 pub mod row;
 pub mod server;
 pub mod stage_service;

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod damage;
 mod ddl;
 mod dml;
 mod faults;
