@@ -9,7 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arrow_flight::flight_service_server::FlightServiceServer;
@@ -37,7 +37,8 @@ use crate::{
     coordinators::Coordinators,
     engines::Engines,
     index_servers::IndexServers,
-    maintenance,
+    maintenance::{self, Progress, Upkeep},
+    needed_snapshots::NeededSnapshots,
     query::{FlightServer, OnQueryRuntime, QueryEngine},
     rebuild::{Rebuilds, copy::Rebuilder, floors::Floors},
     repair::{self, Reporter},
@@ -183,8 +184,16 @@ pub async fn serve(
         server_id: registration.server_id,
         staged_lease: config.staged_lease(),
     };
-    let upkeep = maintenance::run(engines.clone(), applied.clone(), config.retention(), shutdown.clone());
-    let upkeep = tokio::spawn(upkeep);
+    let progress = Progress::default();
+    let needed = NeededSnapshots::new(index_servers.clone(), Instant::now());
+    let upkeep = Upkeep {
+        engines: engines.clone(),
+        applied: applied.clone(),
+        retention: config.retention(),
+        needed: needed.clone(),
+        progress: progress.clone(),
+    };
+    let upkeep = tokio::spawn(maintenance::run(upkeep, shutdown.clone()));
     let rebuilder = Rebuilder {
         rebuilds,
         engines,
@@ -197,7 +206,7 @@ pub async fn serve(
     };
     rebuilder.resume(left);
     let repairing = repair::run(rebuilder.clone(), shutdown.clone());
-    let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries));
+    let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries), needed, progress);
     let follower = tokio::spawn(commits::follow(follower, shutdown.clone()));
 
     drsdb_core::id_functions::set_storage_node(registration.server_id);

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod compaction;
 mod damage;
 mod ddl;
 mod dml;

@@ -323,16 +323,6 @@ impl Sessions {
         }
     }
 
-    /// The oldest snapshot that an open transaction still reads; `None`: none is open.
-    pub fn oldest_snapshot(&self) -> Option<u64> {
-        let open: Vec<_> = self.open.lock().values().cloned().collect();
-        let snapshots = open.iter().filter_map(|open| {
-            let state = open.state.try_lock().ok()?;
-            state.as_ref().map(|running| running.transaction.begun().version())
-        });
-        snapshots.min()
-    }
-
     /// Undoes transactions that nobody has used for long.
     fn take_idle(&self) -> Vec<Arc<OpenTransaction>> {
         let mut all = self.open.lock();
