@@ -122,8 +122,8 @@ pub struct StorageConfig {
     /// Threads that run queries; by default as many as there are cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_threads: Option<usize>,
-    /// Seconds for which versions of rows stay readable that were changed or deleted: queries and transactions that take
-    /// longer than this may have to begin anew.
+    /// Seconds for which versions of rows stay readable that were changed or deleted. What open transactions and valid
+    /// tickets read stays longer; queries that take longer than this and than tickets live may have to begin anew.
     pub retention_s: u64,
     /// Seconds after which a load whose rows have all come, but no outcome, is asked about and aborted if it has none.
     pub staged_lease_s: u64,

@@ -13,9 +13,9 @@ use drsdb_core::{
     security::keys::SigningKey,
     v1::{
         Commit, FinishRebuildRequest, FinishRebuildResponse, FollowCommitsRequest, ListTransactionsRequest,
-        ListTransactionsResponse, RegisterStorageRequest, RegisterStorageResponse, RemovedReplica,
-        ResolveTransactionRequest, StartRebuildRequest, StartRebuildResponse, StatusRequest, TransactionActiveRequest,
-        TransactionActiveResponse, TransactionOutcome,
+        ListTransactionsResponse, LoseReplicasRequest, LoseReplicasResponse, RegisterStorageRequest,
+        RegisterStorageResponse, RemovedReplica, ResolveTransactionRequest, StartRebuildRequest, StartRebuildResponse,
+        StatusRequest, TransactionActiveRequest, TransactionActiveResponse, TransactionOutcome,
         cluster_server::{Cluster, ClusterServer},
         commit::Change,
         start_rebuild_response::Next,
@@ -131,6 +131,18 @@ impl ClusterService {
         })
     }
 
+    /// Takes note that a storage server has nothing any more of a shard, or of all.
+    async fn lose_replicas(&self, request: LoseReplicasRequest) -> Result<LoseReplicasResponse> {
+        let server = parse_ulid(&request.server_id)?;
+        let shard = match request.shard {
+            Some(shard) => Some((parse_ulid(&shard.table_id)?, shard.shard)),
+            None => None,
+        };
+        let (version, _) = self.catalog.propose(Command::LoseReplicas { server, shard }).await?;
+        tracing::warn!(%server, ?shard, "a storage server has lost data: it is copied from other replicas");
+        Ok(LoseReplicasResponse { version })
+    }
+
     async fn finish_rebuild(&self, request: FinishRebuildRequest) -> Result<()> {
         let (server, table) = (parse_ulid(&request.server_id)?, parse_ulid(&request.table_id)?);
         let (shard, copied) = (request.shard, request.copied);
@@ -220,6 +232,13 @@ impl Cluster for ClusterService {
         Ok(Answer::new(self.start_rebuild(request.into_inner()).await?))
     }
 
+    async fn lose_replicas(
+        &self,
+        request: Request<LoseReplicasRequest>,
+    ) -> Result<Answer<LoseReplicasResponse>, Status> {
+        Ok(Answer::new(self.lose_replicas(request.into_inner()).await?))
+    }
+
     async fn finish_rebuild(
         &self,
         request: Request<FinishRebuildRequest>,
@@ -253,7 +272,7 @@ pub async fn forget_what_all_have(catalog: Arc<Catalog>, dial: Dial, shutdown: C
 
 async fn note_status(catalog: &Catalog, dial: &Dial, server: &StorageServer) -> Result<()> {
     let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
-    let status = StorageClient::new(dial(&url)?).status(StatusRequest {}).await?.into_inner();
+    let status = StorageClient::new(dial(&url)?).status(StatusRequest::default()).await?.into_inner();
     let known = catalog.state().applied_by(server.id).unwrap_or(0);
     // The answer may come from another server that has the URL now.
     if status.server_id == server.id.to_string() && status.applied_version >= known + WORTH_NOTING {

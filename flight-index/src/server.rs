@@ -33,7 +33,7 @@ use crate::{
     load::Loader,
     planner::Planner,
     raft::{Catalog, CatalogOptions, Dial},
-    replication::{ActiveTransactions, DriveOptions, Liveness, drive},
+    replication::{ActiveTransactions, DriveOptions, Liveness, NeededSnapshots, drive},
     system::System,
     transaction::{GrpcTransport, Sessions},
 };
@@ -67,8 +67,10 @@ pub async fn serve(
         return Err(nothing_to_do());
     }
 
-    let liveness = Liveness::new(Arc::clone(&catalog), Arc::clone(&dial));
     let active = ActiveTransactions::default();
+    let needed = NeededSnapshots::new(active.clone(), config.ticket_lifetime());
+    let url = config.public_url.to_string();
+    let liveness = Liveness::new(Arc::clone(&catalog), Arc::clone(&dial), needed, url);
     let drive_options = DriveOptions {
         demote_after: config.demote_after(),
         replace_after: config.replace_after(),

@@ -7,7 +7,7 @@ use datafusion::{
     physical_plan::{metrics::ExecutionPlanMetricsSet, stream::RecordBatchStreamAdapter},
 };
 use drsdb_core::{
-    Engine, Error, Result, Table, Ulid,
+    Engine, Error, Result, Table, Ulid, WireError,
     scan::{ShardScanTask, ShardScanner},
 };
 use futures::TryStreamExt;
@@ -21,6 +21,10 @@ use crate::{
     row::RowEngine,
 };
 
+/// Folders of the engines in a server's.
+pub(crate) const ROW_FOLDER: &str = "row";
+pub(crate) const COLUMN_FOLDER: &str = "column";
+
 /// How long a scan waits for commits up to its snapshot to arrive here before it says that they do not.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,7 +35,7 @@ const CHECKSUM_BATCH_ROWS: usize = 8192;
 #[derive(Debug, Clone)]
 pub struct Engines {
     server_id: Ulid,
-    row: Arc<dyn StorageEngine>,
+    row: Arc<RowEngine>,
     column: Arc<dyn StorageEngine>,
     applied: AppliedVersion,
     floors: Floors,
@@ -39,11 +43,25 @@ pub struct Engines {
 
 impl Engines {
     /// Opens both engines under `dir`. They share a file: what ends a transaction or a table in the column engine ends it in
-    /// the row engine in the same step.
-    pub fn open(dir: &Path, server_id: Ulid, options: ColumnOptions, applied: AppliedVersion) -> Result<Self> {
-        let row = Arc::new(RowEngine::open(&dir.join("row"))?);
-        let column = Arc::new(ColumnEngine::open_with(&dir.join("column"), options, Arc::clone(&row))?);
-        Ok(Self { server_id, row, column, applied, floors: Floors::open(dir.join("floors.json"))? })
+    /// the row engine in the same step. `floors` are those of the same folder.
+    ///
+    /// Errors: `corrupt` when that file is damaged.
+    pub fn open(
+        dir: &Path,
+        server_id: Ulid,
+        options: ColumnOptions,
+        applied: AppliedVersion,
+        floors: Floors,
+    ) -> Result<Self> {
+        let row = Arc::new(RowEngine::open(&dir.join(ROW_FOLDER))?);
+        let column = Arc::new(ColumnEngine::open_with(&dir.join(COLUMN_FOLDER), options, Arc::clone(&row))?);
+        Ok(Self { server_id, row, column, applied, floors })
+    }
+
+    /// What was found damaged of the file that both engines share: nothing of it is used any more, and it has to be replaced
+    /// as a whole.
+    pub fn file_damage(&self) -> Option<WireError> {
+        self.row.health().damage()
     }
 
     /// From which snapshots on shards can be read here.
@@ -62,10 +80,10 @@ impl Engines {
         self.column.drop_shard(shard)
     }
 
-    fn of(&self, engine: Engine) -> &Arc<dyn StorageEngine> {
+    fn of(&self, engine: Engine) -> Arc<dyn StorageEngine> {
         match engine {
-            Engine::Row => &self.row,
-            Engine::Column => &self.column,
+            Engine::Row => Arc::clone(&self.row) as Arc<dyn StorageEngine>,
+            Engine::Column => Arc::clone(&self.column),
         }
     }
 
@@ -104,11 +122,10 @@ impl Engines {
         self.column.compact(horizon)
     }
 
-    /// Shards found damaged in either engine, see [`StorageEngine::damaged`].
+    /// Shards found damaged on their own, see [`StorageEngine::damaged`]. Those of the row engine are damaged together,
+    /// see [`Engines::file_damage`].
     pub fn damaged(&self) -> Vec<ShardId> {
-        let mut damaged = self.row.damaged();
-        damaged.extend(self.column.damaged());
-        damaged
+        self.column.damaged()
     }
 
     /// Verifies the next part of what is stored, see [`StorageEngine::verify`].
@@ -148,7 +165,7 @@ impl ShardScanner for Engines {
 
     fn scan(&self, task: ShardScanTask) -> Result<SendableRecordBatchStream> {
         let schema = Arc::new(task.table.arrow_schema().project(&task.projection)?);
-        let engine = Arc::clone(self.of(task.table.engine));
+        let engine = self.of(task.table.engine);
         let (applied, floors) = (self.applied.clone(), self.floors.clone());
         let request = ScanRequest {
             table: task.table,

@@ -8,6 +8,8 @@
 //! - [`commits`]: follows the catalog's commits and applies them to the engines, in their order.
 //! - [`coordinators`]: which index server runs a staged transaction.
 //! - [`maintenance`]: compaction and checks of what is stored, in the background.
+//! - [`needed_snapshots`]: what index servers still read, so that it is not compacted away.
+//! - [`repair`]: has copied from other servers what was found damaged.
 //! - [`stage_service`]: takes the rows of loads from index servers.
 //! - [`rebuild`]: copies shards from other storage servers, when their replicas here are stale or new.
 //! - [`query`]: opens tickets, runs plans, and turns scans of plans into scans of engines.
@@ -39,8 +41,10 @@ pub mod engines;
 pub mod index_servers;
 pub mod maintenance;
 pub mod metrics;
+pub mod needed_snapshots;
 pub mod query;
 pub mod rebuild;
+pub mod repair;
 pub mod row;
 pub mod server;
 pub mod stage_service;

@@ -1,6 +1,7 @@
 //! One storage server, from its configuration to its orderly end.
 //!
-//! 1. Open the engines, and the identity that the server has had since its first start.
+//! 1. Open the engines, and the identity that the server has had since its first start. If their file is damaged, begin
+//!    with an empty one, should everything be elsewhere ([`crate::repair`]).
 //! 2. Register with an index server; the answer has the key that tickets and tokens are signed with.
 //! 3. Follow commits, serve Flight, loads and other heads' stages, until told to stop.
 
@@ -8,7 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arrow_flight::flight_service_server::FlightServiceServer;
@@ -36,9 +37,11 @@ use crate::{
     coordinators::Coordinators,
     engines::Engines,
     index_servers::IndexServers,
-    maintenance,
+    maintenance::{self, Progress, Upkeep},
+    needed_snapshots::NeededSnapshots,
     query::{FlightServer, OnQueryRuntime, QueryEngine},
-    rebuild::{Rebuilds, copy::Rebuilder},
+    rebuild::{Rebuilds, copy::Rebuilder, floors::Floors},
+    repair::{self, Reporter},
     stage_service::{OpenLoads, StageService},
 };
 
@@ -97,14 +100,35 @@ pub async fn serve(
     let mut registration = Registration::open(&file)?;
     let applied = AppliedVersion::open(dir.join("applied_version"))?;
     let options = ColumnOptions { cache_bytes: config.column_cache_bytes, ..ColumnOptions::default() };
-    let engines = {
-        let (dir, applied, server_id) = (dir.clone(), applied.clone(), registration.server_id);
-        let opening = tokio::task::spawn_blocking(move || Engines::open(&dir, server_id, options, applied));
-        opening.await.map_err(|error| Error::internal(error.to_string()))??
-    };
+    let floors = Floors::open(dir.join("floors.json"))?;
     let identity = TlsIdentity::load(&config.tls)?;
     let channels = ChannelPool::new(tls::client_config(&identity)?);
     let index_servers = IndexServers::open(config.index_servers.clone(), dir.join("index_servers.json"))?;
+    let open = |may_be_new: bool| {
+        let (dir, applied, server_id) = (dir.clone(), applied.clone(), registration.server_id);
+        let (options, floors) = (options.clone(), floors.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            repair::missing(&dir, !may_be_new)?;
+            Engines::open(&dir, server_id, options, applied, floors)
+        });
+        async { opening.await.map_err(|error| Error::internal(error.to_string()))? }
+    };
+    let was_registered = registration.verifying_key.is_some();
+    let engines = match open(!was_registered).await {
+        // One that never was a part of a cluster has nothing that could be elsewhere.
+        Err(damage) if damage.code() == ErrorCode::Corrupt && was_registered => {
+            let server_id = registration.server_id;
+            let (channels, index_servers) = (channels.clone(), index_servers.clone());
+            let reporter = Reporter { channels, index_servers, server_id };
+            let giving_up = repair::give_up_everything(&dir, damage, &reporter, &floors);
+            match shutdown.run_until_cancelled(giving_up).await {
+                Some(given_up) => given_up?,
+                None => return Ok(()),
+            }
+            open(true).await?
+        }
+        opened => opened?,
+    };
 
     let key = match &registration.verifying_key {
         // Known from before: serve at once, and tell the index servers where this server is now.
@@ -160,8 +184,16 @@ pub async fn serve(
         server_id: registration.server_id,
         staged_lease: config.staged_lease(),
     };
-    let upkeep = maintenance::run(engines.clone(), applied.clone(), config.retention(), shutdown.clone());
-    let upkeep = tokio::spawn(upkeep);
+    let progress = Progress::default();
+    let needed = NeededSnapshots::new(index_servers.clone(), Instant::now());
+    let upkeep = Upkeep {
+        engines: engines.clone(),
+        applied: applied.clone(),
+        retention: config.retention(),
+        needed: needed.clone(),
+        progress: progress.clone(),
+    };
+    let upkeep = tokio::spawn(maintenance::run(upkeep, shutdown.clone()));
     let rebuilder = Rebuilder {
         rebuilds,
         engines,
@@ -173,7 +205,8 @@ pub async fn serve(
         running: Arc::default(),
     };
     rebuilder.resume(left);
-    let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries));
+    let repairing = repair::run(rebuilder.clone(), shutdown.clone());
+    let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries), needed, progress);
     let follower = tokio::spawn(commits::follow(follower, shutdown.clone()));
 
     drsdb_core::id_functions::set_storage_node(registration.server_id);
@@ -186,7 +219,18 @@ pub async fn serve(
     let auth = AuthLayer::new(Arc::new(TokenKey(key)));
     tracing::info!(server = %registration.server_id, url = %config.public_url, "storage server is ready");
     let _ = ready.send(());
-    let served = net::serve(listener, tls::server_config(&identity)?, auth, routes.routes(), shutdown.clone()).await;
+    let serving = net::serve(listener, tls::server_config(&identity)?, auth, routes.routes(), shutdown.clone());
+    let damaged = async {
+        match repairing.await {
+            Err(damage) => damage,
+            // Told to stop: serving ends in its own time.
+            Ok(()) => std::future::pending().await,
+        }
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        damage = damaged => Err(damage),
+    };
     shutdown.cancel();
     let _ = follower.await;
     let _ = upkeep.await;

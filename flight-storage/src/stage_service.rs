@@ -21,7 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     commits::{Follower, clear_the_way},
     engine::{ColumnStatistics, ShardId, StageOptions, StagedPiece},
+    maintenance::Progress,
     metrics::process,
+    needed_snapshots::NeededSnapshots,
     query::QueryEngine,
     rebuild::{Mode, copy::Rebuilder, replay, spool::Spool},
 };
@@ -109,6 +111,8 @@ pub struct StageService {
     follower: Follower,
     rebuilder: Rebuilder,
     queries: Arc<QueryEngine>,
+    needed: NeededSnapshots,
+    upkeep: Progress,
     writers: Arc<Semaphore>,
 }
 
@@ -117,8 +121,14 @@ type Parts = BoxStream<'static, Result<v1::StageRequest, Status>>;
 
 impl StageService {
     /// The service of a server that follows commits as `follower` says.
-    pub fn new(follower: Follower, rebuilder: Rebuilder, queries: Arc<QueryEngine>) -> Self {
-        Self { follower, rebuilder, queries, writers: Arc::new(Semaphore::new(MAX_WRITERS)) }
+    pub fn new(
+        follower: Follower,
+        rebuilder: Rebuilder,
+        queries: Arc<QueryEngine>,
+        needed: NeededSnapshots,
+        upkeep: Progress,
+    ) -> Self {
+        Self { follower, rebuilder, queries, needed, upkeep, writers: Arc::new(Semaphore::new(MAX_WRITERS)) }
     }
 
     async fn stage_call(
@@ -406,7 +416,9 @@ impl Storage for StageService {
         Ok(Response::new(v1::ChecksumResponse { rows: checksum.rows, checksum: bytes }))
     }
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let request = request.into_inner();
+        self.needed.note(&request.index_server, request.oldest_snapshot, std::time::Instant::now());
         let usage = process::usage();
         Ok(Response::new(v1::StatusResponse {
             server_id: self.follower.server_id.to_string(),
@@ -416,6 +428,8 @@ impl Storage for StageService {
             peak_memory_bytes: usage.peak_memory_bytes,
             cpu_ms: usage.cpu_ms,
             query_pool_bytes: self.queries.reserved_bytes() as u64,
+            compaction_steps: self.upkeep.compactions(),
+            horizon: self.upkeep.horizon(),
         }))
     }
 }

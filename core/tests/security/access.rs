@@ -65,7 +65,7 @@ async fn services_of_the_cluster_need_a_servers_certificate() {
         (pool_of(&without_role(&fixture)), Err(ErrorCode::PermissionDenied)),
     ] {
         for authorization in [None, Some(bearer.as_str())] {
-            let request = with_authorization(v1::StatusRequest {}, authorization);
+            let request = with_authorization(v1::StatusRequest::default(), authorization);
             let answer = fixture.storage(&pool).status(request).await;
             let answer =
                 answer.map(|status| status.into_inner().server_id).map_err(|error| WireError::from(error).code);

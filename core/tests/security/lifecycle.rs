@@ -35,7 +35,7 @@ async fn open_stream(fixture: &Fixture) -> Streaming<FlightData> {
 }
 
 async fn status_of(pool: &ChannelPool, url: &Url) -> Result<v1::StatusResponse, WireError> {
-    let answer = StorageClient::new(pool.channel(url).unwrap()).status(v1::StatusRequest {}).await;
+    let answer = StorageClient::new(pool.channel(url).unwrap()).status(v1::StatusRequest::default()).await;
     answer.map(tonic::Response::into_inner).map_err(|status| name_server(status, url).to_wire())
 }
 
@@ -108,7 +108,7 @@ async fn a_server_that_is_not_there_is_unavailable_and_named() {
     // A port on which nothing listens any more.
     let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
     let url = Url::parse(&format!("https://{free}")).unwrap();
-    let answer = StorageClient::new(pool.channel(&url).unwrap()).status(v1::StatusRequest {}).await;
+    let answer = StorageClient::new(pool.channel(&url).unwrap()).status(v1::StatusRequest::default()).await;
     // Without any help the status has it all.
     let error = WireError::from(answer.unwrap_err());
     assert_eq!(error.code, ErrorCode::Unavailable);

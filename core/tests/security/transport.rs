@@ -51,7 +51,7 @@ async fn a_plaintext_grpc_client_gets_an_error_at_once() {
     let fixture = Fixture::start().await;
     let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", fixture.server.address)).unwrap();
     let mut client = v1::storage_client::StorageClient::new(plain.connect_lazy());
-    let status = timeout(PATIENCE, client.status(v1::StatusRequest {})).await.expect("it hangs").unwrap_err();
+    let status = timeout(PATIENCE, client.status(v1::StatusRequest::default())).await.expect("it hangs").unwrap_err();
     assert_ne!(status.code(), tonic::Code::Ok);
     fixture.assert_alive().await;
 }
@@ -106,7 +106,7 @@ async fn a_client_that_trusts_another_authority_does_not_connect() {
     let stranger = DevCa::open_or_create(&fixture.dir.path().join("stranger")).unwrap();
     let roots = tls::trust_roots(stranger.certificate_file()).unwrap();
     let pool = drsdb_core::net::ChannelPool::new(tls::user_client_config(roots).unwrap());
-    let error = fixture.storage(&pool).status(v1::StatusRequest {}).await.unwrap_err();
+    let error = fixture.storage(&pool).status(v1::StatusRequest::default()).await.unwrap_err();
     let error = drsdb_core::WireError::from(error);
     assert_eq!(error.code, ErrorCode::Unavailable);
     assert_eq!(error.fields["server"], format!("https://{}", fixture.server.address));
@@ -121,7 +121,8 @@ async fn a_certificate_of_another_authority_is_worth_nothing() {
     let forged = stranger.issue(&fixture.dir.path().join("forged"), Role::Index, &[]).unwrap();
     // It trusts the right authority and shows the wrong certificate.
     let files = TlsFiles { ca: fixture.ca.certificate_file().to_owned(), ..forged };
-    let result = timeout(PATIENCE, async { fixture.storage(&pool_of(&files)).status(v1::StatusRequest {}).await });
+    let result =
+        timeout(PATIENCE, async { fixture.storage(&pool_of(&files)).status(v1::StatusRequest::default()).await });
     let status = result.await.expect("it hangs").unwrap_err();
     let error = drsdb_core::net::name_server(status, &fixture.server.url).to_wire();
     assert_eq!(error.code, ErrorCode::Unavailable, "{error:?}");
@@ -136,7 +137,7 @@ async fn a_server_is_reached_only_by_a_name_in_its_certificate() {
     for (host, fits) in [("127.0.0.1", true), ("localhost", true), ("127.0.0.2", false)] {
         let url = url::Url::parse(&format!("https://{host}:{}", fixture.server.address.port())).unwrap();
         let mut client = v1::storage_client::StorageClient::new(pool.channel(&url).unwrap());
-        match client.status(v1::StatusRequest {}).await {
+        match client.status(v1::StatusRequest::default()).await {
             Ok(_) => assert!(fits, "{host}"),
             Err(error) => {
                 assert!(!fits, "{host}: {error}");

@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod clients;
+mod compaction;
+mod damage;
 mod ddl;
 mod dml;
 mod faults;

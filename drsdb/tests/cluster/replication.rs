@@ -15,7 +15,7 @@ use drsdb_client::{Client, ErrorCode};
 use crate::support::{TestCluster, eventually};
 
 /// A cluster that is not patient.
-async fn impatient(storage: usize, replace_after_s: i64) -> TestCluster {
+pub async fn impatient(storage: usize, replace_after_s: i64) -> TestCluster {
     TestCluster::start_with(storage, |options| {
         options.index_settings.insert("demote_after_s".into(), 1i64.into());
         options.index_settings.insert("replace_after_s".into(), replace_after_s.into());
@@ -26,7 +26,7 @@ async fn impatient(storage: usize, replace_after_s: i64) -> TestCluster {
 }
 
 /// Inserts rows one by one until it is told to stop; how many are acknowledged.
-fn insert_rows(
+pub fn insert_rows(
     client: &Client,
     table: &str,
     first: i64,
@@ -55,7 +55,7 @@ fn insert_rows(
 }
 
 /// Waits until `task` has done `more` rows than now.
-async fn progress(what: &str, done: &AtomicI64, more: i64) {
+pub async fn progress(what: &str, done: &AtomicI64, more: i64) {
     let goal = done.load(Ordering::Relaxed) + more;
     eventually(what, || async { done.load(Ordering::Relaxed) >= goal }).await;
 }
@@ -72,7 +72,7 @@ async fn count(cluster: &TestCluster, condition: &str) -> i64 {
     }
 }
 
-async fn all_current(cluster: &TestCluster, replicas: i64) {
+pub async fn all_current(cluster: &TestCluster, replicas: i64) {
     eventually("all replicas are current", || async {
         count(cluster, "state = 'current'").await == replicas && count(cluster, "true").await == replicas
     })
@@ -96,9 +96,9 @@ async fn id_of(cluster: &TestCluster, number: usize) -> String {
     ids(cluster).await[&url].clone()
 }
 
-const TABLES: [&str; 2] = ["row", "column"];
+pub const TABLES: [&str; 2] = ["row", "column"];
 
-async fn create_tables(cluster: &TestCluster, options: &str) {
+pub async fn create_tables(cluster: &TestCluster, options: &str) {
     for engine in TABLES {
         let options = format!("engine = '{engine}', shards = 4{options}");
         cluster.run(&[&format!("CREATE TABLE {engine}_t (id BIGINT PRIMARY KEY, text TEXT) WITH ({options})")]).await;

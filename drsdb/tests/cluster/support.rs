@@ -6,12 +6,14 @@ use arrow::util::pretty::pretty_format_batches;
 use drsdb::local::{LocalCluster, LocalOptions};
 use drsdb_client::{Client, Error};
 use drsdb_core::{
+    Column, Engine, SqlType, Table, TableName, Ulid,
     config::IndexConfig,
     net::ChannelPool,
     security::{TlsIdentity, tls::client_config},
     v1::{self, storage_client::StorageClient},
 };
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 /// A running cluster in a folder that goes away with it.
 pub struct TestCluster {
@@ -67,11 +69,44 @@ impl TestCluster {
 
     /// What storage server `number` (from 0) says about itself, to an index server.
     pub async fn status(&self, number: usize) -> v1::StatusResponse {
+        self.storage(number).status(v1::StatusRequest::default()).await.unwrap().into_inner()
+    }
+
+    /// The digest of what storage server `number` has of a shard at a version, and how many rows that is.
+    pub async fn checksum(
+        &self,
+        number: usize,
+        table: &Table,
+        shard: u32,
+        version: u64,
+    ) -> Result<(u64, Vec<u8>), drsdb_core::Error> {
+        let request = v1::ChecksumRequest { table: Some(table.to_proto()), shard, version };
+        let answer = self.storage(number).checksum(request).await?.into_inner();
+        Ok((answer.rows, answer.checksum.to_vec()))
+    }
+
+    /// The definition of a table `name (id BIGINT PRIMARY KEY, text TEXT)`, as storage servers know it.
+    pub async fn definition(&self, name: &str, engine: Engine, shards: u32) -> Table {
+        let id = self.value(&format!("SELECT id FROM drsdb.tables WHERE table_name = '{name}'")).await;
+        Table {
+            id: Ulid::from_string(&id).unwrap(),
+            name: TableName::new("public", name),
+            columns: vec![Column::new("id", SqlType::BigInt, true), Column::new("text", SqlType::Text, false)],
+            primary_key: vec![0],
+            shard_key: vec![0],
+            cluster_key: vec![0],
+            engine,
+            shards,
+            ..Table::default()
+        }
+    }
+
+    /// The service that storage server `number` has for other servers.
+    fn storage(&self, number: usize) -> StorageClient<Channel> {
         let file = self.cluster.client_file().with_file_name("index-1").join("index.toml");
         let config = IndexConfig::load(Some(&file), ()).unwrap();
         let channels = ChannelPool::new(client_config(&TlsIdentity::load(&config.tls).unwrap()).unwrap());
-        let channel = channels.channel(self.cluster.storage_url(number)).unwrap();
-        StorageClient::new(channel).status(v1::StatusRequest {}).await.unwrap().into_inner()
+        StorageClient::new(channels.channel(self.cluster.storage_url(number)).unwrap())
     }
 
     /// The error of a statement that must fail.

@@ -158,6 +158,15 @@ pub enum Command {
         /// The storage server.
         server: Ulid,
     },
+    /// Says that a storage server has lost what it had: its replicas are stale, whatever they were, and need a copy. What
+    /// they have staged does not count any more. Refused, and nothing is changed, when a shard has no other current
+    /// replica; a majority need not be left.
+    LoseReplicas {
+        /// The storage server.
+        server: Ulid,
+        /// The table and the number of the one shard that it has lost; `None`: all that it had.
+        shard: Option<(Ulid, u32)>,
+    },
     /// Says that a server which was down answers again.
     ServerUp {
         /// The storage server.
@@ -319,6 +328,7 @@ impl Command {
                 // At worst a replica is rebuilt once more.
                 | Command::DemoteReplica { .. }
                 | Command::DemoteServer { .. }
+                | Command::LoseReplicas { .. }
         )
     }
 
@@ -342,6 +352,7 @@ impl Command {
             Command::AbortTransaction { .. } => "abort_transaction",
             Command::DemoteReplica { .. } => "demote_replica",
             Command::DemoteServer { .. } => "demote_server",
+            Command::LoseReplicas { .. } => "lose_replicas",
             Command::ServerUp { .. } => "server_up",
             Command::StartRebuild { .. } => "start_rebuild",
             Command::ReplicaCurrent { .. } => "replica_current",

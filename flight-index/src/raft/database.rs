@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! log           (idx, entry)                  entries; idx is the log index
-//! meta          (key, value)                  `node`, `vote`, `committed`, `purged`
+//! meta          (key, value)                  `node`, `vote`, `committed`, `purged`, `groups`
 //! snapshot_head (one, id, parts, last, meta)  at most one row: which parts are the snapshot, and the last entry in it
 //! snapshot_part (id, part, bytes)             the encoded state, in pieces
 //! ```
@@ -13,6 +13,9 @@
 //!
 //! The writer takes every change that waits, writes all of them in one transaction and answers them when it is on disk.
 //! Changes take effect in the order in which they were asked for, votes and entries alike, as Raft needs it.
+//!
+//! All of it is verified when the file is opened: what is written is sealed ([`super::seal`]), and a file that has lost
+//! its end is noticed ([`super::mark`]). A damaged one is refused and left as it is.
 //!
 //! Not here: what the bytes mean.
 
@@ -29,9 +32,25 @@ use drsdb_core::{Error, ErrorCode, Result, WireError, crash_point};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::{
+    mark::Mark,
+    seal::{self, Place},
+};
+
 /// The layout of the file; stored in it as `user_version`.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
+/// The tables.
+const CREATE: &str = "
+CREATE TABLE IF NOT EXISTS log (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS snapshot_head (
+    one INTEGER PRIMARY KEY CHECK (one = 1), id INTEGER NOT NULL, parts INTEGER NOT NULL,
+    last INTEGER NOT NULL, meta BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshot_part (
+    id INTEGER NOT NULL, part INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (id, part));
+";
 const FILE: &str = "catalog.sqlite";
+const MARK: &str = "catalog.mark";
 /// SQLite before this one can corrupt a database in WAL mode.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// Changes in one transaction, at most.
@@ -64,6 +83,10 @@ const PART_BYTES: usize = 1 << 20;
 /// Pieces that are removed in one transaction.
 const FORGET_AT_ONCE: i64 = 8;
 
+/// A log index, and the entry as it is written.
+type SealedEntry = (i64, Vec<u8>);
+/// A snapshot's description and state.
+type StoredSnapshot = (Vec<u8>, Vec<u8>);
 type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// The newest snapshot.
@@ -106,21 +129,18 @@ impl Database {
             let writer = Connection::open(&path)?;
             writer.pragma_update(None, "journal_mode", "WAL")?;
             writer.pragma_update(None, "synchronous", "FULL")?;
-            writer.execute_batch(
-                "CREATE TABLE IF NOT EXISTS log (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL);
-                 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-                 CREATE TABLE IF NOT EXISTS snapshot_head (
-                     one INTEGER PRIMARY KEY CHECK (one = 1), id INTEGER NOT NULL, parts INTEGER NOT NULL,
-                     last INTEGER NOT NULL, meta BLOB NOT NULL);
-                 CREATE TABLE IF NOT EXISTS snapshot_part (
-                     id INTEGER NOT NULL, part INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (id, part));",
-            )?;
+            let format: i64 = writer.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            // A table that is missing in a file that had it is not made anew: it would be empty.
+            let create = if format == FORMAT { "" } else { CREATE };
+            writer.execute_batch(create)?;
             let reader =
                 Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
             Ok((writer, reader))
         };
         let (writer, reader) = opened().map_err(|error| failure(&format!("cannot open {}", path.display()), error))?;
         check_format(&writer, &path)?;
+        seal::verify(&writer, &path)?;
+        let mark = Mark::open(&dir.join(MARK), &path, groups(&writer)?)?;
         let newest_snapshot = tidy_snapshots(&writer)
             .map_err(|error| failure(&format!("cannot tidy the snapshots in {}", path.display()), error))?;
 
@@ -130,7 +150,7 @@ impl Database {
             .name("catalog-log".to_owned())
             .spawn({
                 let fault = fault.clone();
-                move || Writer { connection: writer, fault, committed: None }.run(&queue)
+                move || Writer { connection: writer, mark, fault, committed: None }.run(&queue)
             })
             .map_err(|error| Error::io("cannot start the thread that writes the catalog's log", error))?;
         Ok(Arc::new(Self {
@@ -205,59 +225,69 @@ impl Database {
     /// The entries with indices in `range`, in order, as long as they have `max_bytes` together; at least one if there
     /// is one. And whether these are all. Blocks.
     pub(super) fn entries(&self, range: Range<u64>, max_bytes: usize) -> Result<(Vec<Vec<u8>>, bool)> {
-        let read = || -> rusqlite::Result<(Vec<Vec<u8>>, bool)> {
+        let read = || -> rusqlite::Result<(Vec<SealedEntry>, bool)> {
             let connection = self.reader.lock();
             let mut statement =
-                connection.prepare_cached("SELECT entry FROM log WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
+                connection.prepare_cached("SELECT idx, entry FROM log WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
             let mut rows = statement.query(params![sql_index(range.start), sql_index(range.end)])?;
             let (mut entries, mut bytes) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
-                let entry: Vec<u8> = row.get(0)?;
+                let entry: Vec<u8> = row.get(1)?;
                 bytes += entry.len();
                 if bytes > max_bytes && !entries.is_empty() {
                     return Ok((entries, false));
                 }
-                entries.push(entry);
+                entries.push((row.get(0)?, entry));
             }
             Ok((entries, true))
         };
-        read().map_err(|error| failure("cannot read the catalog's log", error))
+        let (sealed, complete) = read().map_err(|error| failure("cannot read the catalog's log", error))?;
+        let entries = sealed.into_iter().map(|(index, entry)| Place::Entry(index).open(entry));
+        Ok((entries.collect::<Result<_>>()?, complete))
     }
 
     /// The last entry. Blocks.
     pub(super) fn last_entry(&self) -> Result<Option<Vec<u8>>> {
         let connection = self.reader.lock();
-        let row = connection.query_row("SELECT entry FROM log ORDER BY idx DESC LIMIT 1", [], |row| row.get(0));
-        row.optional().map_err(|error| failure("cannot read the catalog's log", error))
+        let row = connection.query_row("SELECT idx, entry FROM log ORDER BY idx DESC LIMIT 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        });
+        let row = row.optional().map_err(|error| failure("cannot read the catalog's log", error))?;
+        row.map(|(index, entry)| Place::Entry(index).open(entry)).transpose()
     }
 
     /// What is noted under `key`. Blocks.
     pub(super) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let connection = self.reader.lock();
-        let row = connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0));
-        row.optional().map_err(|error| failure("cannot read the catalog's notes", error))
+        note(&self.reader.lock(), key)
     }
 
     /// The snapshot's description and state. Blocks.
-    pub(super) fn snapshot(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let read = || -> rusqlite::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    pub(super) fn snapshot(&self) -> Result<Option<StoredSnapshot>> {
+        let read = || -> rusqlite::Result<Option<Result<StoredSnapshot>>> {
             let mut connection = self.reader.lock();
             // One view of the file: the head must not be replaced under its parts.
             let view = connection.transaction()?;
-            let head = view.query_row("SELECT id, parts, meta FROM snapshot_head", [], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get(2)?))
+            let head = view.query_row("SELECT id, parts, last, meta FROM snapshot_head", [], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get(3)?))
             });
-            let Some((id, parts, meta)) = head.optional()? else { return Ok(None) };
+            let Some((id, parts, last, meta)) = head.optional()? else { return Ok(None) };
             let mut statement = view.prepare("SELECT bytes FROM snapshot_part WHERE id = ?1 ORDER BY part")?;
             let mut rows = statement.query([id])?;
             let (mut state, mut found) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
-                state.extend_from_slice(row.get_ref(0)?.as_blob()?);
+                match Place::Part(id, found).open(row.get(0)?) {
+                    Ok(bytes) => state.extend(bytes),
+                    Err(error) => return Ok(Some(Err(error))),
+                }
                 found += 1;
             }
-            if found == parts { Ok(Some((meta, state))) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
+            if found != parts {
+                let message = format!("the catalog's snapshot has {found} pieces instead of {parts}");
+                return Ok(Some(Err(seal::damaged(message))));
+            }
+            Ok(Some(Place::Head(id, parts, last).open(meta).map(|meta| (meta, state))))
         };
-        read().map_err(|error| failure("cannot read the catalog's snapshot", error))
+        read().map_err(|error| failure("cannot read the catalog's snapshot", error))?.transpose()
     }
 }
 
@@ -285,11 +315,27 @@ fn check_format(connection: &Connection, path: &Path) -> Result<()> {
     let format: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(|error| failure(&format!("cannot read {}", path.display()), error))?;
+    let sealed = || {
+        seal::seal_all(connection)
+            .and_then(|()| connection.pragma_update(None, "user_version", FORMAT))
+            .map_err(|error| failure(&format!("cannot bring {} up to date", path.display()), error))
+    };
     match format {
         // A new file.
-        0 => connection
-            .pragma_update(None, "user_version", FORMAT)
-            .map_err(|error| failure(&format!("cannot write {}", path.display()), error)),
+        0 => {
+            let used = "SELECT EXISTS (SELECT 1 FROM log) OR EXISTS (SELECT 1 FROM meta)";
+            if connection
+                .query_row(used, [], |row| row.get(0))
+                .map_err(|error| failure("cannot read a new file", error))?
+            {
+                return Err(seal::damaged(format!("{} is damaged: it does not say its format", path.display())));
+            }
+            connection
+                .pragma_update(None, "user_version", FORMAT)
+                .map_err(|error| failure(&format!("cannot write {}", path.display()), error))
+        }
+        // Nothing had a digest.
+        2 => sealed(),
         // The snapshot was one row.
         1 => connection
             .execute_batch(
@@ -300,7 +346,8 @@ fn check_format(connection: &Connection, path: &Path) -> Result<()> {
                  PRAGMA user_version = 2;
                  COMMIT;",
             )
-            .map_err(|error| failure(&format!("cannot bring {} up to date", path.display()), error)),
+            .map_err(|error| failure(&format!("cannot bring {} up to date", path.display()), error))
+            .and_then(|()| sealed()),
         FORMAT => Ok(()),
         newer => Err(WireError::new(
             ErrorCode::Unsupported,
@@ -309,6 +356,19 @@ fn check_format(connection: &Connection, path: &Path) -> Result<()> {
         .with_hint("start the version of drsdb that wrote it")
         .into()),
     }
+}
+
+/// What is noted under `key`.
+fn note(connection: &Connection, key: &str) -> Result<Option<Vec<u8>>> {
+    let row = connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0));
+    let sealed = row.optional().map_err(|error| failure("cannot read the catalog's notes", error))?;
+    sealed.map(|sealed| Place::Note(key).open(sealed)).transpose()
+}
+
+/// How many groups of changes were ever written.
+fn groups(connection: &Connection) -> Result<u64> {
+    let noted = note(connection, "groups")?;
+    Ok(noted.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
 /// Removes pieces of a snapshot that was never finished; the newest id that is left.
@@ -327,6 +387,9 @@ fn sql_index(index: u64) -> i64 {
 }
 
 fn failure(what: &str, error: rusqlite::Error) -> Error {
+    if let Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) = error.sqlite_error_code() {
+        return seal::damaged(format!("{what}: {error}"));
+    }
     Error::io(what, io_error(error))
 }
 
@@ -339,6 +402,7 @@ fn io_error(error: rusqlite::Error) -> io::Error {
 
 struct Writer {
     connection: Connection,
+    mark: Mark,
     fault: Arc<OnceLock<WireError>>,
     /// Waits for the next transaction.
     committed: Option<Vec<u8>>,
@@ -390,15 +454,17 @@ impl Writer {
             let mut statement = transaction.prepare_cached(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
             )?;
-            statement.execute(params![key, value]).map(|_| ())
+            statement.execute(params![key, Place::Note(key).seal(value)]).map(|_| ())
         };
+        note("groups", &self.mark.next().to_le_bytes())?;
         for change in changes {
             match change {
                 Change::Append(entries) => {
                     // An entry that is there already is a bug: Raft truncates first.
                     let mut insert = transaction.prepare_cached("INSERT INTO log (idx, entry) VALUES (?1, ?2)")?;
                     for (index, entry) in entries {
-                        insert.execute(params![sql_index(*index), entry])?;
+                        let index = sql_index(*index);
+                        insert.execute(params![index, Place::Entry(index).seal(entry)])?;
                     }
                 }
                 Change::Truncate(from) => {
@@ -413,9 +479,10 @@ impl Writer {
                 Change::SnapshotPart { id, part, bytes } => {
                     let mut insert = transaction
                         .prepare_cached("INSERT INTO snapshot_part (id, part, bytes) VALUES (?1, ?2, ?3)")?;
-                    insert.execute(params![id, part, bytes])?;
+                    insert.execute(params![id, part, Place::Part(*id, *part).seal(bytes)])?;
                 }
                 Change::SnapshotHead { id, parts, last, meta } => {
+                    let meta = Place::Head(*id, *parts, sql_index(*last)).seal(meta);
                     transaction.execute(
                         "INSERT INTO snapshot_head (one, id, parts, last, meta) VALUES (1, ?1, ?2, ?3, ?4)
                          ON CONFLICT (one) DO UPDATE SET id = ?1, parts = ?2, last = ?3, meta = ?4",
@@ -442,6 +509,7 @@ impl Writer {
             crash_point::reach("raft.snapshot.before");
         }
         transaction.commit()?;
+        self.mark.advance();
         if appends {
             crash_point::reach("raft.append.synced");
         }

@@ -1,4 +1,4 @@
-//! The transactions that run on this index server.
+//! The transactions that run on this index server, and what they read.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,13 @@ use parking_lot::Mutex;
 
 /// Cheap to clone; clones share the list.
 #[derive(Debug, Clone, Default)]
-pub struct ActiveTransactions(Arc<Mutex<BTreeMap<Ulid, usize>>>);
+pub struct ActiveTransactions(Arc<Mutex<BTreeMap<Ulid, Active>>>);
+
+#[derive(Debug)]
+struct Active {
+    guards: usize,
+    snapshot: u64,
+}
 
 /// A transaction counts as active while this lives.
 #[derive(Debug)]
@@ -18,10 +24,15 @@ pub struct ActiveGuard {
 }
 
 impl ActiveTransactions {
-    /// Notes that `transaction` runs here.
-    pub fn enter(&self, transaction: Ulid) -> ActiveGuard {
-        *self.0.lock().entry(transaction).or_default() += 1;
+    /// Notes that `transaction` runs here, and reads `snapshot`.
+    pub fn enter(&self, transaction: Ulid, snapshot: u64) -> ActiveGuard {
+        self.0.lock().entry(transaction).or_insert(Active { guards: 0, snapshot }).guards += 1;
         ActiveGuard { all: self.clone(), transaction }
+    }
+
+    /// The oldest snapshot that one of them reads; `None`: none runs.
+    pub fn oldest_snapshot(&self) -> Option<u64> {
+        self.0.lock().values().map(|active| active.snapshot).min()
     }
 
     /// Whether it runs here.
@@ -33,9 +44,9 @@ impl ActiveTransactions {
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
         let mut all = self.all.0.lock();
-        if let Some(count) = all.get_mut(&self.transaction) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(active) = all.get_mut(&self.transaction) {
+            active.guards -= 1;
+            if active.guards == 0 {
                 all.remove(&self.transaction);
             }
         }
@@ -49,10 +60,14 @@ mod tests {
     #[test]
     fn a_transaction_is_active_while_any_guard_lives() {
         let active = ActiveTransactions::default();
-        let (first, second) = (active.enter(Ulid(1)), active.enter(Ulid(1)));
+        let (first, second, other) = (active.enter(Ulid(1), 7), active.enter(Ulid(1), 7), active.enter(Ulid(2), 9));
         drop(first);
-        assert!(active.contains(Ulid(1)) && !active.contains(Ulid(2)));
+        assert!(active.contains(Ulid(1)) && !active.contains(Ulid(3)));
+        assert_eq!(active.oldest_snapshot(), Some(7));
         drop(second);
         assert!(!active.contains(Ulid(1)));
+        assert_eq!(active.oldest_snapshot(), Some(9));
+        drop(other);
+        assert_eq!(active.oldest_snapshot(), None);
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::NeededSnapshots;
 use crate::{
     catalog::{Command, StorageServer},
     raft::{Catalog, Dial},
@@ -57,6 +58,9 @@ pub struct Liveness {
     suspects: Suspects,
     servers: Mutex<BTreeMap<Ulid, Health>>,
     wake: Notify,
+    /// What storage servers are told with each ping, and by whom.
+    needed: Mutex<NeededSnapshots>,
+    url: String,
 }
 
 /// What is known of a server.
@@ -78,9 +82,10 @@ impl std::fmt::Debug for Liveness {
 
 impl Liveness {
     /// Nobody is suspect yet. [`Liveness::run`] pings.
-    pub fn new(catalog: Arc<Catalog>, dial: Dial) -> Arc<Self> {
+    /// `needed` is what the index server at `url`, this one, still reads.
+    pub fn new(catalog: Arc<Catalog>, dial: Dial, needed: NeededSnapshots, url: String) -> Arc<Self> {
         let (suspects, servers, wake) = (Suspects::default(), Mutex::default(), Notify::new());
-        Arc::new(Self { catalog, dial, suspects, servers, wake })
+        Arc::new(Self { catalog, dial, suspects, servers, wake, needed: Mutex::new(needed), url })
     }
 
     /// The servers that do not answer, for those who need nothing else.
@@ -135,14 +140,16 @@ impl Liveness {
                 }
                 let servers: Vec<Arc<StorageServer>> = self.catalog.state().servers().cloned().collect();
                 self.servers.lock().retain(|id, _| servers.iter().any(|server| server.id == *id));
-                join_all(servers.iter().map(|server| self.ping(server))).await;
+                let oldest_snapshot = self.needed.lock().oldest(Instant::now(), self.catalog.state().version());
+                let request = StatusRequest { index_server: self.url.clone(), oldest_snapshot };
+                join_all(servers.iter().map(|server| self.ping(server, request.clone()))).await;
             }
         };
         shutdown.run_until_cancelled(round).await;
     }
 
-    async fn ping(&self, server: &StorageServer) {
-        let answer = tokio::time::timeout(PING_TIME, self.status(server)).await;
+    async fn ping(&self, server: &StorageServer, request: StatusRequest) {
+        let answer = tokio::time::timeout(PING_TIME, self.status(server, request)).await;
         match answer {
             Ok(Ok(status)) => {
                 let mut servers = self.servers.lock();
@@ -161,9 +168,9 @@ impl Liveness {
         }
     }
 
-    async fn status(&self, server: &StorageServer) -> Result<StatusResponse> {
+    async fn status(&self, server: &StorageServer, request: StatusRequest) -> Result<StatusResponse> {
         let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
-        let status = StorageClient::new((self.dial)(&url)?).status(StatusRequest {}).await?.into_inner();
+        let status = StorageClient::new((self.dial)(&url)?).status(request).await?.into_inner();
         if status.server_id != server.id.to_string() {
             // Another server has the URL now.
             let message = format!("{url} is server {} and not {}", status.server_id, server.id);

@@ -6,14 +6,17 @@
 //! next is a pure function of the catalog and of who answers (`plan.rs`), so nothing is lost when another index server
 //! takes the lead.
 //!
-//! [`ActiveTransactions`] says which transactions run on this index server, for storage servers that hold rows of theirs.
+//! [`ActiveTransactions`] says which transactions run on this index server, for storage servers that hold rows of theirs; [`NeededSnapshots`] which
+//! snapshots are still read through it. The latter goes with each ping.
 //! Not here: what a demotion means ([`crate::catalog::apply()`]), and how a storage server copies a shard.
 
 mod active;
 mod driver;
 mod liveness;
+mod needed_snapshots;
 mod plan;
 
 pub use active::{ActiveGuard, ActiveTransactions};
 pub use driver::{DriveOptions, drive};
 pub use liveness::{Liveness, Suspects};
+pub use needed_snapshots::NeededSnapshots;

@@ -335,11 +335,6 @@ impl Sessions {
         }
     }
 
-    /// The oldest snapshot that an open transaction still reads; `None`: none is open.
-    pub fn oldest_snapshot(&self) -> Option<u64> {
-        self.open.lock().values().map(|open| open.snapshot).min()
-    }
-
     /// Undoes transactions that nobody has used for long.
     fn take_idle(&self) -> Vec<Arc<OpenTransaction>> {
         let mut all = self.open.lock();

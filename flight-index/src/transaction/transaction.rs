@@ -34,7 +34,7 @@ pub struct Transaction {
     validations: Vec<(u32, Validation)>,
     /// A statement after this number began and was never heard of again.
     unfinished: Option<u32>,
-    /// Tells storage servers that it runs here.
+    /// Tells storage servers that it runs here, and what it reads.
     _active: ActiveGuard,
 }
 
@@ -49,8 +49,8 @@ impl Transaction {
         let id = new_ulid();
         Self {
             id,
+            _active: writes.active.enter(id, begun.version()),
             begun,
-            _active: writes.active.enter(id),
             writes,
             sequence: 0,
             touched: Touched::default(),

@@ -189,6 +189,7 @@ impl Buffer {
         let reader = self.engine.reader()?;
         reader.execute_batch("BEGIN").context(WHAT)?;
         let result = read(&reader);
+        let result = self.engine.health().note(result);
         reader.execute_batch("ROLLBACK").context(WHAT)?;
         result
     }

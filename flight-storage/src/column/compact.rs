@@ -52,9 +52,20 @@ pub fn compact(store: &Arc<Store>, horizon: u64) -> Result<bool> {
     shards.sort_unstable();
     let mut more = false;
     for shard in shards {
-        more |= compact_shard(store, shard, horizon)?;
+        match compact_shard(store, shard, horizon) {
+            Ok(again) => more |= again,
+            // It is said by `damaged`; the others need not wait until it is replaced.
+            Err(error) if error.code() == ErrorCode::Corrupt && is_damaged(store, shard) => {
+                tracing::debug!(table = %shard.table, shard = shard.shard, %error, "a damaged shard is not compacted");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(more)
+}
+
+fn is_damaged(store: &Store, shard: ShardId) -> bool {
+    store.state.read().shards.get(&shard).is_some_and(super::store::Shard::is_damaged)
 }
 
 fn compact_shard(store: &Arc<Store>, shard: ShardId, horizon: u64) -> Result<bool> {

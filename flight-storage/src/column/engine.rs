@@ -206,10 +206,8 @@ impl StorageEngine for ColumnEngine {
 
     fn damaged(&self) -> Vec<ShardId> {
         let state = self.store.state.read();
-        let is_damaged =
-            |shard: &super::store::Shard| shard.damaged || shard.segments.iter().any(|segment| segment.is_damaged());
         let mut damaged: Vec<ShardId> =
-            state.shards.iter().filter(|(_, shard)| is_damaged(shard)).map(|(id, _)| *id).collect();
+            state.shards.iter().filter(|(_, shard)| shard.is_damaged()).map(|(id, _)| *id).collect();
         damaged.sort_unstable();
         damaged
     }

@@ -302,6 +302,11 @@ impl Shard {
         }
     }
 
+    /// Whether anything of it was found damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged || self.segments.iter().any(|segment| segment.is_damaged())
+    }
+
     /// Refuses what the shard cannot answer: a snapshot whose rows may be forgotten, and everything when it is damaged.
     pub fn check(&self, table: &Table, snapshot: u64, is_write: bool) -> Result<()> {
         if self.damaged {

@@ -72,6 +72,11 @@ impl Rebuilder {
         }
     }
 
+    /// Whether a rebuild of the shard runs.
+    pub fn is_running(&self, shard: ShardId) -> bool {
+        self.running.lock().contains(&shard)
+    }
+
     /// Begins a rebuild, unless it runs.
     pub fn start(&self, shard: ShardId) {
         self.begin(shard, None);

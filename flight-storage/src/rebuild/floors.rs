@@ -1,10 +1,12 @@
 //! From which snapshot on a shard can be read here. A copy has no older versions of its rows, and a shard that moved away
-//! has nothing: a scan at an older snapshot, by a ticket from before, must fail and not find less.
+//! has nothing: a scan at an older snapshot, by a ticket from before, must fail and not find less. A server that has lost
+//! everything has a floor for all shards, also for those that it does not know of any more.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::ShardId;
 
@@ -15,31 +17,57 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug, Clone)]
 pub struct Floors {
     file: Arc<PathBuf>,
-    floors: Arc<Mutex<BTreeMap<ShardId, u64>>>,
+    floors: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Of every shard.
+    all: u64,
+    shards: BTreeMap<ShardId, u64>,
+}
+
+/// What is in the file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    all: u64,
+    shards: Vec<(Ulid, u32, u64)>,
 }
 
 impl Floors {
     /// Reads the file, if it is there.
     pub fn open(file: PathBuf) -> Result<Self> {
         let context = |error| Error::io(format!("reading {}", file.display()), error);
-        let listed: Vec<(Ulid, u32, u64)> = match fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| Error::new(ErrorCode::Corrupt, format!("{} is damaged: {error}", file.display())))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        let damaged = |error| Error::new(ErrorCode::Corrupt, format!("{} is damaged: {error}", file.display()));
+        let kept = match fs::read(&file) {
+            // It was a list before.
+            Ok(bytes) if bytes.starts_with(b"[") => {
+                Kept { all: 0, shards: serde_json::from_slice(&bytes).map_err(damaged)? }
+            }
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(damaged)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept { all: 0, shards: Vec::new() },
             Err(error) => return Err(context(error)),
         };
-        let floors = listed.into_iter().map(|(table, shard, floor)| (ShardId { table, shard }, floor));
-        Ok(Self { file: Arc::new(file), floors: Arc::new(Mutex::new(floors.collect())) })
+        let shards = kept.shards.into_iter().map(|(table, shard, floor)| (ShardId { table, shard }, floor));
+        let known = Known { all: kept.all, shards: shards.collect() };
+        Ok(Self { file: Arc::new(file), floors: Arc::new(Mutex::new(known)) })
+    }
+
+    /// No shard can be read here below `version`: what was here is lost.
+    pub fn set_all(&self, version: u64) -> Result<()> {
+        self.change(|known| known.all = known.all.max(version))
     }
 
     /// The shard can be read from `version` on.
     pub fn set(&self, shard: ShardId, version: u64) -> Result<()> {
-        self.change(|floors| floors.insert(shard, version).map(drop).unwrap_or_default())
+        self.change(|known| {
+            known.shards.insert(shard, version);
+        })
     }
 
     /// The shard cannot be read here any more. False if it was copied here again after `version`.
     pub fn close(&self, shard: ShardId, version: u64) -> Result<bool> {
-        let known = self.floors.lock().get(&shard).copied();
+        let known = self.floors.lock().shards.get(&shard).copied();
         if known.is_some_and(|floor| floor != NEVER && floor > version) {
             return Ok(false);
         }
@@ -48,20 +76,19 @@ impl Floors {
 
     /// Nothing is kept for a table that is gone.
     pub fn drop_table(&self, table: Ulid) -> Result<()> {
-        if self.floors.lock().keys().any(|shard| shard.table == table) {
-            self.change(|floors| floors.retain(|shard, _| shard.table != table))?;
+        if self.floors.lock().shards.keys().any(|shard| shard.table == table) {
+            self.change(|known| known.shards.retain(|shard, _| shard.table != table))?;
         }
         Ok(())
     }
 
     /// Whether `snapshot` can be read of all the shards; the error says what to do.
     pub fn check(&self, table: Ulid, shards: &[u32], snapshot: u64) -> Result<()> {
-        let floors = self.floors.lock();
-        if floors.is_empty() {
-            return Ok(());
-        }
-        let below =
-            |shard: &&u32| floors.get(&ShardId { table, shard: **shard }).is_some_and(|floor| *floor > snapshot);
+        let known = self.floors.lock();
+        let below = |shard: &&u32| {
+            let floor = known.shards.get(&ShardId { table, shard: **shard }).copied().unwrap_or(0);
+            floor.max(known.all) > snapshot
+        };
         match shards.iter().find(below) {
             None => Ok(()),
             Some(shard) => Err(WireError::new(
@@ -73,13 +100,13 @@ impl Floors {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<ShardId, u64>)) -> Result<()> {
+    fn change(&self, change: impl FnOnce(&mut Known)) -> Result<()> {
         let mut floors = self.floors.lock();
         let mut changed = floors.clone();
         change(&mut changed);
-        let listed: Vec<(Ulid, u32, u64)> =
-            changed.iter().map(|(shard, floor)| (shard.table, shard.shard, *floor)).collect();
-        let bytes = serde_json::to_vec(&listed).map_err(|error| Error::internal(error.to_string()))?;
+        let shards = changed.shards.iter().map(|(shard, floor)| (shard.table, shard.shard, *floor)).collect();
+        let bytes = serde_json::to_vec(&Kept { all: changed.all, shards })
+            .map_err(|error| Error::internal(error.to_string()))?;
         let context = |error| Error::io(format!("writing {}", self.file.display()), error);
         let temporary = self.file.with_extension("new");
         fs::write(&temporary, bytes).map_err(context)?;
@@ -112,5 +139,21 @@ mod tests {
         assert!(floors.check(Ulid(1), &[2], 1000).is_err());
         floors.drop_table(Ulid(1)).unwrap();
         floors.check(Ulid(1), &[2], 0).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_lost_everything_reads_nothing_from_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("floors.json");
+        fs::write(&file, br#"[["00000000000000000000000001",2,5]]"#).unwrap();
+        let floors = Floors::open(file.clone()).unwrap();
+        assert!(floors.check(Ulid(1), &[2], 4).is_err(), "the older form is understood");
+        floors.set_all(20).unwrap();
+        floors.set_all(10).unwrap();
+        let floors = Floors::open(file).unwrap();
+        for (table, shard) in [(1, 2), (7, 0)] {
+            assert_eq!(floors.check(Ulid(table), &[shard], 19).unwrap_err().code(), ErrorCode::Unavailable);
+            floors.check(Ulid(table), &[shard], 20).unwrap();
+        }
     }
 }

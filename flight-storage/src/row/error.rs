@@ -38,7 +38,7 @@ pub(crate) fn from_sqlite(what: &str, error: &rusqlite::Error) -> Error {
 /// The file holds something that the engine cannot have written.
 pub(crate) fn corrupt(message: impl Into<String>) -> WireError {
     WireError::new(ErrorCode::Corrupt, message)
-        .with_hint("check the server's disk, then remove its row data: its shards are rebuilt from other replicas")
+        .with_hint("check the server's disk, then start it again: it has its shards copied from other replicas")
 }
 
 fn disk_full(message: String) -> WireError {

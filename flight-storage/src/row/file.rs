@@ -25,7 +25,7 @@
 use std::{fs::File, path::Path};
 
 use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::error::{Context, from_sqlite};
 
@@ -123,6 +123,7 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connect
 
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(256);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          -- A commit is on disk when it is answered: WAL syncs once for each transaction.
@@ -132,8 +133,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
          PRAGMA cell_size_check = ON;
          -- 64 MiB of pages for the writer; each reader has 8.
          PRAGMA cache_size = -65536;
-         -- 32 MiB between checkpoints; a WAL that a long scan made larger is cut back after it.
-         PRAGMA wal_autocheckpoint = 8192;
+         -- The writer makes the checkpoints, see `pages`; a WAL that a long scan made larger is cut back after one.
+         PRAGMA wal_autocheckpoint = 0;
          PRAGMA journal_size_limit = 67108864;",
     )
 }

@@ -26,7 +26,8 @@
 //! [`shards`] makes the tables that hold the rows, in the layout of [`file`](mod@file); [`import`] replaces one.
 //!
 //! A crash at any point leaves a file in which each operation happened or did not: [`outcome::left_undone`] undoes pieces
-//! whose writers never finished and goes on with what was being undone. [`mark`] notices a file that lost its end.
+//! whose writers never finished and goes on with what was being undone. [`mark`] notices a file that lost its end, and
+//! [`pages`] one that is not what was written; then [`health`] keeps everybody from it.
 //!
 //! The column engine keeps its books and the rows that wait to become segments in the same file, so that one fsync carries
 //! both: it queues [`operations::ForeignOperation`]s beside the row engine's own ([`RowEngine::run_all`]).
@@ -39,10 +40,12 @@ pub(crate) mod encoding;
 pub(crate) mod error;
 pub(crate) mod file;
 pub(crate) mod filter;
+pub(crate) mod health;
 mod import;
 mod mark;
 pub(crate) mod operations;
 mod outcome;
+mod pages;
 pub(crate) mod primary_key;
 pub(crate) mod readers;
 mod scan;
@@ -67,19 +70,31 @@ use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
 
 use self::{
     file::version_integer,
+    health::Health,
     mark::Mark,
     operations::{Done, Operation},
+    pages::Pages,
     readers::{Reader, Readers},
     stage::{PieceWriter, Purpose},
     writer::{Pending, Writer},
 };
 use crate::engine::{ScanRequest, ShardId, StageOptions, StageWriter, StorageEngine};
 
+/// The file, in the engine's folder.
+const FILE: &str = "rows.sqlite";
+
+/// Whether there is a file in `dir`, whatever is in it.
+pub(crate) fn has_file(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
 /// The row engine. See the module for how it works.
 #[derive(Debug)]
 pub struct RowEngine {
     writer: Writer,
     readers: Arc<Readers>,
+    pages: Arc<Pages>,
+    health: Arc<Health>,
     last_piece: AtomicI64,
     /// Held as long as the engine lives; the operating system lets it go when the process dies.
     _lock: File,
@@ -98,17 +113,27 @@ impl RowEngine {
     fn open_with(dir: &Path, max_pages: Option<u32>) -> Result<RowEngine> {
         std::fs::create_dir_all(dir).map_err(|error| Error::io(format!("creating {}", dir.display()), error))?;
         let lock = lock(&dir.join("lock"))?;
-        let path = dir.join("rows.sqlite");
+        let path = dir.join(FILE);
+        pages::verify(&path)?;
         let connection = file::open_writer(&path, max_pages)?;
         let mark = Mark::open(&dir.join("rows.mark"), &path, &connection)?;
+        let pages = Arc::new(Pages::open(&path, &connection)?);
         let undone = outcome::left_undone(&connection)?;
         let last_piece = AtomicI64::new(operations::last_piece(&connection)?);
+        let health = Arc::new(Health::default());
         Ok(RowEngine {
-            writer: Writer::start(connection, mark, undone)?,
-            readers: Readers::new(&path),
+            writer: Writer::start(connection, mark, Arc::clone(&pages), Arc::clone(&health), undone)?,
+            readers: Readers::new(&path, Arc::clone(&health)),
+            pages,
+            health,
             last_piece,
             _lock: lock,
         })
+    }
+
+    /// Whether the file can be believed.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Queues an operation.
@@ -201,6 +226,11 @@ impl StorageEngine for RowEngine {
 
     fn drop_table(&self, table: Ulid) -> Result<()> {
         self.run(Operation::DropTable { table }).map(drop)
+    }
+
+    fn verify(&self) -> Result<bool> {
+        self.health.check()?;
+        self.health.note(self.pages.verify_some())
     }
 
     fn scan(&self, request: ScanRequest) -> Result<SendableRecordBatchStream> {

@@ -10,7 +10,7 @@ use drsdb_core::Result;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::{error::Context, file::open_reader};
+use super::{error::Context, file::open_reader, health::Health};
 
 /// Idle connections kept, each with its page cache.
 const MAX_IDLE: usize = 8;
@@ -24,15 +24,22 @@ const INSTRUCTIONS_PER_CHECK: i32 = 2000;
 pub(crate) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    health: Arc<Health>,
 }
 
 impl Readers {
-    pub(crate) fn new(path: &Path) -> Arc<Self> {
-        Arc::new(Self { path: path.to_owned(), idle: Mutex::new(Vec::new()) })
+    pub(crate) fn new(path: &Path, health: Arc<Health>) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), idle: Mutex::new(Vec::new()), health })
+    }
+
+    /// Whether the file can be believed.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// A connection of one's own until it is dropped.
     pub(crate) fn lease(self: &Arc<Self>) -> Result<Reader> {
+        self.health.check()?;
         let idle = self.idle.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -51,6 +58,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// Whether the file can be believed.
+    pub(crate) fn health(&self) -> &Health {
+        self.pool.health()
+    }
+
     /// Has statements on this connection stop with an error soon after `unwanted` says so.
     pub(crate) fn stop_when(&mut self, unwanted: impl FnMut() -> bool + Send + 'static) -> Result<()> {
         let connection = self.connection.as_mut().expect("a reader has its connection until it is dropped");

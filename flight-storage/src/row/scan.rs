@@ -96,6 +96,7 @@ impl Scan {
 
     fn run(mut self) -> Result<()> {
         let result = self.read_shards();
+        let result = self.reader.health().note(result);
         // Ends the transaction also after an error, so that the connection can be kept.
         self.reader.execute_batch("ROLLBACK").context(WHAT)?;
         result

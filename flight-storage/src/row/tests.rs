@@ -102,6 +102,8 @@ fn another_layout_is_refused() {
     let connection = rusqlite::Connection::open(directory.path().join("rows.sqlite")).unwrap();
     connection.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(connection);
+    // It has its own idea of what was written.
+    std::fs::remove_file(directory.path().join("rows.sums")).unwrap();
     let error = RowEngine::open(directory.path()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Unsupported);
 }
@@ -130,13 +132,84 @@ async fn a_damaged_page_is_an_error_and_not_fewer_rows() {
     let engine = RowEngine::open(directory.path()).unwrap();
     let transaction = stage(&engine, &table, &rows(&table, 0..20_000, 100)).unwrap();
     engine.commit(transaction, 1).unwrap();
-    // The last connection that closes copies the WAL into the file.
+    // The writer copies the WAL into the file when it ends.
     drop(engine);
     let size = std::fs::metadata(&path).unwrap().len();
-    overwrite(&path, size / 2, 64 << 10);
     let engine = RowEngine::open(directory.path()).unwrap();
+    overwrite(&path, size / 2, 64 << 10);
     let error = drsdb_core::Error::from(count(&engine, request(&table)).await.unwrap_err());
     assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+    // Nothing of the file is used from now on.
+    assert_eq!(stage(&engine, &table, &rows(&table, 30_000..30_001, 1)).unwrap_err().code(), ErrorCode::Corrupt);
+    assert_eq!(engine.staged_transactions().unwrap_err().code(), ErrorCode::Corrupt);
+    assert!(engine.health().damage().is_some());
+}
+
+/// A number that is another number is nothing that SQLite could notice.
+#[tokio::test]
+async fn a_flipped_bit_is_noticed_at_the_start_and_by_scrubbing() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("rows.sqlite");
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    for number in 0..20 {
+        let transaction = stage(&engine, &table, &rows(&table, number * 100..(number + 1) * 100, 100)).unwrap();
+        engine.commit(transaction, number as u64 + 1).unwrap();
+    }
+    drop(engine);
+    let whole = std::fs::read(&path).unwrap();
+    for place in (0..whole.len()).step_by(whole.len() / 60) {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 1;
+        std::fs::write(&path, &flipped).unwrap();
+        let error = RowEngine::open(directory.path()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Corrupt, "byte {place}: {error}");
+    }
+    for kept in [whole.len() / 2, whole.len() - 1, 0] {
+        std::fs::write(&path, &whole[..kept]).unwrap();
+        assert_eq!(RowEngine::open(directory.path()).unwrap_err().code(), ErrorCode::Corrupt, "{kept} bytes");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    while engine.verify().unwrap() {}
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    std::fs::write(&path, &flipped).unwrap();
+    assert_eq!(engine.verify().unwrap_err().code(), ErrorCode::Corrupt);
+    assert_eq!(drsdb_core::Error::from(count(&engine, request(&table)).await.unwrap_err()).code(), ErrorCode::Corrupt);
+}
+
+/// What a crash leaves is believed, whenever it comes: also between a checkpoint and the sums of what it wrote.
+#[tokio::test]
+async fn a_crash_is_no_damage() {
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let mut committed = 0;
+    for round in 0..12_i64 {
+        // More than a checkpoint's worth now and then.
+        let count_of = if round % 4 == 3 { 40_000 } else { 100 };
+        let first = round * 100_000;
+        let transaction = stage(&engine, &table, &rows(&table, first..first + count_of, 400)).unwrap();
+        engine.commit(transaction, round as u64 + 1).unwrap();
+        committed += count_of;
+        let copy = crashed(&directory);
+        std::fs::copy(directory.path().join("rows.sums"), copy.path().join("rows.sums")).unwrap();
+        let opened = RowEngine::open(copy.path()).unwrap();
+        let wanted = ScanRequest { snapshot: round as u64 + 1, ..request(&table) };
+        assert_eq!(count(&opened, wanted).await.unwrap() as i64, committed);
+        drop(opened);
+        RowEngine::open(copy.path()).unwrap();
+    }
+    // The sums that were there before the last checkpoint, and the log that it copied.
+    let early = std::fs::read(directory.path().join("rows.sums")).unwrap();
+    let log = std::fs::read(directory.path().join("rows.sqlite-wal")).unwrap();
+    drop(engine);
+    std::fs::write(directory.path().join("rows.sums"), early).unwrap();
+    std::fs::write(directory.path().join("rows.sqlite-wal"), log).unwrap();
+    let opened = RowEngine::open(directory.path()).unwrap();
+    let wanted = ScanRequest { snapshot: 100, ..request(&table) };
+    assert_eq!(count(&opened, wanted).await.unwrap() as i64, committed);
 }
 
 #[tokio::test]
@@ -333,8 +406,8 @@ async fn damage_names_the_shard() {
     engine.commit(transaction, 1).unwrap();
     drop(engine);
     let size = std::fs::metadata(&path).unwrap().len();
-    overwrite(&path, size / 2, 64 << 10);
     let engine = RowEngine::open(directory.path()).unwrap();
+    overwrite(&path, size / 2, 64 << 10);
     let error = drsdb_core::Error::from(count(&engine, request(&table)).await.unwrap_err()).to_wire();
     assert_eq!(error.code, ErrorCode::Corrupt);
     assert_eq!((error.fields["table_id"].clone(), error.fields["shard"].as_str()), (table.id.to_string(), "0"));

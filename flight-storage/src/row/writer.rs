@@ -11,7 +11,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel},
+    },
     thread::JoinHandle,
 };
 
@@ -20,8 +23,10 @@ use rusqlite::Connection;
 
 use super::{
     error::Context,
+    health::Health,
     mark::Mark,
     operations::{Done, Operation},
+    pages::Pages,
 };
 
 /// A group ends at this many bytes to write, so that a load does not hold up small commits for long.
@@ -87,13 +92,20 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the thread on a connection of its own, with work that was left undone.
-    pub(super) fn start(connection: Connection, mark: Mark, undone: Vec<Operation>) -> Result<Self> {
+    pub(super) fn start(
+        connection: Connection,
+        mark: Mark,
+        pages: Arc<Pages>,
+        health: Arc<Health>,
+        undone: Vec<Operation>,
+    ) -> Result<Self> {
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new()
             .name("row-writer".to_owned())
             .spawn(move || {
-                let mut state = WriterThread { connection, mark, receiver, later: undone.into() };
+                let mut state = WriterThread { connection, mark, pages, health, receiver, later: undone.into() };
                 while state.run_group() {}
+                state.end();
             })
             .map_err(|error| Error::io("starting the row engine's writer", error))?;
         Ok(Self { queue: Queue { sender }, thread: Some(thread) })
@@ -119,6 +131,8 @@ impl Drop for Writer {
 struct WriterThread {
     connection: Connection,
     mark: Mark,
+    pages: Arc<Pages>,
+    health: Arc<Health>,
     receiver: Receiver<Message>,
     /// Clearing up that nobody waits for: one piece of it a group, so that it never holds up anybody for long.
     later: VecDeque<Operation>,
@@ -129,7 +143,20 @@ impl WriterThread {
     fn run_group(&mut self) -> bool {
         let (jobs, go_on) = self.gather();
         self.run_and_answer(jobs);
+        if self.health.check().is_ok()
+            && let Err(error) = self.health.note(self.pages.checkpoint_if_due(&self.connection))
+        {
+            // The log grows until it succeeds.
+            tracing::warn!(%error, "the row engine could not copy its log into its file");
+        }
         go_on
+    }
+
+    fn end(&self) {
+        let closed = self.health.check().and_then(|()| self.pages.close(&self.connection));
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the row engine ends with a log that the next start has to copy into its file");
+        }
     }
 
     fn gather(&mut self) -> (Vec<Job>, bool) {
@@ -204,6 +231,13 @@ impl WriterThread {
 
     /// Runs all in one transaction. An error means that nothing of it happened.
     fn run_in_transaction(&mut self, jobs: &[Job]) -> Result<Vec<Result<Done>>> {
+        self.health.check()?;
+        self.pages.settle()?;
+        let ran = self.run_jobs(jobs);
+        self.health.note(ran)
+    }
+
+    fn run_jobs(&mut self, jobs: &[Job]) -> Result<Vec<Result<Done>>> {
         self.execute("BEGIN IMMEDIATE")?;
         let results = self.run_each(jobs).and_then(|results| {
             self.mark.count(&self.connection)?;
@@ -224,7 +258,7 @@ impl WriterThread {
         let mut results = Vec::with_capacity(jobs.len());
         for job in jobs {
             self.execute("SAVEPOINT operation")?;
-            let result = job.operation.run(&self.connection);
+            let result = self.health.note(job.operation.run(&self.connection));
             if let Err(error) = result {
                 // Some errors, a full disk among them, make SQLite roll back the whole transaction itself.
                 if self.connection.is_autocommit() {

@@ -5,6 +5,7 @@
 
 mod alter;
 mod cluster;
+mod lost_replicas;
 mod replicas;
 mod schemas;
 mod tables;
@@ -60,6 +61,7 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         Command::AbortTransaction { transaction } => transactions::abort(state, *transaction),
         Command::DemoteReplica { table, shard, server } => replicas::demote(state, *table, *shard, *server),
         Command::DemoteServer { server } => replicas::demote_server(state, *server),
+        Command::LoseReplicas { server, shard } => lost_replicas::lose(state, *server, *shard),
         Command::ServerUp { server } => cluster::server_up(state, *server),
         Command::StartRebuild { table, shard, server } => replicas::start_rebuild(state, *table, *shard, *server),
         Command::ReplicaCurrent { table, shard, server, copied } => {

@@ -29,6 +29,11 @@ enum Step {
     DemoteServer {
         server: u8,
     },
+    /// A server finds its disk empty.
+    Lose {
+        server: u8,
+        all: bool,
+    },
     ServerUp {
         server: u8,
     },
@@ -59,6 +64,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => transaction.prop_map(|transaction| Step::Commit { transaction }),
         3 => server.clone().prop_map(|server| Step::Demote { server }),
         1 => server.clone().prop_map(|server| Step::DemoteServer { server }),
+        2 => (server.clone(), any::<bool>()).prop_map(|(server, all)| Step::Lose { server, all }),
         2 => server.clone().prop_map(|server| Step::ServerUp { server }),
         5 => server.clone().prop_map(|server| Step::StartRebuild { server }),
         5 => server.clone().prop_map(|server| Step::Copy { server }),
@@ -153,6 +159,14 @@ impl World {
                 let current = self.shard().replica(server).is_some_and(Replica::is_current);
                 if current || matches!(response, Response::Error(_)) {
                     self.disk(server).spool = None;
+                }
+            }
+            Step::Lose { server, all } => {
+                let server = id(server);
+                let lost = self.run(Command::LoseReplicas { server, shard: (!all).then_some((table, shard)) });
+                // Refused, it has to keep what is left of it.
+                if matches!(lost, Response::Done { .. }) {
+                    *self.disk(server) = Disk::default();
                 }
             }
             Step::Copy { server } => self.copy(id(server)),
@@ -312,6 +326,65 @@ fn a_majority_stays() {
     world.stage(0, 1 << servers[2].0);
     world.commit(0);
     assert!(world.committed.is_empty());
+}
+
+#[test]
+fn what_was_staged_on_a_lost_replica_does_not_count() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    // Acknowledged by two of three, one of which then loses it.
+    world.stage(0, 1 << servers[2].0);
+    world.step(Step::Lose { server: servers[1].0 as u8, all: true });
+    world.commit(0);
+    assert!(world.committed.is_empty());
+    world.check();
+    // Rebuilt, it counts again; what it staged before does not.
+    world.stage(1, 1 << servers[2].0);
+    world.step(Step::StartRebuild { server: servers[1].0 as u8 });
+    world.copy(servers[1]);
+    world.finish(servers[1]);
+    world.commit(1);
+    assert!(world.committed.is_empty());
+    world.stage(2, 0);
+    world.commit(2);
+    assert_eq!(world.committed.len(), 1);
+    world.check();
+}
+
+#[test]
+fn a_lost_replica_needs_a_copy_even_if_it_missed_nothing() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    let lost = servers[0];
+    world.run(Command::DemoteServer { server: lost });
+    world.step(Step::Lose { server: lost.0 as u8, all: true });
+    world.run(Command::ServerUp { server: lost });
+    world.step(Step::StartRebuild { server: lost.0 as u8 });
+    assert_eq!(world.shard().rebuilding().collect::<Vec<_>>(), [lost]);
+    let again = Command::LoseReplicas { server: servers[0], shard: None };
+    assert_eq!(world.run(again.clone()), Response::Done { changed: true }, "also while it is rebuilt");
+    assert_eq!(world.run(again), Response::Done { changed: false });
+}
+
+#[test]
+fn the_last_current_replica_is_not_given_up() {
+    let mut world = World::new();
+    let servers: Vec<Ulid> = world.shard().current().collect();
+    let lose = |server: Ulid| Command::LoseReplicas { server, shard: None };
+    for server in &servers[..2] {
+        world.run(lose(*server)).into_result().unwrap();
+    }
+    assert!(!world.shard().is_writable(), "one of three");
+    let error = world.run(lose(servers[2])).into_result().unwrap_err().to_wire();
+    assert_eq!(error.code, ErrorCode::Corrupt);
+    assert!(error.message.contains("shard 0 of table public.t"), "{}", error.message);
+    assert_eq!(world.shard().current().collect::<Vec<_>>(), [servers[2]]);
+    let of_one = Command::LoseReplicas { server: servers[2], shard: Some((TABLE, 0)) };
+    assert_eq!(world.run(of_one).into_result().unwrap_err().code(), ErrorCode::Corrupt);
+    // A server without replicas has nothing to lose.
+    let empty = SERVERS.map(Ulid).find(|server| world.shard().replica(*server).is_none()).unwrap();
+    assert_eq!(world.run(lose(empty)), Response::Done { changed: false });
+    assert_eq!(world.run(lose(Ulid(99))).into_result().unwrap_err().code(), ErrorCode::NotFound);
 }
 
 #[test]

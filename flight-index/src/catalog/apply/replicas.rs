@@ -57,7 +57,7 @@ fn demoted(shard: &ShardState, server: Ulid, version: u64) -> Option<ShardState>
 }
 
 /// Since when a replica is stale that cannot be current again without a copy.
-const NEVER_CURRENT: u64 = 0;
+pub(super) const NEVER_CURRENT: u64 = 0;
 
 /// Makes those replicas of a server current that missed nothing while it was away.
 pub(super) fn restore_server(state: &mut CatalogState, server: Ulid) {
@@ -198,13 +198,13 @@ pub(super) fn remove(state: &mut CatalogState, table: Ulid, shard: u32, server: 
     CHANGED
 }
 
-fn set(replicas: &mut [Replica], server: Ulid, state: ReplicaState) {
+pub(super) fn set(replicas: &mut [Replica], server: Ulid, state: ReplicaState) {
     for replica in replicas.iter_mut().filter(|replica| replica.server == server) {
         replica.state = state;
     }
 }
 
-fn find(state: &CatalogState, table: Ulid, shard: u32) -> Result<&ShardState, WireError> {
+pub(super) fn find(state: &CatalogState, table: Ulid, shard: u32) -> Result<&ShardState, WireError> {
     let gone = || {
         WireError::new(ErrorCode::NotFound, format!("there is no shard {shard} of table {table} (any more)"))
             .with_field("table", table)
@@ -213,14 +213,14 @@ fn find(state: &CatalogState, table: Ulid, shard: u32) -> Result<&ShardState, Wi
     shards.get(shard as usize).map(Arc::as_ref).ok_or_else(gone)
 }
 
-fn put(state: &mut CatalogState, table: Ulid, shard: u32, changed: ShardState) {
+pub(super) fn put(state: &mut CatalogState, table: Ulid, shard: u32, changed: ShardState) {
     let Some(known) = state.tables.get(&table) else { return };
     let mut known = (**known).clone();
     known.shards[shard as usize] = Arc::new(changed);
     state.tables.insert_mut(table, Arc::new(known));
 }
 
-fn no_replica(shard: u32, server: Ulid) -> WireError {
+pub(super) fn no_replica(shard: u32, server: Ulid) -> WireError {
     WireError::new(ErrorCode::NotFound, format!("server {server} has no replica of shard {shard} (any more)"))
         .with_field("server", server)
 }
