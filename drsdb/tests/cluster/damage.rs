@@ -22,6 +22,9 @@ use crate::{
 const ROWS: [(&str, i64); 2] = [("row", 2_000), ("column", 100_000)];
 const REPLICAS: i64 = 2 * 4 * 3;
 
+/// What is done to the data folder of a server that is down.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 /// Three servers with three replicas of everything: rows in the row file, rows in segments, and deletions of both.
 async fn filled() -> TestCluster {
     let cluster = impatient(3, 600).await;
@@ -196,7 +199,7 @@ async fn a_server_with_a_damaged_row_file_starts_empty_and_is_filled() {
     let mut cluster = filled().await;
     let readers = Readers::start(&cluster.client);
     let row = |name: &'static str| move |data: &Path| data.join("row").join(name);
-    let damages: [(usize, &dyn Fn(&Path)); 4] = [
+    let damages: [(usize, Damage<'_>); 4] = [
         // The log that the file does not have yet: everything since the last checkpoint.
         (0, &|data| fs::File::create(row("rows.sqlite-wal")(data)).map(drop).unwrap()),
         (1, &|data| rot(&row("rows.sqlite")(data))),
