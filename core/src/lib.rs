@@ -11,7 +11,7 @@
 //! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
 //! - [`wanted`]: ends joins that nobody waits for.
 //! - [`config`], [`telemetry`]: how a process is set up.
-//! - [`crash_point`]: where tests can make a process die.
+//! - [`crash_point`], [`injected`]: where and how tests make a process die, slow its disk and set its clock.
 //!
 //! Invariant: nothing here opens a data file, and nothing here knows Raft.
 
@@ -23,6 +23,7 @@ pub mod edge;
 mod error;
 pub mod id_functions;
 pub mod initial;
+pub mod injected;
 pub mod net;
 pub mod query_session;
 pub mod scan;

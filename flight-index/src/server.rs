@@ -60,8 +60,14 @@ pub async fn serve(
         None => BTreeMap::new(),
     };
     let dir = config.data_dir.join("catalog");
-    let catalog =
-        Catalog::open(CatalogOptions { dir, node_id: config.node_id, voters, dial: Arc::clone(&dial) }).await?;
+    let catalog = Catalog::open(CatalogOptions {
+        dir,
+        node_id: config.node_id,
+        voters,
+        dial: Arc::clone(&dial),
+        snapshot_entries: config.snapshot_entries,
+    })
+    .await?;
     if !config.join && config.voters.is_empty() && !catalog.is_initialized().await? {
         return Err(nothing_to_do());
     }

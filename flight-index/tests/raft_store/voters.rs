@@ -47,6 +47,7 @@ impl Node {
             node_id: id,
             voters,
             dial: Arc::new(move |url| pool.channel(url)),
+            snapshot_entries: 5_000,
         };
         let address = listener.local_addr().unwrap();
         let catalog = Catalog::open(options).await.unwrap();
