@@ -85,6 +85,11 @@ pub async fn serve(
     let pinging = tokio::spawn(Arc::clone(&liveness).run(shutdown.clone()));
     let forgetting = tokio::spawn(forget_what_all_have(Arc::clone(&catalog), dial, shutdown.clone()));
 
+    let comparing = {
+        let (catalog, shutdown) = (Arc::clone(&catalog), shutdown.clone());
+        tokio::spawn(async move { catalog.keep_comparing(shutdown).await })
+    };
+
     let config = Arc::new(config);
     let planner = Planner::new(config.ticket_lifetime()).avoiding(liveness.suspects());
     let planner = Arc::new(planner.with_system(Arc::clone(&catalog) as _));
@@ -120,7 +125,7 @@ pub async fn serve(
         halted = catalog.halted() => Err(halted),
     };
     shutdown.cancel();
-    for background in [forgetting, driving, pinging] {
+    for background in [forgetting, driving, pinging, comparing] {
         let _ = background.await;
     }
     catalog.shutdown().await;

@@ -60,6 +60,8 @@ pub struct Catalog {
     pub(super) rounds: Mutex<Option<Rounds>>,
     /// One change of the members at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
+    /// The first version at which another server's state was found to differ.
+    pub(super) disagrees_since: Mutex<Option<u64>>,
 }
 
 impl fmt::Debug for Catalog {
@@ -107,6 +109,7 @@ impl Catalog {
             published,
             batcher: Mutex::new(Some(Arc::new(batcher))),
             changing: tokio::sync::Mutex::new(()),
+            disagrees_since: Mutex::new(None),
         });
         catalog.catch_up_alone(node_id).await?;
         Ok(catalog)
