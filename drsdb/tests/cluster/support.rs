@@ -12,6 +12,7 @@ use drsdb_core::{
     v1::{self, storage_client::StorageClient},
 };
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 /// A running cluster in a folder that goes away with it.
 pub struct TestCluster {
@@ -67,11 +68,16 @@ impl TestCluster {
 
     /// What storage server `number` (from 0) says about itself, to an index server.
     pub async fn status(&self, number: usize) -> v1::StatusResponse {
+        self.storage(number).status(v1::StatusRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Storage server `number` (from 0), as an index server talks to it.
+    pub fn storage(&self, number: usize) -> StorageClient<Channel> {
         let file = self.cluster.client_file().with_file_name("index-1").join("index.toml");
         let config = IndexConfig::load(Some(&file), ()).unwrap();
         let channels = ChannelPool::new(client_config(&TlsIdentity::load(&config.tls).unwrap()).unwrap());
         let channel = channels.channel(self.cluster.storage_url(number)).unwrap();
-        StorageClient::new(channel).status(v1::StatusRequest {}).await.unwrap().into_inner()
+        StorageClient::new(channel)
     }
 
     /// The error of a statement that must fail.
