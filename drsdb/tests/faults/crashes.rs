@@ -108,7 +108,7 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             // Clients and storage servers may all have gone to one of them.
             let nodes: Vec<Node> = cluster.topology.index_nodes().collect();
             let deadline = Instant::now() + PATIENCE;
-            for &node in nodes.iter().rev().cycle() {
+            for &node in nodes.iter().cycle() {
                 if dies(cluster, node, point, PATIENCE_WITH_ONE).await? {
                     return Ok(true);
                 }
