@@ -40,6 +40,9 @@ pub const DEFAULT_STORAGE_PORT: u16 = 7433;
 /// The least memory for queries: below it, a few sorts at once find no room to spill from.
 pub const MIN_QUERY_MEMORY_BYTES: usize = 64 << 20;
 
+/// The fewest entries between snapshots of the catalog.
+const MIN_SNAPSHOT_ENTRIES: u64 = 10;
+
 /// What an index server is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +84,8 @@ pub struct IndexConfig {
     pub replace_after_s: u64,
     /// Shards that are copied from server to server at a time.
     pub shard_copies: usize,
+    /// Entries of the log after which the catalog is written down whole, and the log before forgotten.
+    pub snapshot_entries: u64,
 }
 
 /// The first user of a new cluster.
@@ -151,6 +156,7 @@ impl IndexConfig {
             demote_after_s: 3,
             replace_after_s: 600,
             shard_copies: 4,
+            snapshot_entries: 5_000,
         }
     }
 
@@ -182,6 +188,13 @@ impl IndexConfig {
         }
         if self.shard_copies == 0 {
             return refuse("shard_copies", "must be at least 1: replicas would never be rebuilt");
+        }
+        if self.snapshot_entries < MIN_SNAPSHOT_ENTRIES {
+            let (least, is) = (MIN_SNAPSHOT_ENTRIES, self.snapshot_entries);
+            return refuse(
+                "snapshot_entries",
+                format!("must be at least {least}, not {is}: the catalog would be written again and again"),
+            );
         }
         if self.replace_after_s < self.demote_after_s {
             return refuse("replace_after_s", "must not be less than demote_after_s");

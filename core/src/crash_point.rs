@@ -1,69 +1,130 @@
-//! Places where a process can be made to die, so that tests can look at what it left behind: just before and just after
-//! something becomes durable, or is told to another server.
+//! Places in the code at which tests make a process die, so that they can look at what it left behind: just before and just
+//! after something becomes durable, or is told to another server. Where something becomes durable, a slow disk takes its time.
 //!
-//! `DRSDB_CRASH_AT=row.commit.synced` ends the process the first time it reaches that point, `...:20` the twentieth time,
-//! as `kill -9` would: no destructor runs and no buffer is written. Without the variable a point costs one comparison.
+//! [`crate::injected`] says what is to happen where. As long as nothing is, a point costs one comparison.
 //!
 //! Not here: what must hold afterwards (the tests of whole clusters).
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
-/// The variable.
-pub const VARIABLE: &str = "DRSDB_CRASH_AT";
+use parking_lot::Mutex;
 
-/// Every point of an index server, in the order of a commit's life.
+/// Every point of an index server, in the order of a commit's life; elections and their consequences come last.
 pub const INDEX_POINTS: &[&str] = &[
+    "commit.proposing",
     "raft.append.before",
     "raft.append.synced",
-    "raft.snapshot.before",
-    "raft.snapshot.synced",
     "raft.apply.before",
     "raft.apply.published",
-    "commit.proposing",
     "commit.decided",
     "outcome.sending",
+    "raft.snapshot.before",
+    "raft.snapshot.synced",
+    "raft.purge.before",
+    "raft.purge.synced",
+    "raft.vote.before",
+    "raft.vote.synced",
+    "raft.truncate.before",
+    "raft.truncate.synced",
 ];
 
-/// Every point of a storage server, in the order of a write's life.
+/// Every point of a storage server, in the order of a write's life; then what happens at a start, when a shard is copied, and
+/// when a server is new.
 pub const STORAGE_POINTS: &[&str] = &[
-    "row.commit.before",
-    "row.commit.synced",
     "segment.written",
     "segment.synced",
+    "segment.named",
+    "row.commit.before",
+    "row.commit.synced",
     "stage.done",
     "outcome.received",
     "outcome.applied",
     "applied_version.written",
     "applied_version.renamed",
+    "row.file.opened",
+    "row.file.named",
+    "spool.opened",
+    "spool.named",
+    "spool.written",
+    "spool.synced",
+    "floors.written",
+    "floors.synced",
+    "floors.renamed",
+    "floors.named",
+    "identity.written",
+    "identity.synced",
+    "identity.renamed",
+    "identity.named",
+    "index_servers.written",
+    "index_servers.renamed",
 ];
 
-#[derive(Debug)]
-struct Armed {
-    point: String,
-    left: AtomicU64,
+/// Points after which the disk is asked to make something durable.
+const BEFORE_SYNC: &[&str] = &[
+    "raft.append.before",
+    "raft.snapshot.before",
+    "raft.purge.before",
+    "raft.vote.before",
+    "raft.truncate.before",
+    "segment.written",
+    "segment.synced",
+    "row.commit.before",
+    "row.file.opened",
+    "spool.opened",
+    "spool.written",
+    "floors.written",
+    "floors.renamed",
+    "identity.written",
+    "identity.renamed",
+];
+
+/// What is to happen at the points.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The point at which the process ends, and how often it comes there until then.
+    pub crash: Option<(String, u64)>,
+    /// How much longer the disk takes for each fsync.
+    pub slow_sync: Duration,
 }
 
-static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+static PLANNED: AtomicBool = AtomicBool::new(false);
+static PLAN: Mutex<Plan> = Mutex::new(Plan { crash: None, slow_sync: Duration::ZERO });
 
-/// Marks a point; ends the process here if it was told to.
+/// Says what is to happen from now on.
+pub fn set_plan(plan: Plan) {
+    PLANNED.store(plan != Plan::default(), Ordering::Relaxed);
+    *PLAN.lock() = plan;
+}
+
+/// Marks a point: ends the process here, as `kill -9` would, or waits, if a test says so.
 pub fn reach(point: &'static str) {
     debug_assert!(INDEX_POINTS.contains(&point) || STORAGE_POINTS.contains(&point), "{point} is in no list");
-    let Some(armed) = ARMED.get_or_init(|| std::env::var(VARIABLE).ok().map(|text| parse(&text))) else { return };
-    if armed.point == point && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-        tracing::error!(point, "ending here, as {VARIABLE} says");
-        std::process::abort();
+    if PLANNED.load(Ordering::Relaxed) {
+        follow_plan(point);
     }
 }
 
-fn parse(text: &str) -> Armed {
-    let (point, times) = match text.rsplit_once(':') {
-        Some((point, times)) => (point, times.parse().unwrap_or(1)),
-        None => (text, 1),
+#[cold]
+fn follow_plan(point: &'static str) {
+    let slow_sync = {
+        let mut plan = PLAN.lock();
+        if let Some((_, left)) = plan.crash.as_mut().filter(|(crash, _)| crash == point) {
+            if *left <= 1 {
+                tracing::error!(point, "ending here, as a test wants it");
+                // No destructor runs and no buffer is written.
+                std::process::abort();
+            }
+            *left -= 1;
+        }
+        plan.slow_sync
     };
-    Armed { point: point.to_owned(), left: AtomicU64::new(times) }
+    if !slow_sync.is_zero() && BEFORE_SYNC.contains(&point) {
+        // Blocks the thread as the fsync that follows does.
+        std::thread::sleep(slow_sync);
+    }
 }
 
 #[cfg(test)]
@@ -71,16 +132,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_and_how_often_it_is_passed() {
-        let armed = parse("row.commit.synced:20");
-        assert_eq!((armed.point.as_str(), armed.left.load(Ordering::Relaxed)), ("row.commit.synced", 20));
-        assert_eq!(parse("stage.done").left.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn points_have_one_name_each() {
+    fn points_have_one_name_each_and_slow_ones_are_among_them() {
         let mut all: Vec<&str> = INDEX_POINTS.iter().chain(STORAGE_POINTS).copied().collect();
         all.sort_unstable();
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(BEFORE_SYNC.iter().all(|point| all.contains(point)));
+    }
+
+    #[test]
+    fn a_slow_disk_is_slow_before_it_syncs_and_only_as_long_as_it_is_told() {
+        let slow = |slow_sync| Plan { crash: Some(("row.commit.before".to_owned(), 100)), slow_sync };
+        // Longer than any test may take.
+        set_plan(slow(Duration::from_secs(24 * 3600)));
+        reach("stage.done");
+        let slow_sync = Duration::from_millis(40);
+        set_plan(slow(slow_sync));
+        let started = std::time::Instant::now();
+        reach("row.commit.before");
+        assert!(started.elapsed() >= slow_sync);
+        assert_eq!(PLAN.lock().crash, Some(("row.commit.before".to_owned(), 99)));
+        set_plan(slow(Duration::from_secs(24 * 3600)));
+        set_plan(Plan::default());
+        reach("row.commit.before");
     }
 }

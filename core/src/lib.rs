@@ -12,7 +12,7 @@
 //! - [`wanted`]: ends joins that nobody waits for.
 //! - [`time_limit`]: how long a statement may take, from server to server.
 //! - [`config`], [`telemetry`]: how a process is set up.
-//! - [`crash_point`]: where tests can make a process die.
+//! - [`crash_point`], [`injected`]: where and how tests make a process die, slow its disk and set its clock.
 //!
 //! Invariant: nothing here opens a data file, and nothing here knows Raft.
 
@@ -24,6 +24,7 @@ pub mod edge;
 mod error;
 pub mod id_functions;
 pub mod initial;
+pub mod injected;
 pub mod net;
 pub mod query_session;
 pub mod scan;

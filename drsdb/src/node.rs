@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use drsdb_core::{
     config::{IndexConfig, StorageConfig},
-    net,
+    injected, net,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -61,6 +61,7 @@ impl NodeArguments {
 
 /// Runs an index server until it is told to stop.
 pub async fn run_index(arguments: NodeArguments) -> Result<()> {
+    injected::watch()?;
     let mut config = IndexConfig::load(arguments.config.as_deref(), arguments.flags())?;
     let (listener, url) = bind(config.listen, &config.public_url)?;
     config.public_url = url.clone();
@@ -72,6 +73,7 @@ pub async fn run_index(arguments: NodeArguments) -> Result<()> {
 
 /// Runs a storage server until it is told to stop.
 pub async fn run_storage(arguments: NodeArguments) -> Result<()> {
+    injected::watch()?;
     let mut config = StorageConfig::load(arguments.config.as_deref(), arguments.flags())?;
     let (listener, url) = bind(config.listen, &config.public_url)?;
     config.public_url = url.clone();

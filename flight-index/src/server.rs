@@ -61,8 +61,14 @@ pub async fn serve(
         None => BTreeMap::new(),
     };
     let dir = config.data_dir.join("catalog");
-    let catalog =
-        Catalog::open(CatalogOptions { dir, node_id: config.node_id, voters, dial: Arc::clone(&dial) }).await?;
+    let catalog = Catalog::open(CatalogOptions {
+        dir,
+        node_id: config.node_id,
+        voters,
+        dial: Arc::clone(&dial),
+        snapshot_entries: config.snapshot_entries,
+    })
+    .await?;
     if !config.join && config.voters.is_empty() && !catalog.is_initialized().await? {
         return Err(nothing_to_do());
     }
@@ -81,6 +87,11 @@ pub async fn serve(
     let driving = tokio::spawn(driving);
     let pinging = tokio::spawn(Arc::clone(&liveness).run(shutdown.clone()));
     let forgetting = tokio::spawn(forget_what_all_have(Arc::clone(&catalog), Arc::clone(&dial), shutdown.clone()));
+
+    let comparing = {
+        let (catalog, shutdown) = (Arc::clone(&catalog), shutdown.clone());
+        tokio::spawn(async move { catalog.keep_comparing(shutdown).await })
+    };
 
     let config = Arc::new(config);
     let transport = Arc::new(GrpcTransport::new(Arc::clone(&channels)));
@@ -125,7 +136,7 @@ pub async fn serve(
         halted = catalog.halted() => Err(halted),
     };
     shutdown.cancel();
-    for background in [forgetting, driving, pinging] {
+    for background in [forgetting, driving, pinging, comparing] {
         let _ = background.await;
     }
     catalog.shutdown().await;

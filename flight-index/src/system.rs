@@ -62,6 +62,7 @@ impl SystemSource for System {
             term: status.as_ref().map(|status| status.term),
             last_log: status.as_ref().map(|status| status.log),
             applied: status.as_ref().map(|status| status.applied),
+            disagrees_since: status.as_ref().and_then(|status| status.disagrees_since),
             state_hash: status.map(|status| status.hash.to_string()),
         };
         self.catalog.index_server_status().await.into_iter().map(node).collect()

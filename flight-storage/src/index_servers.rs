@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use drsdb_core::{Error, Result};
+use drsdb_core::{Error, Result, crash_point};
 use parking_lot::RwLock;
 use url::Url;
 
@@ -62,7 +62,10 @@ impl IndexServers {
         let bytes = serde_json::to_vec(&texts).map_err(|error| Error::internal(error.to_string()))?;
         let temporary = self.file.with_extension("new");
         std::fs::write(&temporary, bytes).map_err(context)?;
-        std::fs::rename(&temporary, self.file.as_ref()).map_err(context)
+        crash_point::reach("index_servers.written");
+        std::fs::rename(&temporary, self.file.as_ref()).map_err(context)?;
+        crash_point::reach("index_servers.renamed");
+        Ok(())
     }
 }
 

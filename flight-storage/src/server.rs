@@ -16,7 +16,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use drsdb_core::{
     Error, ErrorCode, Result, Ulid,
     config::StorageConfig,
-    ids,
+    crash_point, ids,
     net::{self, ChannelPool},
     security::{
         Identity, TlsIdentity,
@@ -79,8 +79,17 @@ impl Registration {
         let temporary = file.with_extension("new");
         let text = serde_json::to_vec_pretty(self).map_err(|error| Error::internal(error.to_string()))?;
         fs::write(&temporary, text).map_err(context)?;
+        crash_point::reach("identity.written");
         fs::File::open(&temporary).and_then(|written| written.sync_all()).map_err(context)?;
-        fs::rename(&temporary, file).map_err(context)
+        crash_point::reach("identity.synced");
+        fs::rename(&temporary, file).map_err(context)?;
+        crash_point::reach("identity.renamed");
+        // A server whose name for itself got lost would be another one, and its shards nobody's.
+        if let Some(dir) = file.parent() {
+            fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(context)?;
+        }
+        crash_point::reach("identity.named");
+        Ok(())
     }
 }
 

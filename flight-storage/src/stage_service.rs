@@ -138,6 +138,12 @@ impl StageService {
         let Some(Part::Header(header)) = parts.next().await.transpose()?.and_then(|p| p.part) else {
             return Err(broken("the first message of a load has no header"));
         };
+        // A server that lost its disk comes back as another one, under its URL: it has none of the rows that this is checked
+        // against, and what it stages counts for nothing.
+        if header.server_id != self.follower.server_id.to_string() {
+            let message = format!("this is storage server {} and not {}", self.follower.server_id, header.server_id);
+            return Err(Error::new(ErrorCode::Unavailable, message));
+        }
         let call = StageCall::new(header)?;
         self.follower.coordinators.note(call.options.transaction, &call.header.coordinator);
         // What the transaction has seen elsewhere, or the first replica before it let this through, is here as well.

@@ -3,7 +3,10 @@
 //! Format: <https://github.com/ulid/spec>. What lives here is the generator's one promise beyond the format: ids from
 //! one generator always grow, also within a millisecond and when the clock steps back.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use parking_lot::Mutex;
 pub use ulid::Ulid;
@@ -51,10 +54,18 @@ pub fn random_bits() -> u128 {
     rand::random()
 }
 
+static CLOCK_OFFSET_MS: AtomicI64 = AtomicI64::new(0);
+
+/// Sets this process's clock ahead, or back, of the machine's. For tests alone: what they step is [`unix_ms`].
+pub fn set_clock_offset_ms(offset: i64) {
+    CLOCK_OFFSET_MS.store(offset, Ordering::Relaxed);
+}
+
 /// Milliseconds since 1970; 0 when the clock stands before it.
 #[allow(clippy::disallowed_methods)]
 pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
+    let machine = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
+    machine.saturating_add_signed(CLOCK_OFFSET_MS.load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -62,6 +73,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn ids_of_this_process_grow_while_its_clock_steps() {
+        const HOUR_MS: i64 = 3_600_000;
+        let right = unix_ms();
+        let mut last = new_ulid();
+        for offset in [0, HOUR_MS, -HOUR_MS, -i64::MAX, 0] {
+            set_clock_offset_ms(offset);
+            let expected = right.saturating_add_signed(offset);
+            assert!((expected..expected + 60_000).contains(&unix_ms()), "{offset}");
+            let next = new_ulid();
+            assert!(next > last, "{offset}");
+            last = next;
+        }
+    }
 
     proptest! {
         #[test]

@@ -22,6 +22,7 @@ pub(super) const INDEX_SETTINGS: &[&str] = &[
     "public_url",
     "replace_after_s",
     "shard_copies",
+    "snapshot_entries",
     "target_partitions",
     "ticket_lifetime_s",
     "tls",

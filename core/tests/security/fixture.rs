@@ -313,4 +313,8 @@ impl v1::raft_server::Raft for Services {
     async fn node_status(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn hash_state(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use drsdb_client::{Client, ErrorCode};
+use drsdb_core::{WireError, ids::new_ulid, v1};
 
 use crate::support::{TestCluster, eventually};
 
@@ -272,5 +273,23 @@ async fn a_rebuild_that_is_killed_begins_again() {
         let counted = rows.batches[0].column(column).as_primitive::<Int64Type>().value(0);
         assert_eq!(counted, 20_000 + written);
     }
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_for_a_server_that_lost_its_disk_are_refused_by_the_one_that_has_its_url() {
+    let cluster = TestCluster::start(1).await;
+    let stage = |server_id: String| {
+        let header =
+            v1::StageHeader { transaction_id: new_ulid().to_string(), server_id, ..v1::StageHeader::default() };
+        let message = v1::StageRequest { part: Some(v1::stage_request::Part::Header(header)) };
+        let mut server = cluster.storage(0);
+        async move { WireError::from(server.stage(futures::stream::iter([message])).await.unwrap_err()) }
+    };
+    let refused = stage(new_ulid().to_string()).await;
+    assert_eq!(refused.code, ErrorCode::Unavailable, "{refused}");
+    // The right one looks further, and finds that the rest of the header is missing.
+    let broken = stage(cluster.status(0).await.server_id).await;
+    assert_ne!(broken.code, ErrorCode::Unavailable, "{broken}");
     cluster.cluster.shutdown().await.unwrap();
 }

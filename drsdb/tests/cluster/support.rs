@@ -101,8 +101,8 @@ impl TestCluster {
         }
     }
 
-    /// The service that storage server `number` has for other servers.
-    fn storage(&self, number: usize) -> StorageClient<Channel> {
+    /// The service that storage server `number` (from 0) has for other servers.
+    pub fn storage(&self, number: usize) -> StorageClient<Channel> {
         let file = self.cluster.client_file().with_file_name("index-1").join("index.toml");
         let config = IndexConfig::load(Some(&file), ()).unwrap();
         let channels = ChannelPool::new(client_config(&TlsIdentity::load(&config.tls).unwrap()).unwrap());

@@ -7,15 +7,19 @@ mod disk;
 mod process;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
 use drsdb_client::{Client, ClientOptions, TlsRoots};
-use drsdb_core::security::{Role, dev_ca::DevCa};
+use drsdb_core::{
+    injected::Faults,
+    security::{Role, dev_ca::DevCa},
+};
 use rand::Rng;
 use tempfile::TempDir;
 use url::Url;
@@ -66,8 +70,19 @@ struct Server {
     command: Vec<String>,
     config: PathBuf,
     process: Option<Process>,
-    /// It was told to die at some point.
-    armed: bool,
+    stopped: bool,
+    /// What is injected into it. It may have died of it if there is a crash among it.
+    faults: Faults,
+}
+
+impl Server {
+    fn faults_file(&self) -> PathBuf {
+        self.config.with_extension("faults")
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
 }
 
 /// Dropped, it ends with all its processes.
@@ -76,6 +91,8 @@ pub struct Cluster {
     pub topology: Topology,
     servers: BTreeMap<Node, Server>,
     disk: Option<SmallDisk>,
+    /// Servers that lost their disks.
+    replaced: BTreeSet<Node>,
     ca: PathBuf,
     folder: TempDir,
 }
@@ -116,10 +133,13 @@ impl Cluster {
                 [env!("CARGO_BIN_EXE_drsdb"), role.as_str(), "--exit-with-stdin", "--config"].map(str::to_owned),
             );
             command.push(config.to_str().unwrap().to_owned());
-            servers.insert(node, Server { proxy, command, config, process: None, armed: false });
+            servers.insert(
+                node,
+                Server { proxy, command, config, process: None, stopped: false, faults: Faults::default() },
+            );
         }
         let ca = ca.certificate_file().to_owned();
-        let mut cluster = Self { network, topology, servers, disk, ca, folder };
+        let mut cluster = Self { network, topology, servers, disk, replaced: BTreeSet::new(), ca, folder };
         // Index servers need one another to become ready, and storage servers need them.
         for node in topology.servers() {
             cluster.start_server(node).await;
@@ -158,45 +178,75 @@ impl Cluster {
 
     /// Starts a server that does not run, without waiting for it.
     pub async fn start_server(&mut self, node: Node) {
-        self.spawn(node, None).await;
-    }
-
-    async fn spawn(&mut self, node: Node, crash_at: Option<&str>) {
         let server = self.servers.get_mut(&node).unwrap();
         if server.process.is_none() {
-            let process = Process::spawn(&server.command, &server.config.with_extension("log"), crash_at).await;
+            let (log, faults) = (server.config.with_extension("log"), server.faults_file());
+            let process = Process::spawn(&server.command, &log, &faults).await;
             self.network.set_process(node, process.pid());
             server.process = Some(process);
-            server.armed = crash_at.is_some();
         }
     }
 
-    /// Kills a server and starts it again, to die at `crash_at` (see [`drsdb_core::crash_point`]).
-    pub async fn arm(&mut self, node: Node, crash_at: &str) {
-        self.kill(node).await;
-        self.spawn(node, Some(crash_at)).await;
+    /// Has a server die when it comes to `point` for the so-manieth time from now on, or after its next start if it does
+    /// not run (see [`drsdb_core::crash_point`]).
+    pub async fn arm(&mut self, node: Node, point: &str, times: u64) {
+        self.inject(node, |faults| faults.plan.crash = Some((point.to_owned(), times))).await;
     }
 
     /// Whether an armed server has died.
     pub fn has_crashed(&mut self, node: Node) -> bool {
         let server = self.servers.get_mut(&node).unwrap();
-        server.armed && server.process.as_mut().is_some_and(|process| process.ended().is_some())
+        server.faults.plan.crash.is_some() && server.ended().is_some()
     }
 
-    /// Starts an armed server again as it should be; says whether it had died where it was told to.
+    /// Lets a server live on, and starts it again if it died; says whether it had died where it was told to.
     pub async fn disarm(&mut self, node: Node) -> bool {
-        let crashed = self.has_crashed(node);
-        if self.servers[&node].armed {
+        let was_armed = self.servers[&node].faults.plan.crash.is_some();
+        self.inject(node, |faults| faults.plan.crash = None).await;
+        // It may have come to the point until it heard that it is to live.
+        let crashed = was_armed && self.servers.get_mut(&node).unwrap().ended().is_some();
+        if crashed {
             self.kill(node).await;
             self.start_server(node).await;
         }
         crashed
     }
 
+    /// Sets a server's wall clock ahead; with a negative offset, back.
+    pub async fn set_clock(&mut self, node: Node, offset_ms: i64) {
+        self.inject(node, |faults| faults.clock_offset_ms = offset_ms).await;
+    }
+
+    /// Has every fsync of a server take so much longer.
+    pub async fn set_slow_disk(&mut self, node: Node, slow_sync: Duration) {
+        self.inject(node, |faults| faults.plan.slow_sync = slow_sync).await;
+    }
+
+    /// Changes what is injected into a server, and waits until it knows.
+    async fn inject(&mut self, node: Node, change: impl FnOnce(&mut Faults)) {
+        let server = self.servers.get_mut(&node).unwrap();
+        let before = server.faults.clone();
+        change(&mut server.faults);
+        if server.faults == before {
+            return;
+        }
+        let (file, text) = (server.faults_file(), server.faults.to_text());
+        let (written, seen) = (file.with_extension("new"), file.with_extension("seen"));
+        fs::write(&written, &text).unwrap();
+        fs::rename(&written, &file).unwrap();
+        let knows = || fs::read_to_string(&seen).is_ok_and(|seen| seen == text);
+        let deadline = Instant::now() + PATIENCE;
+        // One that does not run reads it when it starts; one that stands still, when it goes on.
+        while !server.stopped && server.process.is_some() && server.ended().is_none() && !knows() {
+            assert!(Instant::now() < deadline, "{node} does not look which faults are injected into it");
+            pause().await;
+        }
+    }
+
     /// Ends a server with SIGKILL.
     pub async fn kill(&mut self, node: Node) {
         let server = self.servers.get_mut(&node).unwrap();
-        server.armed = false;
+        server.stopped = false;
         if let Some(process) = server.process.take() {
             process.kill().await;
         }
@@ -204,8 +254,10 @@ impl Cluster {
 
     /// Stops a server with SIGSTOP, or lets it go on.
     pub fn set_stopped(&mut self, node: Node, stopped: bool) {
-        if let Some(process) = &self.servers[&node].process {
+        let server = self.servers.get_mut(&node).unwrap();
+        if let Some(process) = &server.process {
             process.signal(if stopped { "STOP" } else { "CONT" });
+            server.stopped = stopped;
         }
     }
 
@@ -215,12 +267,27 @@ impl Cluster {
         if full { disk.fill() } else { disk.free() }
     }
 
-    /// Puts a new and empty server in the place of a dead one.
-    pub async fn replace(&mut self, node: Node) {
+    /// Takes a dead server's disk away: when it is started, a new and empty one takes its place.
+    pub async fn lose_disk(&mut self, node: Node) {
         self.kill(node).await;
-        let data = folder_of(self.folder.path(), node).join("data");
-        fs::remove_dir_all(&data).unwrap();
-        self.start_server(node).await;
+        fs::remove_dir_all(self.data_dir(node)).unwrap();
+        self.replaced.insert(node);
+    }
+
+    /// Servers that lost their disks since this was last asked.
+    pub fn take_replaced(&mut self) -> BTreeSet<Node> {
+        std::mem::take(&mut self.replaced)
+    }
+
+    /// The id that a storage server has given itself, once it has one.
+    pub fn storage_id(&self, node: Node) -> Option<String> {
+        let identity = fs::read(self.data_dir(node).join("server.json")).ok()?;
+        let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
+        Some(identity["server_id"].as_str().unwrap().to_owned())
+    }
+
+    fn data_dir(&self, node: Node) -> PathBuf {
+        folder_of(self.folder.path(), node).join("data")
     }
 
     /// Undoes everything that can be wrong with processes, network and disk. Does not wait for what follows from it.
@@ -232,6 +299,7 @@ impl Cluster {
         for node in self.topology.servers() {
             self.set_stopped(node, false);
             self.disarm(node).await;
+            self.inject(node, |faults| *faults = Faults::default()).await;
             self.start_server(node).await;
         }
     }
@@ -239,7 +307,7 @@ impl Cluster {
     /// That no server has ended by itself, and none has panicked.
     pub fn check_alive(&mut self) -> Result<(), String> {
         for (node, server) in &mut self.servers {
-            if let Some(status) = server.process.as_mut().and_then(Process::ended).filter(|_| !server.armed) {
+            if let Some(status) = server.ended().filter(|_| server.faults.plan.crash.is_none()) {
                 return Err(format!("{node} ended by itself with {status}"));
             }
             let log = fs::read_to_string(server.config.with_extension("log")).unwrap_or_default();
@@ -291,6 +359,8 @@ fn write_config(root: &Path, ca: &DevCa, node: Node, listen: SocketAddr, url: &s
         Node::Index(number) => {
             // Few shards: each costs a commit some work on every replica, and two cores have all of the servers.
             settings.insert("default_shards".into(), 3.into());
+            // So that servers that were away get a snapshot, and servers die while they write one.
+            settings.insert("snapshot_entries".into(), 100.into());
             if index_urls.len() > 1 {
                 settings.insert("node_id".into(), (number as i64).into());
                 let voters = index_urls.iter().zip(1..).map(|(url, id)| (id.to_string(), url.clone().into()));

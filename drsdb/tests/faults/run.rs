@@ -12,7 +12,6 @@ use std::{
 };
 
 use drsdb_client::Client;
-use drsdb_core::crash_point::{INDEX_POINTS, STORAGE_POINTS};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::{task::JoinSet, time::timeout};
 
@@ -20,7 +19,7 @@ use crate::{
     cluster::{Cluster, Topology, pause},
     nemesis::{Fault, Fired, Nemesis, Step, schedule},
     network::Node,
-    replicas,
+    replacement, replicas,
     workload::{Bank, BulkLoad, Engine, ForeignKeys, ListAppend, RECOVERY_TIME, UniqueKeys, Workload, column},
 };
 
@@ -89,7 +88,9 @@ pub async fn run_seed(cluster: &mut Cluster, seed: u64, settings: Settings) -> S
     let started = Instant::now();
     match attempt(cluster, seed, settings, &steps).await {
         Ok(mut summary) => {
-            summary.text = format!("{story}\n  {}\n  {:.1} s", summary.text, started.elapsed().as_secs_f64());
+            let seconds = started.elapsed().as_secs_f64();
+            summary.text =
+                format!("{story}\n  {}\n  {} crashes at points, {seconds:.1} s", summary.text, summary.crashes);
             eprintln!("{}", summary.text);
             summary
         }
@@ -103,79 +104,82 @@ pub async fn run_seed(cluster: &mut Cluster, seed: u64, settings: Settings) -> S
     }
 }
 
-/// Lets a server of each kind die at each of its points, and gives the points at which none did.
-pub async fn crash_everywhere(settings: Settings) -> Vec<&'static str> {
-    let mut cluster = Cluster::start(settings.topology).await;
-    let (index, storage) = (Node::Index(settings.topology.index), Node::Storage(1));
-    let points =
-        INDEX_POINTS.iter().map(|point| (index, *point)).chain(STORAGE_POINTS.iter().map(|point| (storage, *point)));
-    let mut never = Vec::new();
-    for ((node, point), seed) in points.zip(1_000_000..) {
-        let fault = Fault::Crash { node, point, times: 2 };
-        let steps = [Step { at: Duration::from_millis(100), until: settings.length, fault }];
-        let outcome = attempt(&mut cluster, seed, settings, &steps).await;
-        match outcome {
-            Ok(summary) if summary.crashes == 0 => never.push(point),
-            Ok(_) => {}
-            Err(error) => {
-                let (logs, folder) = (cluster.logs(), cluster.keep_folder());
-                panic!("after {node} crashed at {point}: {error}\n{logs}\nfiles are kept in {}", folder.display());
-            }
-        }
+async fn attempt(cluster: &mut Cluster, seed: u64, settings: Settings, steps: &[Step]) -> Result<Summary, String> {
+    let run = Run::start(cluster, seed, workloads(seed, settings.workloads)).await?;
+    if steps.iter().any(|step| matches!(step.fault, Fault::Clock { .. })) {
+        run.workloads.iter().for_each(|workload| workload.notes().clocks_differ());
     }
-    never
+    let Fired { faults, crashes } = Nemesis::new(cluster, leader(&run.clients[0]).await).run(steps).await;
+    let text = run.finish(cluster).await?;
+    Ok(Summary { faults, crashes, text })
 }
 
-async fn attempt(cluster: &mut Cluster, seed: u64, settings: Settings, steps: &[Step]) -> Result<Summary, String> {
-    let clients = cluster.clients().await;
-    let workloads = workloads(seed, settings.workloads);
-    for workload in &workloads {
-        for sql in workload.setup() {
+/// Workers that are at it.
+pub struct Run {
+    pub clients: Vec<Client>,
+    workloads: Vec<Arc<dyn Workload>>,
+    workers: JoinSet<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Run {
+    /// Makes the tables of some workloads, and sets their workers to work.
+    pub async fn start(cluster: &Cluster, seed: u64, workloads: Vec<Arc<dyn Workload>>) -> Result<Self, String> {
+        let clients = cluster.clients().await;
+        for sql in workloads.iter().flat_map(|workload| workload.setup()) {
             clients[0].execute(&sql).await.map_err(|error| format!("{sql}: {}: {error}", error.code()))?;
         }
+        let stop = Arc::new(AtomicBool::new(false));
+        let workers = start_workers(&workloads, &clients, seed, &stop);
+        Ok(Self { clients, workloads, workers, stop })
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut workers = start_workers(&workloads, &clients, seed, &stop);
-    let Fired { faults, crashes } = Nemesis::new(cluster, leader(&clients[0]).await).run(steps).await;
-    cluster.heal().await;
-    let progressed = progress(cluster, &workloads).await;
-    stop.store(true, Ordering::Relaxed);
-    let stopped = timeout(RECOVERY_TIME, async { while workers.join_next().await.is_some() {} }).await;
-    let mut problems = Vec::new();
-    for workload in &workloads {
-        let violations = workload.notes().violations();
-        problems.extend(violations.into_iter().map(|what| format!("{}: {what}", workload.name())));
-    }
-    problems.extend(cluster.check_alive().err());
-    problems.extend(progressed.err());
-    if stopped.is_err() {
-        problems.push(format!("workers still run {RECOVERY_TIME:?} after all faults are over"));
-    }
-    // Whoever cannot answer cannot be asked either.
-    if problems.is_empty() {
-        for workload in &workloads {
-            let verified = workload.verify(&clients[clients.len() - 1]).await;
-            problems.extend(verified.err().map(|what| format!("{}: {what}", workload.name())));
-            for (table, _) in workload.tables() {
-                problems.extend(replicas::compare(cluster, &clients[0], &table).await.err());
-            }
+
+    /// Heals everything, waits until all is well again, and checks what the workers were told; what they did is the answer.
+    pub async fn finish(self, cluster: &mut Cluster) -> Result<String, String> {
+        let Self { clients, workloads, mut workers, stop } = self;
+        let (clients, workloads) = (&clients, &workloads);
+        cluster.heal().await;
+        let progressed = progress(cluster, workloads).await;
+        let forgotten = replacement::forget_lost(cluster, &clients[0]).await;
+        stop.store(true, Ordering::Relaxed);
+        let stopped = timeout(RECOVERY_TIME, async { while workers.join_next().await.is_some() {} }).await;
+        let mut problems = Vec::new();
+        for workload in workloads {
+            let violations = workload.notes().violations();
+            problems.extend(violations.into_iter().map(|what| format!("{}: {what}", workload.name())));
         }
         problems.extend(cluster.check_alive().err());
+        problems.extend(progressed.err());
+        problems.extend(forgotten.err());
+        if stopped.is_err() {
+            problems.push(format!("workers still run {RECOVERY_TIME:?} after all faults are over"));
+        }
+        // Whoever cannot answer cannot be asked either.
+        if problems.is_empty() {
+            for workload in workloads {
+                let verified = workload.verify(&clients[clients.len() - 1]).await;
+                problems.extend(verified.err().map(|what| format!("{}: {what}", workload.name())));
+                for (table, _) in workload.tables() {
+                    problems.extend(replicas::compare(cluster, &clients[0], &table).await.err());
+                }
+            }
+            problems.extend(cluster.check_alive().err());
+        }
+        let summary: Vec<String> =
+            workloads.iter().map(|workload| format!("{}: {}", workload.name(), workload.notes().summary())).collect();
+        if !problems.is_empty() {
+            return Err(format!("{}\n  {}", problems.join("\n  "), summary.join("\n  ")));
+        }
+        for (table, _) in workloads.iter().flat_map(|workload| workload.tables().into_iter().rev()) {
+            let sql = format!("DROP TABLE {table}");
+            clients[0].execute(&sql).await.map_err(|error| format!("{sql}: {}: {error}", error.code()))?;
+        }
+        Ok(summary.join("\n  "))
     }
-    let summary: Vec<String> =
-        workloads.iter().map(|workload| format!("{}: {}", workload.name(), workload.notes().summary())).collect();
-    if !problems.is_empty() {
-        return Err(format!("{}\n  {}", problems.join("\n  "), summary.join("\n  ")));
-    }
-    for (table, _) in workloads.iter().flat_map(|workload| workload.tables().into_iter().rev()) {
-        let sql = format!("DROP TABLE {table}");
-        clients[0].execute(&sql).await.map_err(|error| format!("{sql}: {}: {error}", error.code()))?;
-    }
-    Ok(Summary { faults, crashes, text: summary.join("\n  ") })
 }
 
 /// Those of the seed. Every kind comes in turn.
-fn workloads(seed: u64, count: usize) -> Vec<Arc<dyn Workload>> {
+pub fn workloads(seed: u64, count: usize) -> Vec<Arc<dyn Workload>> {
     let engine = |bit: u64| if seed >> bit & 1 == 0 { Engine::Row } else { Engine::Column };
     let mut all: Vec<Arc<dyn Workload>> = vec![
         Arc::new(UniqueKeys::new(seed, engine(0))),
@@ -231,7 +235,7 @@ async fn progress(cluster: &mut Cluster, workloads: &[Arc<dyn Workload>]) -> Res
 }
 
 /// The index server that leads now. While they elect one, one of them is as good as another.
-async fn leader(client: &Client) -> Node {
+pub async fn leader(client: &Client) -> Node {
     let asked = client.collect("SELECT id FROM drsdb.raft WHERE role = 'leader'").await;
     let leader = asked.ok().and_then(|answer| column(&answer, 0).first().copied());
     Node::Index(leader.and_then(|id| usize::try_from(id).ok()).unwrap_or(1))

@@ -25,6 +25,7 @@ impl Setup {
             node_id: 1,
             voters: BTreeMap::from([(1, "https://127.0.0.1:1".to_owned())]),
             dial: Arc::new(|url| panic!("nobody calls {url}")),
+            snapshot_entries: 5_000,
         };
         let catalog = Catalog::open(options).await.unwrap();
         let writes = Writes::new(Arc::clone(&catalog), Arc::new(Servers::default()), "https://127.0.0.1:1");

@@ -78,6 +78,7 @@ impl Front {
             node_id: 1,
             voters: BTreeMap::from([(1, url.to_string())]),
             dial: Arc::new(|_| Err(Error::internal("there is no other voter"))),
+            snapshot_entries: 5_000,
         });
         let catalog = catalog.await.unwrap();
         let (key, pkcs8) = SigningKey::generate().unwrap();

@@ -41,6 +41,7 @@ impl Bench {
             node_id: 1,
             voters: BTreeMap::from([(1, "https://localhost:1".to_owned())]),
             dial: Arc::new(|_| Err(Error::internal("there is no other voter"))),
+            snapshot_entries: 5_000,
         });
         let catalog = catalog.await.unwrap();
         let bootstrap = Command::Bootstrap {

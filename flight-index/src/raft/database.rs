@@ -20,6 +20,7 @@
 //! Not here: what the bytes mean.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     ops::Range,
@@ -447,8 +448,6 @@ impl Writer {
     }
 
     fn write(&mut self, changes: &[Change]) -> rusqlite::Result<()> {
-        let appends = changes.iter().any(|change| matches!(change, Change::Append(_)));
-        let ends_snapshot = changes.iter().any(|change| matches!(change, Change::SnapshotHead { .. }));
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let note = |key: &str, value: &[u8]| -> rusqlite::Result<()> {
             let mut statement = transaction.prepare_cached(
@@ -502,21 +501,26 @@ impl Writer {
         if let Some(committed) = &self.committed {
             note("committed", committed)?;
         }
-        if appends {
-            crash_point::reach("raft.append.before");
-        }
-        if ends_snapshot {
-            crash_point::reach("raft.snapshot.before");
-        }
+        // However many changes of a kind share the fsync.
+        let points: BTreeSet<_> = changes.iter().filter_map(crash_points).collect();
+        points.iter().for_each(|(before, _)| crash_point::reach(before));
         transaction.commit()?;
         self.mark.advance();
-        if appends {
-            crash_point::reach("raft.append.synced");
-        }
-        if ends_snapshot {
-            crash_point::reach("raft.snapshot.synced");
-        }
+        points.iter().for_each(|(_, synced)| crash_point::reach(synced));
         self.committed = None;
         Ok(())
+    }
+}
+
+/// Where tests make the process die around the fsync of a change.
+fn crash_points(change: &Change) -> Option<(&'static str, &'static str)> {
+    match change {
+        Change::Append(_) => Some(("raft.append.before", "raft.append.synced")),
+        Change::Truncate(_) => Some(("raft.truncate.before", "raft.truncate.synced")),
+        Change::Purge(..) => Some(("raft.purge.before", "raft.purge.synced")),
+        Change::Vote(_) => Some(("raft.vote.before", "raft.vote.synced")),
+        Change::SnapshotHead { .. } => Some(("raft.snapshot.before", "raft.snapshot.synced")),
+        // Nothing depends on these until a later change does.
+        Change::Node(_) | Change::Committed(_) | Change::SnapshotPart { .. } | Change::ForgetParts { .. } => None,
     }
 }

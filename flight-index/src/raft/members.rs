@@ -8,12 +8,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
     time::Duration,
 };
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, security::digest::sha256};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
 use futures::future::join_all;
 use openraft::{
     BasicNode, ChangeMembers, ServerState,
@@ -23,14 +22,14 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    agreement::StateHash,
     batch::stopped,
-    codec,
     peers::{Call, CallFailed, Leader},
     propose::no_leader,
     shell::Catalog,
     types::{IndexServer, NodeId, index_servers},
 };
-use crate::catalog::{CatalogState, Refusal};
+use crate::catalog::Refusal;
 
 /// How long a new server may take to learn what the others know.
 const LEARN_TIME: Duration = Duration::from_secs(60);
@@ -62,28 +61,6 @@ pub(super) enum Changed {
     Refused(Refusal),
 }
 
-/// A state's hash. Two index servers that have the same version and not the same hash do not agree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StateHash {
-    /// The version of the state.
-    pub version: u64,
-    /// SHA-256 of its encoding.
-    pub sha256: [u8; 32],
-}
-
-impl StateHash {
-    fn of(state: &CatalogState) -> Self {
-        // Canonical: every map of a state is sorted by its keys, and nothing in it is a map of another kind.
-        Self { version: state.version(), sha256: sha256(&codec::encode(state)) }
-    }
-}
-
-impl fmt::Display for StateHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.sha256.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
 /// What an index server says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -103,6 +80,9 @@ pub struct NodeStatus {
     pub applied: u64,
     /// Its state's hash.
     pub hash: StateHash,
+    /// Since which version it knows that its state and another server's differ.
+    #[serde(default)]
+    pub disagrees_since: Option<u64>,
 }
 
 /// An index server, and what it says about itself; `None` when it does not answer.
@@ -123,13 +103,6 @@ impl Catalog {
     /// The index servers as they have been agreed on, as that changes.
     pub fn watch_index_servers(&self) -> watch::Receiver<Arc<Vec<IndexServer>>> {
         self.published.members()
-    }
-
-    /// The hash of the state now. It encodes the whole state: not for every request.
-    pub async fn state_hash(&self) -> Result<StateHash> {
-        let state = self.state();
-        let hashed = tokio::task::spawn_blocking(move || StateHash::of(&state));
-        hashed.await.map_err(|error| Error::internal(error.to_string()))
     }
 
     /// What every index server says about itself.
@@ -175,6 +148,7 @@ impl Catalog {
             purged,
             applied,
             hash,
+            disagrees_since: self.disagrees_since(),
         }
     }
 

@@ -38,6 +38,7 @@
 //! Errors: what [`crate::catalog::apply`] refuses is a response. A disk that fails stops the node: every later proposal
 //! fails, and [`Catalog::halted`] tells the server, whose restart then finds all that was acknowledged.
 
+mod agreement;
 mod batch;
 mod codec;
 mod database;
@@ -54,7 +55,8 @@ mod shell;
 mod state_machine;
 mod types;
 
-pub use members::{IndexServerStatus, NodeStatus, StateHash};
+pub use agreement::StateHash;
+pub use members::{IndexServerStatus, NodeStatus};
 pub use network::Dial;
 pub use read_index::ReadConsistency;
 pub use shell::{Catalog, CatalogOptions};

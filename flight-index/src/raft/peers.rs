@@ -70,6 +70,7 @@ pub(super) enum Call {
     ReadIndex,
     ChangeMembers,
     NodeStatus,
+    HashState,
 }
 
 impl Peers {
@@ -124,6 +125,7 @@ impl Peers {
                 Call::ReadIndex => client.read_index(message).await,
                 Call::ChangeMembers => client.change_members(message).await,
                 Call::NodeStatus => client.node_status(message).await,
+                Call::HashState => client.hash_state(message).await,
             }
         };
         let answer = match tokio::time::timeout(patience, asked).await {

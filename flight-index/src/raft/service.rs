@@ -77,4 +77,8 @@ impl RaftRpc for RaftService {
     async fn node_status(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         handle(request, |()| self.catalog.node_status()).await
     }
+
+    async fn hash_state(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |versions| self.catalog.hash_for_another(versions)).await
+    }
 }

@@ -24,8 +24,6 @@ use super::{
 };
 use crate::catalog::CatalogState;
 
-/// Entries after which a snapshot is made.
-const SNAPSHOT_AFTER_ENTRIES: u64 = 5_000;
 /// An election is over by then, nearly always.
 const ELECTION_TIME: Duration = Duration::from_secs(4);
 /// How long a node that is the only voter may take to start.
@@ -43,6 +41,8 @@ pub struct CatalogOptions {
     pub voters: BTreeMap<NodeId, String>,
     /// How to reach the others.
     pub dial: Dial,
+    /// Entries after which a snapshot is made.
+    pub snapshot_entries: u64,
 }
 
 impl fmt::Debug for CatalogOptions {
@@ -61,6 +61,8 @@ pub struct Catalog {
     pub(super) confirmed: Confirmed,
     /// One change of the members at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
+    /// The first version at which another server's state was found to differ.
+    pub(super) disagrees_since: Mutex<Option<u64>>,
 }
 
 impl fmt::Debug for Catalog {
@@ -76,7 +78,7 @@ impl Catalog {
     /// Errors: `invalid_argument` when another process uses the directory or the node has another id there, `corrupt`
     /// and `unsupported` for files that cannot be read.
     pub async fn open(options: CatalogOptions) -> Result<Arc<Self>> {
-        let CatalogOptions { dir, node_id, voters, dial } = options;
+        let CatalogOptions { dir, node_id, voters, dial, snapshot_entries } = options;
         if !voters.is_empty() && !voters.contains_key(&node_id) {
             return Err(Error::new(ErrorCode::InvalidArgument, format!("node {node_id} is not among the voters")));
         }
@@ -91,7 +93,7 @@ impl Catalog {
         check_node(&database, known, node_id).await?;
 
         let published = state_machine.published();
-        let config = config()?;
+        let config = config(snapshot_entries)?;
         let raft = Raft::new(node_id, config, Network { dial: dial.clone() }, log, state_machine)
             .await
             .map_err(|error| fatal_error(&database, &error))?;
@@ -109,6 +111,7 @@ impl Catalog {
             published,
             batcher: Mutex::new(Some(Arc::new(batcher))),
             changing: tokio::sync::Mutex::new(()),
+            disagrees_since: Mutex::new(None),
         });
         catalog.catch_up_alone(node_id).await?;
         Ok(catalog)
@@ -216,7 +219,7 @@ impl Catalog {
     }
 }
 
-fn config() -> Result<Arc<Config>> {
+fn config(snapshot_entries: u64) -> Result<Arc<Config>> {
     let config = Config {
         cluster_name: "drsdb".to_owned(),
         // For one network without routers between. openraft gives an append as long as a heartbeat's interval: an fsync of
@@ -228,9 +231,9 @@ fn config() -> Result<Arc<Config>> {
         // For one chunk; the last one includes taking the whole state in.
         install_snapshot_timeout: 10_000,
         snapshot_max_chunk_size: 1 << 20,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER_ENTRIES),
-        replication_lag_threshold: 2 * SNAPSHOT_AFTER_ENTRIES,
-        max_in_snapshot_log_to_keep: 500,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_entries),
+        replication_lag_threshold: snapshot_entries.saturating_mul(2),
+        max_in_snapshot_log_to_keep: snapshot_entries / 10,
         ..Config::default()
     };
     config.validate().map(Arc::new).map_err(|error| Error::internal(error.to_string()))

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::{
+    agreement::KeptStates,
     codec,
     database::Database,
     types::{
@@ -43,6 +44,7 @@ pub(super) struct Published {
     /// The index of the last entry in the state, also of those that change no catalog.
     applied: watch::Sender<u64>,
     members: watch::Sender<Arc<Vec<IndexServer>>>,
+    kept: KeptStates,
 }
 
 impl Published {
@@ -62,8 +64,13 @@ impl Published {
         self.members.subscribe()
     }
 
+    pub(super) fn kept(&self) -> &KeptStates {
+        &self.kept
+    }
+
     fn new(applied: &Applied) -> Self {
         Self {
+            kept: KeptStates::default(),
             state: RwLock::new(Arc::new(applied.state.clone())),
             version: watch::Sender::new(applied.state.version()),
             applied: watch::Sender::new(applied.index()),
@@ -147,7 +154,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I::IntoIter: OptionalSend,
     {
         crash_point::reach("raft.apply.before");
-        let responses = entries.into_iter().map(|entry| self.current.apply(entry)).collect();
+        let apply = |entry| {
+            let responses = self.current.apply(entry);
+            self.published.kept.offer(self.current.index(), &self.current.state);
+            responses
+        };
+        let responses = entries.into_iter().map(apply).collect();
         // Before any proposer learns its response: it may read the state next.
         self.published.publish(&self.current);
         crash_point::reach("raft.apply.published");
@@ -174,6 +186,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let installed = installed.map_err(|error| snapshot_error(meta, &error, false))?;
         let written = self.database.write_snapshot(installed.index(), codec::encode(meta), &state).await;
         written.map_err(|error| snapshot_error(meta, &error, true))?;
+        self.published.kept.clear();
         self.current = installed;
         self.published.publish(&self.current);
         Ok(())

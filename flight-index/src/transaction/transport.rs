@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use drsdb_core::{
     Error, Result, Ulid,
     net::{ChannelPool, name_server},
-    v1::{self, storage_client::StorageClient},
+    v1::{self, stage_request::Part, storage_client::StorageClient},
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::Channel;
 use url::Url;
 
@@ -62,7 +62,15 @@ impl StageTransport for GrpcTransport {
         messages: mpsc::Receiver<v1::StageRequest>,
     ) -> Result<v1::StageResponse> {
         let url = url_of(server)?;
-        let response = self.client(&url)?.stage(ReceiverStream::new(messages)).await;
+        // To this server: another one may be there now.
+        let id = server.id.to_string();
+        let addressed = ReceiverStream::new(messages).map(move |mut message| {
+            if let Some(Part::Header(header)) = &mut message.part {
+                header.server_id.clone_from(&id);
+            }
+            message
+        });
+        let response = self.client(&url)?.stage(addressed).await;
         response.map(tonic::Response::into_inner).map_err(|status| name_server(status, &url))
     }
 

@@ -47,6 +47,7 @@ impl Node {
             node_id: id,
             voters,
             dial: Arc::new(move |url| pool.channel(url)),
+            snapshot_entries: 5_000,
         };
         let address = listener.local_addr().unwrap();
         let catalog = Catalog::open(options).await.unwrap();
@@ -347,4 +348,47 @@ async fn a_server_that_moved_tells_the_others() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_log_rotted_is_found() {
+    let (base, mut nodes) = start(3).await;
+    nodes[0].propose("ada").await;
+    for node in &nodes {
+        assert!(node.reads("ada").await);
+        node.catalog.compare_states().await.unwrap();
+        assert_eq!(node.catalog.disagrees_since(), None);
+    }
+
+    let follower = nodes.iter().position(|node| !node.catalog.leads()).expect("only one leads");
+    let rotten = nodes.remove(follower);
+    let (id, address) = (rotten.id, rotten.address);
+    rotten.stop().await;
+    rot(&base.path().join(id.to_string()).join("catalog.sqlite"), b"ada", b"eve");
+    let rotten = Node::start_waiting(base.path(), id, address).await;
+    assert!(rotten.reads("eve").await);
+    assert!(!rotten.reads("ada").await);
+
+    for node in nodes.iter().chain([&rotten]) {
+        node.catalog.compare_states().await.unwrap();
+        let since = node.catalog.disagrees_since();
+        assert!(since.is_some(), "node {} finds nothing wrong", node.id);
+        assert_eq!(node.catalog.node_status().await.disagrees_since, since);
+    }
+}
+
+/// Exchanges bytes in every entry of a log.
+fn rot(file: &Path, from: &[u8], to: &[u8]) {
+    let connection = rusqlite::Connection::open(file).unwrap();
+    let mut statement = connection.prepare("SELECT idx, entry FROM log").unwrap();
+    let entries = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let entries: Vec<(i64, Vec<u8>)> = entries.collect::<Result<_, _>>().unwrap();
+    let mut rotted = 0;
+    for (index, mut entry) in entries {
+        let Some(at) = entry.windows(from.len()).position(|bytes| bytes == from) else { continue };
+        entry[at..at + to.len()].copy_from_slice(to);
+        connection.execute("UPDATE log SET entry = ?2 WHERE idx = ?1", rusqlite::params![index, entry]).unwrap();
+        rotted += 1;
+    }
+    assert_eq!(rotted, 1, "one entry has it");
 }

@@ -28,7 +28,7 @@ use arrow::{
     record_batch::RecordBatch,
     row::Rows,
 };
-use drsdb_core::{Error, Result, Table, Ulid};
+use drsdb_core::{Error, Result, Table, Ulid, crash_point};
 
 use super::{
     Store,
@@ -313,6 +313,7 @@ impl Loader {
         self.close_segment()?;
         if !self.segments.is_empty() {
             sync_folder(&self.store.segments_dir)?;
+            crash_point::reach("segment.named");
         }
         Ok(Loaded { few: Vec::new(), segments: self.segments, gatherer: self.gatherer })
     }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, crash_point};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -110,11 +110,15 @@ impl Floors {
         let context = |error| Error::io(format!("writing {}", self.file.display()), error);
         let temporary = self.file.with_extension("new");
         fs::write(&temporary, bytes).map_err(context)?;
+        crash_point::reach("floors.written");
         fs::File::open(&temporary).and_then(|written| written.sync_all()).map_err(context)?;
+        crash_point::reach("floors.synced");
         fs::rename(&temporary, self.file.as_ref()).map_err(context)?;
+        crash_point::reach("floors.renamed");
         if let Some(dir) = self.file.parent() {
             fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(context)?;
         }
+        crash_point::reach("floors.named");
         *floors = changed;
         Ok(())
     }

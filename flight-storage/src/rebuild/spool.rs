@@ -21,7 +21,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, v1};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, crash_point, v1};
 use parking_lot::Mutex;
 use prost::Message;
 
@@ -121,8 +121,10 @@ impl Spool {
         let lost = file.metadata().map_err(context)?.len() > log.bytes;
         file.set_len(log.bytes).map_err(context)?;
         file.seek(SeekFrom::Start(log.bytes)).map_err(context)?;
+        crash_point::reach("spool.opened");
         file.sync_all().map_err(context)?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(context)?;
+        crash_point::reach("spool.named");
         let synced = Mutex::new(log.bytes);
         Ok(Self {
             file,
@@ -254,11 +256,13 @@ impl Spool {
         if self.broken.load(Ordering::Relaxed) {
             return Err(Error::internal(format!("{} could not be written before", self.path.display())));
         }
+        crash_point::reach("spool.written");
         if let Err(error) = self.file.sync_data() {
             self.broken.store(true, Ordering::Relaxed);
             return Err(Error::io(format!("writing {}", self.path.display()), error));
         }
         *synced = all;
+        crash_point::reach("spool.synced");
         Ok(())
     }
 }

@@ -24,7 +24,7 @@
 
 use std::{fs::File, path::Path};
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, crash_point};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::error::{Context, from_sqlite};
@@ -114,9 +114,11 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connect
     }
     // The file's name itself must survive a crash, not only its content.
     if let Some(parent) = path.parent() {
+        crash_point::reach("row.file.opened");
         File::open(parent)
             .and_then(|directory| directory.sync_all())
             .map_err(|error| Error::io(format!("syncing {}", parent.display()), error))?;
+        crash_point::reach("row.file.named");
     }
     Ok(connection)
 }

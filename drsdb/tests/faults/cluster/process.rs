@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use drsdb_core::crash_point;
+use drsdb_core::injected;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, ChildStdin, Command},
@@ -25,13 +25,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it, to die at `crash_at` if that is said; its messages go to `log`.
-    pub async fn spawn(command: &[String], log: &Path, crash_at: Option<&str>) -> Self {
+    /// Starts it; faults are injected into it through the file `faults`, and its messages go to `log`.
+    pub async fn spawn(command: &[String], log: &Path, faults: &Path) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut child = Command::new(&command[0])
             .args(&command[1..])
             .env("RUST_BACKTRACE", "1")
-            .envs(crash_at.map(|point| (crash_point::VARIABLE, point)))
+            .env(injected::VARIABLE, faults)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -106,8 +106,16 @@ impl<'a> Nemesis<'a> {
             }
             Fault::Reset(target) => self.cluster.network.reset(self.node(target)),
             Fault::FillDisk => self.cluster.set_disk_full(true),
-            Fault::Crash { node, point, times } => self.cluster.arm(node, &format!("{point}:{times}")).await,
-            Fault::Replace(node) => self.cluster.kill(node).await,
+            Fault::Crash { node, point, times, at_start } => {
+                if at_start {
+                    self.cluster.kill(node).await;
+                }
+                self.cluster.arm(node, point, times).await;
+                self.cluster.start_server(node).await;
+            }
+            Fault::Replace(node) => self.cluster.lose_disk(node).await,
+            Fault::SlowDisk { target, slow_sync } => self.cluster.set_slow_disk(self.node(target), slow_sync).await,
+            Fault::Clock { target, offset_ms } => self.cluster.set_clock(self.node(target), offset_ms).await,
         }
     }
 
@@ -131,7 +139,9 @@ impl<'a> Nemesis<'a> {
             Fault::Reset(_) => {}
             Fault::FillDisk => self.cluster.set_disk_full(false),
             Fault::Crash { node, .. } => self.fired.crashes += usize::from(self.cluster.disarm(node).await),
-            Fault::Replace(node) => self.cluster.replace(node).await,
+            Fault::Replace(node) => self.cluster.start_server(node).await,
+            Fault::SlowDisk { target, .. } => self.cluster.set_slow_disk(self.node(target), Duration::ZERO).await,
+            Fault::Clock { target, .. } => self.cluster.set_clock(self.node(target), 0).await,
         }
     }
 

@@ -38,10 +38,14 @@ pub enum Fault {
     Reset(Target),
     /// No byte of its disk is free.
     FillDisk,
-    /// Started again, to die when it comes to a point in its code for the so-manieth time.
-    Crash { node: Node, point: &'static str, times: u32 },
+    /// It dies when it comes to a point in its code for the so-manieth time; of its next start, or from now on.
+    Crash { node: Node, point: &'static str, times: u64, at_start: bool },
     /// It is gone with its disk, and a new and empty server takes its place.
     Replace(Node),
+    /// Every fsync takes longer.
+    SlowDisk { target: Target, slow_sync: Duration },
+    /// Its wall clock steps, and back at the end.
+    Clock { target: Target, offset_ms: i64 },
 }
 
 /// A fault with its times, from the beginning of the run.
@@ -92,16 +96,18 @@ fn fault(random: &mut StdRng, topology: Topology) -> Fault {
     };
     let target = target(random, topology);
     match random.random_range(0..100) {
-        0..22 => Fault::Kill(target),
-        22..25 => Fault::KillAll,
-        25..38 => Fault::Stop(target),
-        38..46 => Fault::Stutter(target),
-        46..58 => Fault::Isolate(target),
-        58..68 => Fault::CutOneWay { from: left, to: right },
-        68..76 => Fault::Cut { left, right },
-        76..84 => Fault::Delay { target, delay: Duration::from_millis(random.random_range(20..400)) },
-        84..88 => Fault::Reset(target),
-        88..94 => crash(random, topology),
+        0..20 => Fault::Kill(target),
+        20..23 => Fault::KillAll,
+        23..35 => Fault::Stop(target),
+        35..40 => Fault::Stutter(target),
+        40..47 => Fault::SlowDisk { target, slow_sync: Duration::from_millis(random.random_range(50..=300)) },
+        47..57 => Fault::Isolate(target),
+        57..66 => Fault::CutOneWay { from: left, to: right },
+        66..73 => Fault::Cut { left, right },
+        73..79 => Fault::Delay { target, delay: Duration::from_millis(random.random_range(20..400)) },
+        79..83 => Fault::Reset(target),
+        83..89 => crash(random, topology),
+        89..95 => Fault::Clock { target, offset_ms: clock_offset_ms(random) },
         _ if topology.small_disk => Fault::FillDisk,
         _ => Fault::Kill(target),
     }
@@ -112,7 +118,14 @@ fn crash(random: &mut StdRng, topology: Topology) -> Fault {
     let node = *servers.choose(random).expect("there are servers");
     let points = if matches!(node, Node::Index(_)) { INDEX_POINTS } else { STORAGE_POINTS };
     let point = points.choose(random).expect("there are points");
-    Fault::Crash { node, point, times: random.random_range(1..=6) }
+    Fault::Crash { node, point, times: random.random_range(1..=6), at_start: random.random_bool(0.3) }
+}
+
+/// Seconds to days, each order of magnitude as often as the others: tickets last minutes, and logins a day.
+fn clock_offset_ms(random: &mut StdRng) -> i64 {
+    let seconds = random.random_range(2f64.ln()..3e5f64.ln()).exp();
+    let ms = (seconds * 1000.0) as i64;
+    if random.random_bool(0.5) { ms } else { -ms }
 }
 
 fn target(random: &mut StdRng, topology: Topology) -> Target {
@@ -145,8 +158,17 @@ impl fmt::Display for Fault {
             Fault::Delay { target, delay } => write!(f, "delay {target} by {} ms", delay.as_millis()),
             Fault::Reset(target) => write!(f, "reset the connections of {target}"),
             Fault::FillDisk => f.write_str("fill the small disk"),
-            Fault::Crash { node, point, times } => write!(f, "crash {node} at {point}, passed {times} times"),
+            Fault::Crash { node, point, times, at_start } => {
+                let start = if *at_start { "start again and " } else { "" };
+                write!(f, "{start}crash {node} at {point}, passed {times} times")
+            }
             Fault::Replace(node) => write!(f, "replace {node} by an empty server"),
+            Fault::SlowDisk { target, slow_sync } => {
+                write!(f, "slow down each fsync of {target} by {} ms", slow_sync.as_millis())
+            }
+            Fault::Clock { target, offset_ms } => {
+                write!(f, "step the clock of {target} by {:.1} s", *offset_ms as f64 / 1000.0)
+            }
         }
     }
 }
@@ -171,6 +193,6 @@ fn a_seed_gives_one_schedule_and_seeds_differ() {
             *kinds.entry(format!("{:?}", std::mem::discriminant(&step.fault))).or_insert(0) += 1;
         }
     }
-    assert_eq!(kinds.len(), 12, "every kind of fault is there: {kinds:?}");
+    assert_eq!(kinds.len(), 14, "every kind of fault is there: {kinds:?}");
     assert!(schedule(9, topology, length, 0).iter().all(|step| !matches!(step.fault, Fault::Replace(_))));
 }

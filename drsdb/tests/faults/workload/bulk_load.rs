@@ -20,13 +20,19 @@ use tokio::time::timeout;
 
 use super::{Engine, Notes, Workload, ask, column, lock};
 
-/// Rows of a load, and of each of its batches.
+/// Rows of a load.
 const ROWS: i64 = 3000;
+/// So many in one shard that a storage server writes them as a segment, not into its row buffer.
+const ROWS_OF_SEGMENT: i64 = 17_000;
+/// Rows of each batch.
 const BATCH: i64 = 500;
 
 pub struct BulkLoad {
     table: String,
-    engine: Engine,
+    /// Options of the table.
+    options: String,
+    /// Of each load.
+    rows: i64,
     notes: Notes,
     next_load: AtomicI64,
     acknowledged: Mutex<BTreeSet<i64>>,
@@ -37,7 +43,8 @@ impl BulkLoad {
     pub fn new(seed: u64, engine: Engine) -> Self {
         Self {
             table: format!("loads_{}_{seed}", engine.name()),
-            engine,
+            options: format!("engine = '{}'", engine.name()),
+            rows: ROWS,
             notes: Notes::default(),
             next_load: AtomicI64::new(1),
             acknowledged: Mutex::default(),
@@ -45,10 +52,16 @@ impl BulkLoad {
         }
     }
 
+    /// The same with loads that become segments.
+    pub fn of_segments(seed: u64) -> Self {
+        let options = "engine = 'column', shards = 1".to_owned();
+        Self { options, rows: ROWS_OF_SEGMENT, ..Self::new(seed, Engine::Column) }
+    }
+
     async fn load(&self, client: &Client, random: &mut StdRng) {
         let load = self.next_load.fetch_add(1, Ordering::Relaxed);
         let mut batches: Vec<Result<RecordBatch, ArrowError>> =
-            (0..ROWS / BATCH).map(|number| Ok(batch(load, number * BATCH))).collect();
+            (0..self.rows / BATCH).map(|number| Ok(batch(load, number * BATCH))).collect();
         // Some loads break in the middle.
         let broken = random.random_bool(0.2);
         if broken {
@@ -58,12 +71,12 @@ impl BulkLoad {
         let schema = batch(0, 0).schema();
         let ingest = client.ingest(&self.table, schema, stream::iter(batches), Default::default());
         match timeout(Duration::from_secs(30), ingest).await {
-            Ok(Ok(written)) if !broken && written.rows == ROWS as u64 => {
+            Ok(Ok(written)) if !broken && written.rows == self.rows as u64 => {
                 self.notes.acknowledge();
                 lock(&self.acknowledged).insert(load);
             }
             Ok(Ok(written)) => {
-                self.notes.violation(format!("a load of {ROWS} rows, broken: {broken}, gave {written:?}"))
+                self.notes.violation(format!("a load of {} rows, broken: {broken}, gave {written:?}", self.rows))
             }
             Ok(Err(error)) => {
                 let unknown = matches!(
@@ -100,8 +113,8 @@ impl BulkLoad {
             }
             counts
         };
-        if let Some((load, rows)) = counts.into_iter().find(|(_, rows)| *rows != ROWS) {
-            self.notes.violation(format!("a reader sees {rows} of {ROWS} rows of load {load} in {table}"));
+        if let Some((load, rows)) = counts.into_iter().find(|(_, rows)| *rows != self.rows) {
+            self.notes.violation(format!("a reader sees {rows} of {} rows of load {load} in {table}", self.rows));
         }
     }
 
@@ -110,11 +123,11 @@ impl BulkLoad {
         let sql = format!("SELECT load, count(*), count(DISTINCT line), sum(length(text)) FROM {table} GROUP BY load");
         let result = ask(client, &sql).await?;
         let mut found = BTreeSet::new();
-        let text: i64 = (0..ROWS).map(|line| line_text(line).len() as i64).sum();
+        let text: i64 = (0..self.rows).map(|line| line_text(line).len() as i64).sum();
         let loads =
             column(&result, 0).into_iter().zip(column(&result, 1)).zip(column(&result, 2)).zip(column(&result, 3));
         for (((load, rows), lines), length) in loads {
-            if (rows, lines, length) != (ROWS, ROWS, text) {
+            if (rows, lines, length) != (self.rows, self.rows, text) {
                 return Err(format!("load {load} of {table} has {rows} rows, {lines} lines, {length} characters"));
             }
             found.insert(load);
@@ -153,9 +166,8 @@ impl Workload for BulkLoad {
 
     fn setup(&self) -> Vec<String> {
         vec![format!(
-            "CREATE TABLE {} (load BIGINT, line BIGINT, text TEXT, PRIMARY KEY (load, line)) WITH (engine = '{}')",
-            self.table,
-            self.engine.name()
+            "CREATE TABLE {} (load BIGINT, line BIGINT, text TEXT, PRIMARY KEY (load, line)) WITH ({})",
+            self.table, self.options
         )]
     }
 

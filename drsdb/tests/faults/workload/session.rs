@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -41,6 +41,8 @@ pub struct Notes {
     acknowledged: AtomicUsize,
     refused: AtomicUsize,
     unknown: AtomicUsize,
+    /// Servers may refuse tickets and logins that others gave out.
+    clocks_differ: AtomicBool,
     /// What must not happen whatever fails.
     violations: Mutex<Vec<String>>,
 }
@@ -48,6 +50,11 @@ pub struct Notes {
 impl Notes {
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Says that servers' clocks differ.
+    pub fn clocks_differ(&self) {
+        self.clocks_differ.store(true, Ordering::Relaxed);
     }
 
     /// Something was done and acknowledged.
@@ -155,11 +162,13 @@ impl Notes {
             ErrorCode::ConstraintViolation,
             ErrorCode::DiskFull,
             ErrorCode::ResourceExhausted,
-            ErrorCode::TicketExpired,
         ];
         // A transaction is gone with its index server; what is said then names it.
         let transaction_gone = error.code() == ErrorCode::NotFound && error.message().contains("transaction");
-        if !explained.contains(&error.code()) && !transaction_gone {
+        // Tickets and logins last far longer than any run.
+        let expired = matches!(error.code(), ErrorCode::TicketExpired | ErrorCode::Unauthenticated)
+            && self.clocks_differ.load(Ordering::Relaxed);
+        if !explained.contains(&error.code()) && !transaction_gone && !expired {
             let shown: String = sql.chars().take(200).collect();
             self.violation(format!("{}: {error} ({shown})", error.code()));
         }

@@ -1,7 +1,9 @@
-//! Unique-key race: many clients insert the same keys at the same time; each key has one winner.
+//! Unique-key race: many clients insert the same keys at the same time; each key has one winner. Each row also gets ids that
+//! a server makes, which have to be unique whatever its clock does.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    hash::Hash,
     sync::{
         Mutex,
         atomic::{AtomicI64, Ordering},
@@ -12,7 +14,7 @@ use drsdb_client::{Client, ErrorCode};
 use futures::future::BoxFuture;
 use rand::{Rng, rngs::StdRng};
 
-use super::{Effect, Engine, Notes, Workload, ask, column, lock};
+use super::{Effect, Engine, Notes, Workload, ask, column, lock, values};
 
 /// How far apart the workers may be in the row of keys.
 const SPREAD: i64 = 4;
@@ -52,7 +54,7 @@ impl UniqueKeys {
         let front = self.front.fetch_add(1, Ordering::Relaxed) / 3;
         let key = front + random.random_range(0..SPREAD);
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        let sql = format!("INSERT INTO {} VALUES ({key}, {token})", self.table);
+        let sql = format!("INSERT INTO {} (k, token) VALUES ({key}, {token})", self.table);
         let effect = self.notes.write(client, &sql).await;
         let mut claims = lock(&self.claims);
         let claims = claims.entry(key).or_default();
@@ -65,8 +67,12 @@ impl UniqueKeys {
     }
 
     async fn check(&self, client: &Client) -> Result<(), String> {
-        let sql = format!("SELECT k, token FROM {}", self.table);
+        let sql = format!("SELECT k, token, id, flake FROM {}", self.table);
         let result = ask(client, &sql).await?;
+        let (ids, flakes) = (values(&result, 2), column(&result, 3));
+        if let Some(twice) = first_twice(&ids).or_else(|| first_twice(&flakes)) {
+            return Err(format!("{}: the id {twice} was given to two rows", self.table));
+        }
         let mut found: HashMap<i64, Vec<i64>> = HashMap::new();
         for (key, token) in column(&result, 0).into_iter().zip(column(&result, 1)) {
             found.entry(key).or_default().push(token);
@@ -92,6 +98,11 @@ impl UniqueKeys {
     }
 }
 
+fn first_twice<T: Hash + Eq + ToString>(ids: &[T]) -> Option<String> {
+    let mut seen = HashSet::new();
+    ids.iter().find(|id| !seen.insert(*id)).map(T::to_string)
+}
+
 impl Workload for UniqueKeys {
     fn name(&self) -> &'static str {
         "unique-key race"
@@ -99,7 +110,10 @@ impl Workload for UniqueKeys {
 
     fn setup(&self) -> Vec<String> {
         let (table, engine) = (&self.table, self.engine.name());
-        vec![format!("CREATE TABLE {table} (k BIGINT PRIMARY KEY, token BIGINT NOT NULL) WITH (engine = '{engine}')")]
+        vec![format!(
+            "CREATE TABLE {table} (k BIGINT PRIMARY KEY, token BIGINT NOT NULL, id ULID NOT NULL DEFAULT ulid(),
+             flake BIGINT NOT NULL DEFAULT snowflake_id()) WITH (engine = '{engine}')"
+        )]
     }
 
     fn tables(&self) -> Vec<(String, &'static str)> {

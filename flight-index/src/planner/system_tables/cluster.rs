@@ -7,7 +7,7 @@ use datafusion::config::ExtensionOptions;
 use drsdb_core::{TableKind, v1};
 
 use super::{
-    Entry, Sources, TransactionsOf,
+    Entry, RaftNode, Sources, TransactionsOf,
     rows::{
         Cell,
         Kind::{Flag, Number, Text, Time},
@@ -106,6 +106,7 @@ pub(super) const TABLES: &[Entry] = &[
             ("last_log", Number),
             ("applied", Number),
             ("state_hash", Text),
+            ("disagrees_since", Number),
         ],
         raft,
     ),
@@ -248,8 +249,9 @@ fn transactions(from: &Sources<'_>) -> Vec<Vec<Cell>> {
 }
 
 fn raft(from: &Sources<'_>) -> Vec<Vec<Cell>> {
-    let row = |node: super::RaftNode| {
-        row![node.id, node.url, node.role, node.term, node.last_log, node.applied, node.state_hash]
+    let row = |node: RaftNode| {
+        let RaftNode { id, url, role, term, last_log, applied, state_hash, disagrees_since } = node;
+        row![id, url, role, term, last_log, applied, state_hash, disagrees_since]
     };
     from.raft.iter().cloned().map(row).collect()
 }

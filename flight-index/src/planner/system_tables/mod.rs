@@ -68,6 +68,8 @@ pub struct RaftNode {
     pub applied: Option<u64>,
     /// The hash of the state at `applied`.
     pub state_hash: Option<String>,
+    /// Since which version it knows that another server's state differs from its own.
+    pub disagrees_since: Option<u64>,
 }
 
 /// The transactions of one index server.

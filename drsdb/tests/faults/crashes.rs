@@ -1,0 +1,179 @@
+//! A crash at every point of [`drsdb_core::crash_point`]: servers are brought there, die, and have to recover.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use drsdb_client::Client;
+use drsdb_core::crash_point::{INDEX_POINTS, STORAGE_POINTS};
+
+use crate::{
+    cluster::{Cluster, Topology, pause},
+    network::Node,
+    run::{Run, leader, workloads},
+    workload::{BulkLoad, ask, column},
+};
+
+/// How long a server may take to come to a point that it is brought to.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one server is waited for where another one may come to the point as well.
+const PATIENCE_WITH_ONE: Duration = Duration::from_secs(2);
+/// Workloads at a time.
+const WORKLOADS: usize = 2;
+
+/// Lets a server die at each point, and gives the points to which none came.
+pub async fn crash_everywhere(topology: Topology) -> Vec<&'static str> {
+    let mut cluster = Cluster::start(topology).await;
+    let mut never = Vec::new();
+    let points = INDEX_POINTS.iter().chain(STORAGE_POINTS).filter(|point| !NEW_SERVER_POINTS.contains(point));
+    for (point, seed) in points.zip(1_000_000..) {
+        attempt(&mut cluster, seed, &[point], &mut never).await;
+    }
+    attempt(&mut cluster, 2_000_000, NEW_SERVER_POINTS, &mut never).await;
+    never
+}
+
+/// In the order in which a new server comes to them when it dies at each: its identity it writes down again when it has
+/// registered.
+const NEW_SERVER_POINTS: &[&str] = &[
+    "identity.written",
+    "identity.synced",
+    "identity.renamed",
+    "index_servers.written",
+    "index_servers.renamed",
+    "identity.named",
+];
+
+#[test]
+fn every_point_of_a_new_server_is_there() {
+    assert!(NEW_SERVER_POINTS.iter().all(|point| STORAGE_POINTS.contains(point)));
+    let of_new = |point: &&&str| point.starts_with("identity.") || point.starts_with("index_servers.");
+    assert_eq!(STORAGE_POINTS.iter().filter(of_new).count(), NEW_SERVER_POINTS.len());
+}
+
+/// One run, in which a server dies at each of the points.
+async fn attempt(cluster: &mut Cluster, seed: u64, points: &[&'static str], never: &mut Vec<&'static str>) {
+    let started = Instant::now();
+    let ended = async {
+        let mut workloads = workloads(seed, WORKLOADS);
+        if points.iter().any(|point| point.starts_with("segment.")) {
+            workloads = vec![Arc::new(BulkLoad::of_segments(seed))];
+        }
+        let run = Run::start(cluster, seed, workloads).await?;
+        if points == NEW_SERVER_POINTS {
+            cluster.lose_disk(Node::Storage(1)).await;
+        }
+        for point in points {
+            if !bring_to(cluster, &run.clients, point).await? {
+                never.push(point);
+            }
+        }
+        let crashed = started.elapsed();
+        run.finish(cluster).await.map(|_| crashed)
+    };
+    match ended.await {
+        Ok(crashed) => {
+            eprintln!("{points:?}: {:.1} s, {:.1} s in all", crashed.as_secs_f64(), started.elapsed().as_secs_f64())
+        }
+        Err(error) => {
+            let (logs, folder) = (cluster.logs(), cluster.keep_folder());
+            panic!("after a crash at {points:?}: {error}\n{logs}\nfiles are kept in {}", folder.display());
+        }
+    }
+}
+
+/// Brings a server to `point` and lets it die there; false if none came there.
+async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str) -> Result<bool, String> {
+    let first = Node::Storage(1);
+    match point.split('.').collect::<Vec<_>>()[..] {
+        ["raft", "vote", _] => {
+            // The others elect another.
+            let leader = leader(&clients[0]).await;
+            cluster.kill(leader).await;
+            let others: Vec<Node> = cluster.topology.index_nodes().filter(|node| *node != leader).collect();
+            dies(cluster, others[0], point, PATIENCE).await
+        }
+        ["raft", "truncate", _] => {
+            // One that is brought up to date by a snapshot has nothing to truncate.
+            for _ in 0..5 {
+                if depose(cluster, clients, point).await? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        ["raft", ..] => dies(cluster, Node::Index(cluster.topology.index), point, PATIENCE).await,
+        ["commit" | "outcome", _] if INDEX_POINTS.contains(&point) => {
+            // Clients and storage servers may all have gone to one of them.
+            let nodes: Vec<Node> = cluster.topology.index_nodes().collect();
+            let deadline = Instant::now() + PATIENCE;
+            for &node in nodes.iter().cycle() {
+                if dies(cluster, node, point, PATIENCE_WITH_ONE).await? {
+                    return Ok(true);
+                }
+                if Instant::now() > deadline {
+                    break;
+                }
+            }
+            Ok(false)
+        }
+        ["spool" | "floors", _] => {
+            cluster.kill(first).await;
+            // What is written without it makes its replicas stale, and it copies them when it is back.
+            let stale = "SELECT count(*) FROM drsdb.replicas WHERE state <> 'current'";
+            let deadline = Instant::now() + PATIENCE;
+            while column(&ask(&clients[0], stale).await?, 0) == [0] {
+                if Instant::now() > deadline {
+                    return Err(format!("no replica of a dead server is stale after {PATIENCE:?}"));
+                }
+                pause().await;
+            }
+            dies_after_start(cluster, first, point).await
+        }
+        ["row", "file", _] | ["identity" | "index_servers", _] => {
+            cluster.kill(first).await;
+            dies_after_start(cluster, first, point).await
+        }
+        _ => dies(cluster, first, point, PATIENCE).await,
+    }
+}
+
+/// Has the leader take entries that it cannot commit, and lets it die when it gives them up for another leader's.
+async fn depose(cluster: &mut Cluster, clients: &[Client], point: &str) -> Result<bool, String> {
+    let old = leader(&clients[0]).await;
+    let others: Vec<Node> = cluster.topology.index_nodes().filter(|node| *node != old).collect();
+    for &other in &others {
+        cluster.network.cut(old, other);
+        cluster.network.cut(other, old);
+    }
+    // Clients still reach the old one, which takes what they write into its log. Nobody without a majority answers this.
+    let Node::Index(number) = others[0] else { unreachable!("only index servers lead") };
+    let led = ask(&clients[number - 1], "SELECT count(*) FROM drsdb.replicas").await;
+    cluster.arm(old, point, 1).await;
+    cluster.network.heal_all();
+    led?;
+    wait_for_death(cluster, old, PATIENCE_WITH_ONE).await;
+    Ok(cluster.disarm(old).await)
+}
+
+async fn dies_after_start(cluster: &mut Cluster, node: Node, point: &str) -> Result<bool, String> {
+    cluster.arm(node, point, 1).await;
+    cluster.start_server(node).await;
+    wait_for_death(cluster, node, PATIENCE).await;
+    Ok(cluster.disarm(node).await)
+}
+
+/// Whether a server that runs comes to the point in time. It runs again afterwards.
+async fn dies(cluster: &mut Cluster, node: Node, point: &str, patience: Duration) -> Result<bool, String> {
+    cluster.arm(node, point, 1).await;
+    wait_for_death(cluster, node, patience).await;
+    Ok(cluster.disarm(node).await)
+}
+
+async fn wait_for_death(cluster: &mut Cluster, node: Node, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    while !cluster.has_crashed(node) && Instant::now() < deadline {
+        pause().await;
+    }
+}
