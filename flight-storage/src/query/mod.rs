@@ -105,7 +105,7 @@ impl QueryEngine {
         };
         let worker = Worker::from_session_builder(builder).with_runtime_env(Arc::clone(&runtime_env));
         let ended = Arc::new(Notify::new());
-        handle.spawn(worker::let_go(worker.clone(), Arc::clone(&ended)));
+        handle.spawn(worker::let_go(worker.clone(), Arc::clone(&ended), Arc::clone(&pool)));
         let functions = OnceLock::new();
         Ok(Self { scanner, runtime_env, functions, pool, worker, channels, self_url, handle, running, ended })
     }

@@ -13,8 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion_distributed::{ExecuteTaskRequest, ProducerHead, TaskKey, Worker};
 use drsdb_core::carried_status;
+use futures::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -41,25 +43,35 @@ impl<S> OnQueryRuntime<S> {
     }
 }
 
+/// How often the cache of stages is used after something has ended, and how many times at most.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOKS: usize = 60;
+/// So many uses have the cache do what it put off; else it waits until 300 ms have passed.
+const USES: usize = 80;
+
 /// Lets go of stages that have ended. datafusion-distributed keeps the plans of stages in a cache that forgets one only
-/// when it is next used and 300 ms have passed: until then an abandoned stage would hold its memory, and its exchanges
-/// would go on filling it. So the cache is used a little later.
-pub(super) async fn let_go(worker: Worker, ended: Arc<Notify>) {
-    const A_LITTLE: Duration = Duration::from_millis(310);
+/// when it is used often or long after: until then an abandoned stage would hold its memory, and its exchanges would go on
+/// filling it, and so would the stages that it reads from. What works for a stage may touch it for a while after its call
+/// has ended, so the cache is used until no query holds memory any more.
+pub(super) async fn let_go(worker: Worker, ended: Arc<Notify>, pool: Arc<dyn MemoryPool>) {
     loop {
         ended.notified().await;
-        // Twice: whatever ended while the first was under way is seen by the second.
-        for _ in 0..2 {
+        for _ in 0..LOOKS {
             #[allow(clippy::disallowed_methods)]
-            tokio::time::sleep(A_LITTLE).await;
-            let nothing = ExecuteTaskRequest {
-                task_key: TaskKey { query_id: Uuid::nil(), stage_id: 0, task_number: 0 },
-                target_partition_start: 0,
-                target_partition_end: 0,
-                producer_head: ProducerHead::None,
-            };
-            // It waits for a plan that never comes; to look it up was all that was wanted.
-            let _ = tokio::time::timeout(Duration::from_millis(10), worker.execute_task(nothing)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
+            for _ in 0..USES {
+                let nothing = ExecuteTaskRequest {
+                    task_key: TaskKey { query_id: Uuid::nil(), stage_id: 0, task_number: 0 },
+                    target_partition_start: 0,
+                    target_partition_end: 0,
+                    producer_head: ProducerHead::None,
+                };
+                // It would wait for a plan that never comes; to look it up was all that was wanted.
+                let _ = worker.execute_task(nothing).now_or_never();
+            }
+            if pool.reserved() == 0 {
+                break;
+            }
         }
     }
 }
