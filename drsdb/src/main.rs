@@ -5,10 +5,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use drsdb::{admin, demo, generate, import, local, memory, node, shell};
 
-/// Servers allocate much on many threads, and free on others what they got from one.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A distributed SQL database: columnar analytics on Arrow Flight, with ACID row writes.
 #[derive(Debug, Parser)]
 #[command(name = "drsdb", version)]
