@@ -114,14 +114,15 @@ def test_a_write_that_nobody_answers_is_of_unknown_outcome(
     assert len(pauses) == 3
 
 
+@pytest.mark.parametrize("refusal", [CONFLICT, error_detail("disk_full", "the disk of a storage server is full")])
 def test_a_write_that_may_be_under_way_elsewhere_is_asked_about_until_that_is_decided(
-    fake: Start, connect_fake: Connect, pauses: list[float]
+    fake: Start, connect_fake: Connect, pauses: list[float], refusal: bytes
 ) -> None:
     index = Index(LOST, flight.FlightServerError("see the trailer"))
     first, second = fake(index.behavior("a")), fake(index.behavior("b"))
     db = connect_fake(first, second)
-    # The second server meets what the first one has begun.
-    second.behavior.detail = CONFLICT
+    # The second server meets what the first one has begun, or a disk that the first one did not need.
+    second.behavior.detail = refusal
     db.execute("INSERT INTO t VALUES (1)")
     assert index.log == ["a", "b", "b"]
     assert len(set(index.statements())) == 1

@@ -75,7 +75,7 @@ impl Client {
                     return Err(self.lost(route, error, true));
                 }
                 maybe_done |= match route.kind {
-                    Kind::Write(_) => kind == FailureKind::Lost,
+                    Kind::Write(_) => kind == FailureKind::Lost || error.is_outcome_unknown(),
                     Kind::End => kind != FailureKind::NotSent,
                     Kind::Read | Kind::Single(_) => false,
                 };
@@ -205,8 +205,17 @@ fn is_final(route: &Route, error: &Error, maybe_done: bool) -> bool {
     match error.code() {
         // Another server may reach what this one does not.
         ErrorCode::Unavailable => route.is_pinned(),
-        // It may have met its own first attempt, which is still under way somewhere: later that is answered by its id.
-        ErrorCode::Conflict | ErrorCode::ConstraintViolation => !(maybe_done && matches!(route.kind, Kind::Write(_))),
+        // It says nothing of an earlier attempt, which may be under way somewhere still, and which this one may have met:
+        // later that is answered by its id.
+        ErrorCode::Conflict
+        | ErrorCode::ConstraintViolation
+        | ErrorCode::ResourceExhausted
+        | ErrorCode::DiskFull
+        | ErrorCode::Cancelled
+        | ErrorCode::Timeout
+        | ErrorCode::Corrupt
+        | ErrorCode::Internal => !(maybe_done && matches!(route.kind, Kind::Write(_))),
+        // Of the statement itself: every attempt is told so.
         _ => true,
     }
 }

@@ -16,6 +16,21 @@ from drsdb._errors import Error, ErrorCode, error_of
 from drsdb._ids import new_ulid
 
 
+# Errors that one attempt of a write may end in and another not.
+_OF_ONE_ATTEMPT: Final = frozenset(
+    {
+        ErrorCode.CONFLICT,
+        ErrorCode.CONSTRAINT_VIOLATION,
+        ErrorCode.RESOURCE_EXHAUSTED,
+        ErrorCode.DISK_FULL,
+        ErrorCode.CANCELLED,
+        ErrorCode.TIMEOUT,
+        ErrorCode.CORRUPT,
+        ErrorCode.INTERNAL,
+    }
+)
+
+
 class Repeat(Enum):
     """When a request may be made again after it failed."""
 
@@ -43,8 +58,9 @@ class Route:
         if error.code == ErrorCode.UNAVAILABLE:
             # An answered error means that this server works and one behind it does not: another may reach it.
             return self.repeat is Repeat.UNSENT or self.pinned
-        if error.code in (ErrorCode.CONFLICT, ErrorCode.CONSTRAINT_VIOLATION):
-            # It may have met its own first attempt, under way somewhere: later that is answered by its id.
+        if error.code in _OF_ONE_ATTEMPT:
+            # It says nothing of an earlier attempt, which may be under way somewhere still, and which this one may have
+            # met: later that is answered by its id.
             return not (maybe_done and self.statement is not None)
         return True
 
@@ -52,7 +68,7 @@ class Route:
         """Whether the request may have been carried out although it failed like this."""
         if self.ends_transaction:
             return error._sent
-        return self.statement is not None and is_lost(error) and error._sent
+        return self.statement is not None and (error.outcome_unknown or (is_lost(error) and error._sent))
 
     def final(self, error: Error, maybe_done: bool) -> Error:
         """The error that the caller gets."""

@@ -10,6 +10,7 @@ use drsdb_core::{
         Role,
         auth_layer::{AuthLayer, LateKey},
         dev_ca::DevCa,
+        digest::sha256,
         tls::{self, TlsIdentity},
     },
 };
@@ -351,7 +352,7 @@ async fn a_server_that_moved_tells_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_whose_log_rotted_is_found() {
+async fn a_server_whose_state_differs_is_found() {
     let (base, mut nodes) = start(3).await;
     nodes[0].propose("ada").await;
     for node in &nodes {
@@ -377,7 +378,11 @@ async fn a_server_whose_log_rotted_is_found() {
     }
 }
 
-/// Exchanges bytes in every entry of a log.
+/// What the file's entries end with, see `seal.rs`.
+const DIGEST_BYTES: usize = 8;
+
+/// Exchanges bytes in the entry of a log that has them, under a digest that fits: as if they had been others before they
+/// were written.
 fn rot(file: &Path, from: &[u8], to: &[u8]) {
     let connection = rusqlite::Connection::open(file).unwrap();
     let mut statement = connection.prepare("SELECT idx, entry FROM log").unwrap();
@@ -387,6 +392,9 @@ fn rot(file: &Path, from: &[u8], to: &[u8]) {
     for (index, mut entry) in entries {
         let Some(at) = entry.windows(from.len()).position(|bytes| bytes == from) else { continue };
         entry[at..at + to.len()].copy_from_slice(to);
+        let payload = entry.len() - DIGEST_BYTES;
+        let sealed = [format!("entry {index}\0").as_bytes(), &entry[..payload]].concat();
+        entry[payload..].copy_from_slice(&sha256(&sealed)[..DIGEST_BYTES]);
         connection.execute("UPDATE log SET entry = ?2 WHERE idx = ?1", rusqlite::params![index, entry]).unwrap();
         rotted += 1;
     }
