@@ -15,7 +15,6 @@ from typing import Final
 from drsdb._errors import Error, ErrorCode, error_of
 from drsdb._ids import new_ulid
 
-
 # Errors that one attempt of a write may end in and another not.
 _OF_ONE_ATTEMPT: Final = frozenset(
     {
