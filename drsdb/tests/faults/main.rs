@@ -22,7 +22,7 @@ mod workload;
 use std::time::Duration;
 
 use cluster::{Cluster, Topology};
-use crashes::crash_everywhere;
+use crashes::{crash_index_servers, crash_storage_servers};
 use run::{Settings, named_seed, run_seed, run_seeds, soak};
 
 const TOPOLOGY: Topology = Topology { index: 3, storage: 3, small_disk: true };
@@ -56,10 +56,18 @@ seeds! {
 
 /// Before and after everything that becomes durable or is told to another server.
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_recover_from_a_crash_at_every_point() {
+async fn index_servers_recover_from_a_crash_at_every_point() {
     if named_seed().is_none() {
-        let never = crash_everywhere(TOPOLOGY).await;
-        assert!(never.is_empty(), "no server came to {never:?}");
+        let never = crash_index_servers(TOPOLOGY).await;
+        assert!(never.is_empty(), "no index server came to {never:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_servers_recover_from_a_crash_at_every_point() {
+    if named_seed().is_none() {
+        let never = crash_storage_servers(TOPOLOGY).await;
+        assert!(never.is_empty(), "no storage server came to {never:?}");
     }
 }
 
