@@ -93,14 +93,19 @@ impl ListAppend {
         if self.notes.step(&session, "BEGIN").await.is_none() {
             return Outcome::Aborted;
         }
+        // What a transaction reads that cannot commit any more says nothing.
+        let mut wrong = None;
         for _ in 0..steps {
             let key = random.random_range(0..KEYS);
             if random.random_bool(0.5) {
                 let Some(read) = self.notes.step_read(&session, &self.select(key)).await else {
                     return Outcome::Aborted;
                 };
-                let Some(list) = self.parse(key, &values(&read, 0)) else { return Outcome::Aborted };
-                operations.push(Operation::Read { key, list });
+                let rows = values(&read, 0);
+                match Self::parsed(&rows) {
+                    Some(list) => operations.push(Operation::Read { key, list }),
+                    None => wrong = Some(format!("list {key} is {rows:?}")),
+                }
             } else {
                 let value = self.next_value.fetch_add(1, Ordering::Relaxed);
                 operations.push(Operation::Append { key, value });
@@ -115,7 +120,10 @@ impl ListAppend {
             return Outcome::Aborted;
         }
         match self.notes.write(&session, "COMMIT").await {
-            Effect::Done(_) => Outcome::Committed,
+            Effect::Done(_) => {
+                wrong.into_iter().for_each(|what| self.notes.violation(what));
+                Outcome::Committed
+            }
             Effect::Refused(_) => Outcome::Aborted,
             Effect::Unknown => Outcome::Unknown,
         }
@@ -135,11 +143,15 @@ impl ListAppend {
         }
     }
 
-    fn parse(&self, key: Key, rows: &[String]) -> Option<Vec<Value>> {
-        let parsed = match rows {
+    fn parsed(rows: &[String]) -> Option<Vec<Value>> {
+        match rows {
             [list] => list.split(',').skip(1).map(|value| value.parse().ok()).collect(),
             _ => None,
-        };
+        }
+    }
+
+    fn parse(&self, key: Key, rows: &[String]) -> Option<Vec<Value>> {
+        let parsed = Self::parsed(rows);
         if parsed.is_none() {
             self.notes.violation(format!("list {key} is {rows:?}"));
         }
