@@ -151,8 +151,8 @@ impl StageService {
         if needed < u64::MAX {
             self.follower.applied.wait_for(needed, SNAPSHOT_PATIENCE).await?;
         }
-        let piece = self.enter(&call, parts.boxed()).await?;
         let applied = self.follower.applied.get();
+        let piece = self.enter(&call, parts.boxed()).await?;
         crash_point::reach("stage.done");
         Ok(v1::StageResponse { applied_version: applied, ..response_of(&piece)? })
     }

@@ -3,10 +3,10 @@
 //! The first replica decides: what it refuses is refused. Another one that does not answer is left out of the
 //! acknowledgements as long as a majority of the shard's replicas has the changes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, Ulid, WireError, v1, v1::stage_request::Part};
+use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, Ulid, v1, v1::stage_request::Part};
 use futures::future::{join, join_all};
 use tokio::sync::mpsc;
 
@@ -15,9 +15,6 @@ use crate::catalog::{PieceInfo, ShardState, StorageServer};
 
 /// Messages that wait for one server.
 const MESSAGES_AHEAD: usize = 1;
-
-/// How long this server may take to hear of what its storage servers have heard.
-const HEARD_TIME: Duration = Duration::from_secs(1);
 
 /// What a small statement changes in a shard.
 #[derive(Debug, Default)]
@@ -187,7 +184,6 @@ impl ShardWriter {
     async fn staged(&self, sequence: u32, sent: Sent, answers: Vec<Result<v1::StageResponse>>) -> Result<Staged> {
         let mut acks = Vec::with_capacity(answers.len());
         let mut piece = None;
-        let mut applied = 0;
         let mut missed = None;
         for (answer, server) in answers.into_iter().zip(&self.servers) {
             let answer = match answer {
@@ -208,13 +204,11 @@ impl ShardWriter {
                 let message = format!("storage server {} staged {staged:?} of {sent:?}", server.url);
                 return Err(Error::internal(message));
             }
-            applied = applied.max(answer.applied_version);
             if piece.is_none() {
                 piece = Some(PieceInfo::from_stage(&self.table, self.shard, &answer)?);
             }
             acks.push(server.id);
         }
-        self.counts_still(applied).await?;
         let enough = self.placed.current().filter(|server| acks.contains(server)).count() >= self.placed.majority();
         match (piece, missed) {
             (Some(piece), _) if enough => Ok(Staged {
@@ -234,26 +228,6 @@ impl ShardWriter {
                 ),
             )),
         }
-    }
-
-    /// Whether the replica that checked the changes decides still, as far as the replicas have heard. Else they cannot commit,
-    /// and another replica may have put them on rows that the transaction does not see.
-    async fn counts_still(&self, applied: u64) -> Result<()> {
-        let catalog = self.writes.catalog();
-        let mut versions = catalog.watch();
-        let heard = versions.wait_for(|version| *version >= applied);
-        // A server that is cut off does without: the commit finds out.
-        let _ = tokio::time::timeout(HEARD_TIME, heard).await;
-        let state = catalog.state();
-        let now = state.table(self.table.id).and_then(|table| table.shards.get(self.shard as usize));
-        if now.is_some_and(|shard| shard.authority > self.placed.epoch) {
-            let message = format!("another replica of table {} checks writes now", self.table.name);
-            return Err(WireError::new(ErrorCode::Conflict, message)
-                .with_hint("run the transaction again")
-                .with_field("table", &self.table.name)
-                .into());
-        }
-        Ok(())
     }
 
     /// The replica that decides gave an error: its refusal, or it does not answer.
