@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    coordinators::Coordinators, engine::ShardId, engines::Engines, index_servers::IndexServers, rebuild::Rebuilds,
-    stage_service::OpenLoads,
+    coordinators::Coordinators, engine::ShardId, engines::Engines, index_servers::IndexServers, open_loads::OpenLoads,
+    rebuild::Rebuilds,
 };
 
 /// Commits that are applied side by side, so that they share an fsync.
@@ -170,7 +170,9 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
             if let Some(change) = commit.change {
                 let taker = Taker { engines: engines.clone(), rebuilds: rebuilds.clone(), server_id: *server_id };
                 if let Change::Transaction(outcome) = &change {
-                    coordinators.forget(parse_ulid(&outcome.transaction_id)?);
+                    let transaction = parse_ulid(&outcome.transaction_id)?;
+                    coordinators.forget(transaction);
+                    follower.open.forget(transaction);
                 }
                 tasks.push_back(tokio::task::spawn_blocking(move || taker.take(commit.version, change)));
             }

@@ -42,6 +42,7 @@ pub mod index_servers;
 pub mod maintenance;
 pub mod metrics;
 pub mod needed_snapshots;
+pub mod open_loads;
 pub mod query;
 pub mod rebuild;
 pub mod repair;

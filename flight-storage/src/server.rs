@@ -39,10 +39,11 @@ use crate::{
     index_servers::IndexServers,
     maintenance::{self, Progress, Upkeep},
     needed_snapshots::NeededSnapshots,
+    open_loads::OpenLoads,
     query::{FlightServer, OnQueryRuntime, QueryEngine},
     rebuild::{Rebuilds, copy::Rebuilder, floors::Floors},
     repair::{self, Reporter},
-    stage_service::{OpenLoads, StageService},
+    stage_service::StageService,
 };
 
 /// How long an index server may take to register this one: its own patience with an election, and some.

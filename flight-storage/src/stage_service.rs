@@ -1,17 +1,16 @@
 //! The gRPC service that index servers call: takes what transactions stage, undoes it, and tells how the server is; and
 //! that other storage servers call: gives them copies of shards.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arrow::{array::RecordBatch, ipc::writer::StreamWriter};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use drsdb_core::{
-    Error, ErrorCode, Result, Table, Ulid, WireError, crash_point, parse_ulid,
+    Error, ErrorCode, Result, Table, WireError, crash_point, parse_ulid,
     scan::{ShardScanTask, ShardScanner},
     v1::{self, stage_request::Part, storage_server::Storage},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
-use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -51,59 +50,6 @@ const MAX_WRITERS: usize = MAX_BLOCKING_THREADS / 2;
 
 /// How many threads the runtime of a process with a storage server must be allowed to block.
 pub const MAX_BLOCKING_THREADS: usize = 4096;
-
-/// The transactions whose rows are coming in now. An abort that arrives in the midst of it marks them, so that a writer
-/// that ends after it undoes what it staged.
-#[derive(Debug, Clone, Default)]
-pub struct OpenLoads(Arc<Mutex<HashMap<Ulid, OpenLoad>>>);
-
-#[derive(Debug, Default)]
-struct OpenLoad {
-    writers: usize,
-    aborted: bool,
-}
-
-impl OpenLoads {
-    /// Whether rows of the transaction are coming in.
-    pub fn is_open(&self, transaction: Ulid) -> bool {
-        self.0.lock().contains_key(&transaction)
-    }
-
-    fn enter(&self, transaction: Ulid) -> Writing {
-        self.0.lock().entry(transaction).or_default().writers += 1;
-        Writing { loads: self.clone(), transaction }
-    }
-
-    fn abort(&self, transaction: Ulid) {
-        if let Some(load) = self.0.lock().get_mut(&transaction) {
-            load.aborted = true;
-        }
-    }
-}
-
-/// One writer of a transaction, for as long as it lives.
-struct Writing {
-    loads: OpenLoads,
-    transaction: Ulid,
-}
-
-impl Writing {
-    fn is_aborted(&self) -> bool {
-        self.loads.0.lock().get(&self.transaction).is_some_and(|load| load.aborted)
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        let mut loads = self.loads.0.lock();
-        if let Some(load) = loads.get_mut(&self.transaction) {
-            load.writers -= 1;
-            if load.writers == 0 {
-                loads.remove(&self.transaction);
-            }
-        }
-    }
-}
 
 /// See `service Storage` of `cluster.proto`.
 #[derive(Debug, Clone)]
@@ -217,7 +163,7 @@ impl StageService {
             error.with_hint("load into fewer tables at a time, or into tables with fewer shards")
         })?;
         let (options, table, shard) = (call.options, Arc::clone(&call.table), call.shard.shard);
-        let writing = self.follower.open.enter(options.transaction);
+        let writing = self.follower.open.enter(options.transaction, options.sequence)?;
         let (sender, mut receiver) = mpsc::channel::<Option<Part>>(QUEUE);
         let engines = self.follower.engines.clone();
         // The writer lives on a thread where blocking is allowed. When the sender is dropped before the load is complete,
@@ -255,7 +201,7 @@ impl StageService {
     /// Keeps a call as it is.
     async fn keep(&self, call: &StageCall, spool: Arc<Spool>, mut parts: Parts) -> Result<StagedPiece> {
         let transaction = call.options.transaction;
-        let writing = self.follower.open.enter(transaction);
+        let writing = self.follower.open.enter(transaction, call.options.sequence)?;
         let kept = Arc::new(spool.begin(transaction, call.options.sequence));
         let mut piece = StagedPiece::default();
         let mut part = v1::StageRequest { part: Some(Part::Header(call.header.clone())) };
@@ -379,6 +325,7 @@ impl Storage for StageService {
         // First those that are being written, so that none of them is staged after what is staged has been undone.
         self.follower.open.abort(transaction);
         self.follower.coordinators.forget(transaction);
+        self.follower.open.forget(transaction);
         let undone = tokio::task::spawn_blocking(move || rebuilds.decide(&engines, transaction, None));
         join(undone.await)?;
         Ok(Response::new(v1::AbortResponse {}))
@@ -390,6 +337,8 @@ impl Storage for StageService {
     ) -> Result<Response<v1::RollbackToResponse>, Status> {
         let request = request.into_inner();
         let (transaction, sequence) = (parse_ulid(&request.transaction_id)?, request.sequence);
+        // A statement fails at one shard while its calls to others are still at work.
+        self.follower.open.undo(transaction, request.last_sequence).await;
         let (engines, rebuilds) = (self.follower.engines.clone(), self.rebuilder.rebuilds.clone());
         let undone = tokio::task::spawn_blocking(move || rebuilds.rollback_to(&engines, transaction, sequence));
         join(undone.await)?;

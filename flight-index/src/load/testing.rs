@@ -73,7 +73,7 @@ impl StageTransport for Servers {
         Ok(())
     }
 
-    async fn rollback_to(&self, _: &StorageServer, transaction: Ulid, sequence: u32) -> Result<()> {
+    async fn rollback_to(&self, _: &StorageServer, transaction: Ulid, sequence: u32, _last: u32) -> Result<()> {
         self.rolled_back.lock().insert((transaction, sequence));
         Ok(())
     }

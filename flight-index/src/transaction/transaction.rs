@@ -34,6 +34,8 @@ pub struct Transaction {
     validations: Vec<(u32, Validation)>,
     /// A statement after this number began and was never heard of again.
     unfinished: Option<u32>,
+    /// A server that may have something of a statement that was undone.
+    not_undone_at: Option<Arc<StorageServer>>,
     /// Tells storage servers that it runs here, and what it reads.
     _active: ActiveGuard,
 }
@@ -57,6 +59,7 @@ impl Transaction {
             staged: Vec::new(),
             validations: Vec::new(),
             unfinished: None,
+            not_undone_at: None,
         }
     }
 
@@ -136,7 +139,8 @@ impl Transaction {
         }
     }
 
-    /// Undoes the statements after `sequence`. A server that does not do it is left out of what the transaction counts on.
+    /// Undoes the statements after `sequence`. When a server does not say that it has, the transaction cannot commit any more:
+    /// the server would make visible whatever it has of it.
     pub async fn rollback_to(&mut self, sequence: u32) {
         let unfinished = self.unfinished.take().is_some();
         let any = unfinished || self.staged.iter().any(|staged| staged.sequence > sequence);
@@ -147,7 +151,7 @@ impl Transaction {
         }
         let servers = self.touched.servers();
         let undone = servers.iter().map(|server| {
-            let undo = self.writes.transport.rollback_to(server, self.id, sequence);
+            let undo = self.writes.transport.rollback_to(server, self.id, sequence, self.sequence);
             async { tokio::time::timeout(ABORT_TIMEOUT, undo).await }
         });
         let undone = join_all(undone).await;
@@ -158,9 +162,7 @@ impl Transaction {
                 Err(_) => "no answer in time".to_owned(),
             };
             tracing::warn!(transaction = %self.id, server = %server.url, fault, "a statement could not be undone");
-            for staged in &mut self.staged {
-                staged.piece.acks.retain(|ack| *ack != server.id);
-            }
+            self.not_undone_at = Some(Arc::clone(server));
         }
         // Numbers are not used again: a late message of an undone statement must not pass for a new one's.
     }
@@ -168,6 +170,15 @@ impl Transaction {
     /// Commits; `statement` is the client's id of it. A transaction without rows needs no commit.
     pub async fn commit(mut self, statement: Option<Ulid>) -> Result<Committed> {
         self.settle_unfinished().await;
+        if let Some(server) = self.not_undone_at.take() {
+            self.discard().await;
+            let message = format!("storage server {} did not undo a statement of the transaction", server.url);
+            return Err(WireError::new(ErrorCode::Conflict, message)
+                .with_hint("run the transaction again")
+                .with_field("server", server.id)
+                .with_field("transaction", self.id)
+                .into());
+        }
         if self.staged.is_empty() {
             self.discard().await;
             return Ok(Committed { version: self.writes.catalog.state().version(), repeated: None });

@@ -29,8 +29,9 @@ pub trait StageTransport: Debug + Send + Sync + 'static {
     /// Undoes what the transaction staged there.
     async fn abort(&self, server: &StorageServer, transaction: Ulid) -> Result<()>;
 
-    /// Undoes what the transaction's statements after `sequence` staged there.
-    async fn rollback_to(&self, server: &StorageServer, transaction: Ulid, sequence: u32) -> Result<()>;
+    /// Undoes what the transaction's statements after `sequence` staged there, or are staging; `last` is the number of the
+    /// last one so far.
+    async fn rollback_to(&self, server: &StorageServer, transaction: Ulid, sequence: u32, last: u32) -> Result<()>;
 }
 
 /// The `Storage` service over the pool's connections.
@@ -81,9 +82,9 @@ impl StageTransport for GrpcTransport {
         Ok(())
     }
 
-    async fn rollback_to(&self, server: &StorageServer, transaction: Ulid, sequence: u32) -> Result<()> {
+    async fn rollback_to(&self, server: &StorageServer, transaction: Ulid, sequence: u32, last: u32) -> Result<()> {
         let url = url_of(server)?;
-        let request = v1::RollbackToRequest { transaction_id: transaction.to_string(), sequence };
+        let request = v1::RollbackToRequest { transaction_id: transaction.to_string(), sequence, last_sequence: last };
         self.client(&url)?.rollback_to(request).await.map_err(|status| name_server(status, &url))?;
         Ok(())
     }

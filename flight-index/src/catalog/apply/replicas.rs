@@ -76,16 +76,14 @@ pub(super) fn restore_server(state: &mut CatalogState, server: Ulid) {
 /// Outcomes were forgotten that a server has not heard of: what it has staged of them stays staged there, so none of its
 /// stale replicas can be current again without a copy.
 pub(super) fn never_restore(state: &mut CatalogState, server: Ulid) {
-    let tables: Vec<Arc<TableState>> = state.tables.values().cloned().collect();
-    for table in tables {
-        for (number, shard) in (0..).zip(&table.shards) {
-            let state_there = shard.replica(server).map(|replica| replica.state);
-            if matches!(state_there, Some(ReplicaState::Stale { since }) if since != NEVER_CURRENT) {
-                let mut shard = (**shard).clone();
-                set(&mut shard.replicas, server, ReplicaState::Stale { since: NEVER_CURRENT });
-                put(state, table.table.id, number, shard);
-            }
-        }
+    let may_be_restored =
+        |replica: &Replica| matches!(replica.state, ReplicaState::Stale { since } if since != NEVER_CURRENT);
+    let stale = state.replicas_on(server).filter(|(_, _, replica)| may_be_restored(replica));
+    let stale: Vec<(Ulid, u32, ShardState)> =
+        stale.map(|(table, number, _)| (table.table.id, number, (*table.shards[number as usize]).clone())).collect();
+    for (table, number, mut shard) in stale {
+        set(&mut shard.replicas, server, ReplicaState::Stale { since: NEVER_CURRENT });
+        put(state, table, number, shard);
     }
 }
 
