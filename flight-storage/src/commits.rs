@@ -24,7 +24,7 @@ use url::Url;
 
 use crate::{
     coordinators::Coordinators, engine::ShardId, engines::Engines, index_servers::IndexServers, open_loads::OpenLoads,
-    rebuild::Rebuilds,
+    rebuild::Rebuilds, small_file::replace_hint,
 };
 
 /// Commits that are applied side by side, so that they share an fsync.
@@ -67,13 +67,8 @@ impl AppliedVersion {
 
     /// Remembers the version for the next start.
     pub fn save(&self) -> Result<()> {
-        let temporary = self.file.with_extension("new");
-        let context = || format!("writing {}", self.file.display());
-        std::fs::write(&temporary, self.get().to_string()).map_err(|error| Error::io(context(), error))?;
-        crash_point::reach("applied_version.written");
-        std::fs::rename(&temporary, self.file.as_ref()).map_err(|error| Error::io(context(), error))?;
-        crash_point::reach("applied_version.renamed");
-        Ok(())
+        let text = self.get().to_string();
+        replace_hint(&self.file, text.as_bytes(), "applied_version.written", "applied_version.renamed")
     }
 
     /// Waits until every commit up to `version` has been applied.

@@ -5,9 +5,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use drsdb_core::{Error, Result, crash_point};
+use drsdb_core::{Error, Result};
 use parking_lot::RwLock;
 use url::Url;
+
+use crate::small_file::replace_hint;
 
 /// The index servers. Clones share what is learned.
 #[derive(Debug, Clone)]
@@ -57,15 +59,9 @@ impl IndexServers {
     }
 
     fn save(&self, urls: &[Url]) -> Result<()> {
-        let context = |error| Error::io(format!("writing {}", self.file.display()), error);
         let texts: Vec<&str> = urls.iter().map(Url::as_str).collect();
         let bytes = serde_json::to_vec(&texts).map_err(|error| Error::internal(error.to_string()))?;
-        let temporary = self.file.with_extension("new");
-        std::fs::write(&temporary, bytes).map_err(context)?;
-        crash_point::reach("index_servers.written");
-        std::fs::rename(&temporary, self.file.as_ref()).map_err(context)?;
-        crash_point::reach("index_servers.renamed");
-        Ok(())
+        replace_hint(&self.file, &bytes, "index_servers.written", "index_servers.renamed")
     }
 }
 

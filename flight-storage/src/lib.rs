@@ -48,4 +48,5 @@ pub mod rebuild;
 pub mod repair;
 pub mod row;
 pub mod server;
+mod small_file;
 pub mod stage_service;

@@ -16,7 +16,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use drsdb_core::{
     Error, ErrorCode, Result, Ulid,
     config::StorageConfig,
-    crash_point, ids,
+    ids,
     net::{self, ChannelPool},
     security::{
         Identity, TlsIdentity,
@@ -43,6 +43,7 @@ use crate::{
     query::{FlightServer, OnQueryRuntime, QueryEngine},
     rebuild::{Rebuilds, copy::Rebuilder, floors::Floors},
     repair::{self, Reporter},
+    small_file::{self, Points},
     stage_service::StageService,
 };
 
@@ -75,22 +76,16 @@ impl Registration {
         }
     }
 
+    /// A server whose name for itself got lost would be another one, and its shards nobody's.
     fn save(&self, file: &Path) -> Result<()> {
-        let context = |error| Error::io(format!("writing {}", file.display()), error);
-        let temporary = file.with_extension("new");
         let text = serde_json::to_vec_pretty(self).map_err(|error| Error::internal(error.to_string()))?;
-        fs::write(&temporary, text).map_err(context)?;
-        crash_point::reach("identity.written");
-        fs::File::open(&temporary).and_then(|written| written.sync_all()).map_err(context)?;
-        crash_point::reach("identity.synced");
-        fs::rename(&temporary, file).map_err(context)?;
-        crash_point::reach("identity.renamed");
-        // A server whose name for itself got lost would be another one, and its shards nobody's.
-        if let Some(dir) = file.parent() {
-            fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(context)?;
-        }
-        crash_point::reach("identity.named");
-        Ok(())
+        let points = Points {
+            written: "identity.written",
+            synced: "identity.synced",
+            renamed: "identity.renamed",
+            named: "identity.named",
+        };
+        small_file::replace(file, &text, points)
     }
 }
 

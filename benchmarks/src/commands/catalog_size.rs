@@ -34,11 +34,11 @@ pub struct CatalogSizeArguments {
     /// Segments to make.
     #[arg(long, default_value_t = 10_000)]
     segments: u64,
-    /// Rows of each segment, about.
-    #[arg(long, default_value_t = 200)]
+    /// Rows of each segment, about. Fewer than 16,384 rows of a load stay in the row buffer and make none.
+    #[arg(long, default_value_t = 17_000)]
     segment_rows: u64,
     /// Shards of the table with the segments: each load makes a segment in each.
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, default_value_t = 50)]
     shards: u64,
 }
 
@@ -50,7 +50,7 @@ pub async fn run(arguments: CatalogSizeArguments) -> Result<()> {
     let client = cluster.client();
     client.execute("CREATE TABLE commits (id BIGINT PRIMARY KEY, text TEXT) WITH (engine = 'row')").await?;
     let create = format!(
-        "CREATE TABLE many (id BIGINT PRIMARY KEY, name TEXT, amount BIGINT) WITH (engine = 'column', shards = {})",
+        "CREATE TABLE many (id BIGINT PRIMARY KEY, name TEXT, amount BIGINT) WITH (engine = 'column', replicas = 1, shards = {})",
         arguments.shards
     );
     client.execute(&create).await?;

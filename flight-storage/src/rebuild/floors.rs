@@ -4,11 +4,14 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, crash_point};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::ShardId;
+use crate::{
+    engine::ShardId,
+    small_file::{self, Points},
+};
 
 /// Of a shard that is not here.
 const NEVER: u64 = u64::MAX;
@@ -107,18 +110,13 @@ impl Floors {
         let shards = changed.shards.iter().map(|(shard, floor)| (shard.table, shard.shard, *floor)).collect();
         let bytes = serde_json::to_vec(&Kept { all: changed.all, shards })
             .map_err(|error| Error::internal(error.to_string()))?;
-        let context = |error| Error::io(format!("writing {}", self.file.display()), error);
-        let temporary = self.file.with_extension("new");
-        fs::write(&temporary, bytes).map_err(context)?;
-        crash_point::reach("floors.written");
-        fs::File::open(&temporary).and_then(|written| written.sync_all()).map_err(context)?;
-        crash_point::reach("floors.synced");
-        fs::rename(&temporary, self.file.as_ref()).map_err(context)?;
-        crash_point::reach("floors.renamed");
-        if let Some(dir) = self.file.parent() {
-            fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(context)?;
-        }
-        crash_point::reach("floors.named");
+        let points = Points {
+            written: "floors.written",
+            synced: "floors.synced",
+            renamed: "floors.renamed",
+            named: "floors.named",
+        };
+        small_file::replace(&self.file, &bytes, points)?;
         *floors = changed;
         Ok(())
     }
