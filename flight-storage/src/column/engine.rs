@@ -41,6 +41,8 @@ pub struct ColumnOptions {
     pub write_buffer_bytes: usize,
     /// Up to this many rows that a statement writes into a shard go to the row buffer; more become segments at once.
     pub buffer_rows: usize,
+    /// Up to this many rows that become segments are looked up by their keys; more are merged with what is there.
+    pub lookup_rows: usize,
     /// Told before each step of a compaction, for tests that end the process there.
     pub on_step: Option<fn(&str)>,
 }
@@ -52,7 +54,9 @@ impl Default for ColumnOptions {
             segment_rows: 1 << 20,
             row_group_rows: 16 * CHUNK_ROWS,
             write_buffer_bytes: 512 << 20,
-            buffer_rows: 2 * CHUNK_ROWS,
+            // About what a file with its fsync costs.
+            buffer_rows: 512,
+            lookup_rows: 2 * CHUNK_ROWS,
             on_step: None,
         }
     }

@@ -177,8 +177,19 @@ pub fn from_file(array: ArrayRef, stored: &DataType) -> Result<ArrayRef> {
     Ok(Arc::new(intervals.finish()))
 }
 
-/// How a segment is written. `dictionary[i]` says whether column `i` repeats values enough for a dictionary to pay.
-pub fn writer_properties(table: &Table, row_group_rows: usize, dictionary: &[bool]) -> WriterProperties {
+/// How a segment is laid out.
+#[derive(Debug)]
+pub struct Layout {
+    /// Rows of a row group.
+    pub row_group_rows: usize,
+    /// How many values of a key column a row group has, at most: bloom filters are made for as many.
+    pub distinct_keys: usize,
+    /// Whether a column repeats values enough for a dictionary to pay; where it says nothing, it does not.
+    pub dictionary: Vec<bool>,
+}
+
+/// How a segment is written.
+pub fn writer_properties(table: &Table, layout: &Layout) -> WriterProperties {
     // Pages end at the row limit alone, or chunks and pages fall apart: the byte limit is only a bound on memory.
     const PAGE_BYTES: usize = 16 << 20;
     const BLOOM_FALSE_POSITIVES: f64 = 0.01;
@@ -186,13 +197,13 @@ pub fn writer_properties(table: &Table, row_group_rows: usize, dictionary: &[boo
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::LZ4_RAW)
         .set_created_by("drsdb".to_owned())
-        .set_max_row_group_row_count(Some(row_group_rows))
+        .set_max_row_group_row_count(Some(layout.row_group_rows))
         .set_data_page_row_count_limit(CHUNK_ROWS)
         .set_data_page_size_limit(PAGE_BYTES)
         .set_write_batch_size(1024)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_dictionary_enabled(false);
-    for (position, _) in dictionary.iter().enumerate().filter(|(_, dictionary)| **dictionary) {
+    for (position, _) in layout.dictionary.iter().enumerate().filter(|(_, dictionary)| **dictionary) {
         properties = properties.set_column_dictionary_enabled(column_path(table, position), true);
     }
     for &position in &table.primary_key {
@@ -200,7 +211,7 @@ pub fn writer_properties(table: &Table, row_group_rows: usize, dictionary: &[boo
         properties = properties
             .set_column_bloom_filter_enabled(path.clone(), true)
             .set_column_bloom_filter_fpp(path.clone(), BLOOM_FALSE_POSITIVES)
-            .set_column_bloom_filter_max_ndv(path, row_group_rows as u64);
+            .set_column_bloom_filter_max_ndv(path, layout.distinct_keys as u64);
     }
     if !table.cluster_key.is_empty() {
         let columns = table.cluster_key.iter().map(|&position| SortingColumn {

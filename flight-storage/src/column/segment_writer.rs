@@ -16,7 +16,7 @@ use parquet::{
 };
 
 use super::{
-    format::{to_file, write_error, writer_properties},
+    format::{Layout, to_file, write_error, writer_properties},
     segment::{KeyRange, Segment, SegmentRecord},
     stats::Gatherer,
 };
@@ -91,15 +91,14 @@ pub struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Begins a file in `dir`. For `dictionary` see [`writer_properties`].
+    /// Begins a file in `dir`.
     pub fn create(
         dir: &Path,
         table: &Table,
         file_schema: &SchemaRef,
         shard: ShardId,
         (transaction, sequence): (Ulid, u32),
-        row_group_rows: usize,
-        dictionary: &[bool],
+        layout: &Layout,
     ) -> Result<Self> {
         let id = ids::new_ulid();
         let path = segment_path(dir, id);
@@ -108,7 +107,7 @@ impl SegmentWriter {
         let file = file.map_err(|error| Error::io(&context, error))?;
         let unfinished = Unfinished { path, kept: false };
         let output = Checksummed::new(file);
-        let options = ArrowWriterOptions::new().with_properties(writer_properties(table, row_group_rows, dictionary));
+        let options = ArrowWriterOptions::new().with_properties(writer_properties(table, layout));
         let writer = ArrowWriter::try_new_with_options(output, Arc::clone(file_schema), options)
             .map_err(|error| write_error(&context, error))?;
         Ok(Self {

@@ -5,7 +5,7 @@
 //! deletions ──▶ found in segments: a deletion of the segment       ┐
 //!           └─▶ else: deleted in the buffer, which knows them      ├─▶ one operation of the row engine's writer
 //! few rows ───▶ compared with segments, then into the buffer       │
-//! many rows ──▶ segments, compared with segments and the buffer    ┘
+//! more rows ──▶ segments, compared with segments and the buffer    ┘
 //! ```
 //!
 //! What stands in the way of a change is the same as in the row engine (`crate::row`): whatever another transaction has
@@ -34,9 +34,9 @@ use crate::engine::{ShardId, StageOptions};
 /// New rows of a statement in one shard.
 pub enum NewRows<'a> {
     /// They go to the buffer.
-    Few(Vec<RecordBatch>),
-    /// They are in finished segments.
-    Many(&'a [Arc<Segment>]),
+    Buffered(Vec<RecordBatch>),
+    /// They are in finished segments; when they are few, all of them as they came, too.
+    Segments { segments: &'a [Arc<Segment>], few: &'a [RecordBatch] },
 }
 
 /// Stages a statement's changes in one shard.
@@ -82,20 +82,16 @@ impl Stager<'_> {
             deleted += keys.num_rows() as u64;
             in_buffer.extend(self.find_deleted(keys, &mut views)?);
         }
-        let (few, many): (Vec<RecordBatch>, &[Arc<Segment>]) = match rows {
-            NewRows::Few(batches) => (batches, &[]),
-            NewRows::Many(segments) => (Vec::new(), segments),
+        let (buffered, many): (Vec<RecordBatch>, &[Arc<Segment>]) = match &rows {
+            NewRows::Buffered(batches) => (batches.clone(), &[]),
+            NewRows::Segments { segments, .. } => (Vec::new(), segments),
         };
         if let Some(primary) = self.primary {
-            few.iter().try_for_each(|batch| self.check_few(primary, batch, &views))?;
-            if !many.is_empty() {
-                self.check_many(primary, many, &views)?;
-                self.check_buffer(primary, many, &in_buffer)?;
-            }
+            self.check(primary, &rows, &views, &in_buffer)?;
         }
 
         let piece = ids::new_ulid();
-        let in_rows = !in_buffer.is_empty() || !few.is_empty();
+        let in_rows = !in_buffer.is_empty() || !buffered.is_empty();
         let mut state = self.store.state.write();
         state.check_not_dropped(self.table)?;
         let is_newer = state.is_newer(self.table);
@@ -130,7 +126,7 @@ impl Stager<'_> {
             });
         }
         let (options, shard) = (self.options, self.shard.shard);
-        let pending = self.store.buffer.stage(options, self.table, shard, in_buffer, few, changes);
+        let pending = self.store.buffer.stage(options, self.table, shard, in_buffer, buffered, changes);
         // Queued in the order in which it was registered: whoever stages next comes after it on disk as well.
         drop(staging);
         let outcome = pending.and_then(|pending| pending.wait().map(drop));
@@ -203,7 +199,25 @@ impl Stager<'_> {
         Ok(Some(arrow::compute::filter_record_batch(batch, &missing.into())?))
     }
 
-    /// Compares rows that go to the buffer with segments; the buffer compares them with itself.
+    /// Compares new rows with each other and with what is there, less `deleted` in the buffer.
+    fn check(&self, primary: &KeyFormat, rows: &NewRows<'_>, views: &[View], deleted: &[RecordBatch]) -> Result<()> {
+        let look_up = |few: &[RecordBatch]| few.iter().try_for_each(|batch| self.check_few(primary, batch, views));
+        match rows {
+            // The buffer compares them with itself.
+            NewRows::Buffered(few) => look_up(few),
+            NewRows::Segments { segments, few } => {
+                if few.is_empty() {
+                    self.check_many(primary, segments, views)?;
+                } else {
+                    look_up(few)?;
+                    self.check_many(primary, segments, &[])?;
+                }
+                self.check_buffer(primary, segments, deleted)
+            }
+        }
+    }
+
+    /// Compares rows with segments, by looking up their keys.
     fn check_few(&self, primary: &KeyFormat, batch: &RecordBatch, views: &[View]) -> Result<()> {
         let keys = Keys::new(primary, &batch.project(primary.columns())?)?;
         for hit in self.locate(primary, &keys, views)? {

@@ -61,8 +61,8 @@ impl StageWriter for ColumnStageWriter {
         let primary = KeyFormat::new(&table, &table.primary_key)?;
         let mut piece = piece_of(&loaded)?;
         let rows = match loaded.segments.is_empty() {
-            true => NewRows::Few(loaded.few),
-            false => NewRows::Many(&loaded.segments),
+            true => NewRows::Buffered(loaded.few),
+            false => NewRows::Segments { segments: &loaded.segments, few: &loaded.few },
         };
         let stager = Stager { store: &store, options, table: &table, shard, primary: primary.as_ref() };
         piece.deleted = stager.stage(&deletes, rows)?;
@@ -72,16 +72,17 @@ impl StageWriter for ColumnStageWriter {
 
 fn piece_of(loaded: &Loaded) -> Result<StagedPiece> {
     let records = loaded.segments.iter().map(|segment| segment.record());
-    let few = loaded.few.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
-    let rows = records.clone().map(|record| record.rows).sum::<u64>() + few;
+    let buffered = if loaded.segments.is_empty() { &loaded.few[..] } else { &[] };
+    let rows = records.clone().map(|record| record.rows).sum::<u64>();
+    let rows = rows + buffered.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
     if rows == 0 {
         return Ok(StagedPiece::default());
     }
-    let few_bytes = loaded.few.iter().map(|batch| super::write::bytes_of(batch) as u64).sum::<u64>();
+    let buffered_bytes = buffered.iter().map(|batch| super::write::bytes_of(batch) as u64).sum::<u64>();
     Ok(StagedPiece {
         rows,
         deleted: 0,
-        bytes: records.clone().map(|record| record.bytes).sum::<u64>() + few_bytes,
+        bytes: records.clone().map(|record| record.bytes).sum::<u64>() + buffered_bytes,
         segments: records.map(|record| record.id).collect(),
         columns: loaded.gatherer.clone().finish()?.columns(),
     })

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! write ──▶ chunks of 8,192 rows ──▶ buffer ──(full)──▶ sort ──▶ open segment ──(full, or the order breaks)──▶ file
-//! finish ─▶ few, and nothing written yet: the chunks themselves
-//!        └▶ else what is left ─▶ files ─▶ sync the folder
+//! finish ─▶ very few, and nothing written yet: the chunks themselves
+//!        └▶ else what is left ─▶ files ─▶ sync the folder; few: the chunks as well, for their keys
 //! ```
 //!
 //! All writers of an engine share one budget for their buffers. When a buffer goes out and its rows follow those of the
@@ -32,7 +32,7 @@ use drsdb_core::{Error, Result, Table, Ulid, crash_point};
 
 use super::{
     Store,
-    format::{CHUNK_ROWS, MAX_GROUP_CHUNKS, file_schema},
+    format::{CHUNK_ROWS, Layout, MAX_GROUP_CHUNKS, file_schema},
     keys::{Clash, KeyFormat, clash_error},
     segment::{KeyRange, Segment},
     segment_writer::SegmentWriter,
@@ -93,6 +93,9 @@ struct OpenSegment {
 /// More bytes than this are not few, however few the rows are.
 const FEW_BYTES: usize = 4 << 20;
 
+/// A segment of so few rows is soon merged with others: it is not worth finding out which columns repeat values.
+const PASSING_ROWS: usize = 2 * CHUNK_ROWS;
+
 /// Takes the rows.
 pub struct Loader {
     store: Arc<Store>,
@@ -119,9 +122,9 @@ pub struct Loader {
 
 /// What a [`Loader`] made of its rows.
 pub struct Loaded {
-    /// Few rows, as they came.
+    /// Few rows, as they came. All there are, in the segments as well if there are any.
     pub few: Vec<RecordBatch>,
-    /// Many rows: finished, and doomed until somebody keeps them.
+    /// Finished, and doomed until somebody keeps them. Without them the rows are for the buffer.
     pub segments: Vec<Arc<Segment>>,
     /// What all rows hold.
     pub gatherer: Gatherer,
@@ -175,14 +178,15 @@ impl Loader {
             return Err(clash_error(&self.table, format, key, Clash::Itself));
         }
         let row_bytes = bytes / sorted.rows().max(1);
+        let is_all = is_last && self.open.is_none();
         for chunk in 0..sorted.chunks() {
-            self.write_chunk(&sorted, chunk, row_bytes)?;
+            self.write_chunk(&sorted, chunk, row_bytes, is_all)?;
         }
         Ok(())
     }
 
-    /// Adds a chunk to the open segment, or to a new one.
-    fn write_chunk(&mut self, sorted: &Sorted, number: usize, row_bytes: usize) -> Result<()> {
+    /// Adds a chunk to the open segment, or to a new one. `is_all`: no more chunks come.
+    fn write_chunk(&mut self, sorted: &Sorted, number: usize, row_bytes: usize, is_all: bool) -> Result<()> {
         let chunk = sorted.chunk(number)?;
         let (first, last) = sorted.ends(number).unzip();
         let store = Arc::clone(&self.store);
@@ -211,10 +215,17 @@ impl Loader {
             let group_bytes = ROW_GROUP_BYTES.min(self.share.0.share());
             let chunks = (group_bytes / row_bytes.max(1) / CHUNK_ROWS).min(options.row_group_rows / CHUNK_ROWS);
             let row_group_rows = chunks.clamp(1, MAX_GROUP_CHUNKS) * CHUNK_ROWS;
-            let dictionary = self.dictionary(sorted, number)?;
+            let left = sorted.rows() - number * CHUNK_ROWS;
+            let layout = match is_all && left <= PASSING_ROWS {
+                true => Layout { row_group_rows, distinct_keys: left, dictionary: Vec::new() },
+                false => {
+                    let dictionary = self.dictionary(sorted, number)?;
+                    Layout { row_group_rows, distinct_keys: row_group_rows, dictionary }
+                }
+            };
             let (dir, schema) = (&store.segments_dir, &self.file_schema);
             let (table, shard, author) = (&self.table, self.shard, self.author);
-            let writer = SegmentWriter::create(dir, table, schema, shard, author, row_group_rows, &dictionary)?;
+            let writer = SegmentWriter::create(dir, table, schema, shard, author, &layout)?;
             self.open = Some(OpenSegment { writer, last: None, key_range: None });
         }
         let open = self.open.as_mut().expect("made above");
@@ -298,24 +309,27 @@ impl Loader {
         Ok(())
     }
 
-    /// Ends. Few rows stay as they are if they may, whether they are few or not is told by what comes back.
+    /// Ends. Few rows stay as they are if they may; whether they are few is told by what comes back.
     pub fn finish(mut self, may_be_few: bool) -> Result<Loaded> {
         self.coalescer.finish_buffered_batch()?;
         self.pending_bytes = 0;
         self.take_completed();
         let rows: usize = self.buffer.iter().map(RecordBatch::num_rows).sum();
-        let is_few = rows <= self.store.options.buffer_rows && self.buffered_bytes <= FEW_BYTES;
-        if may_be_few && is_few && self.open.is_none() && self.segments.is_empty() {
+        let is_all = self.open.is_none() && self.segments.is_empty() && self.buffered_bytes <= FEW_BYTES;
+        let options = &self.store.options;
+        if may_be_few && is_all && rows <= options.buffer_rows {
             self.buffer.iter().try_for_each(|chunk| self.gatherer.add(chunk))?;
             return Ok(Loaded { few: self.buffer, segments: Vec::new(), gatherer: self.gatherer });
         }
+        let is_few = may_be_few && is_all && rows <= options.lookup_rows;
+        let few = if is_few { self.buffer.clone() } else { Vec::new() };
         self.flush(true)?;
         self.close_segment()?;
         if !self.segments.is_empty() {
             sync_folder(&self.store.segments_dir)?;
             crash_point::reach("segment.named");
         }
-        Ok(Loaded { few: Vec::new(), segments: self.segments, gatherer: self.gatherer })
+        Ok(Loaded { few, segments: self.segments, gatherer: self.gatherer })
     }
 }
 

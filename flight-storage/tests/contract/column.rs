@@ -40,6 +40,7 @@ pub fn small() -> ColumnOptions {
         row_group_rows: 16_384,
         write_buffer_bytes: 1 << 20,
         buffer_rows: 0,
+        lookup_rows: 0,
         ..ColumnOptions::default()
     }
 }
