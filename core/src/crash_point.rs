@@ -41,6 +41,8 @@ pub const STORAGE_POINTS: &[&str] = &[
     "row.commit.synced",
     "stage.done",
     "outcome.received",
+    "row.outcome.before",
+    "row.outcome.written",
     "outcome.applied",
     "applied_version.written",
     "applied_version.renamed",

@@ -275,8 +275,8 @@ async fn note_status(catalog: &Catalog, dial: &Dial, server: &StorageServer) -> 
     let status = StorageClient::new(dial(&url)?).status(StatusRequest::default()).await?.into_inner();
     let known = catalog.state().applied_by(server.id).unwrap_or(0);
     // The answer may come from another server that has the URL now.
-    if status.server_id == server.id.to_string() && status.applied_version >= known + WORTH_NOTING {
-        let noted = Command::StorageApplied { server: server.id, version: status.applied_version };
+    if status.server_id == server.id.to_string() && status.durable_version >= known + WORTH_NOTING {
+        let noted = Command::StorageApplied { server: server.id, version: status.durable_version };
         catalog.propose(noted).await?;
     }
     Ok(())

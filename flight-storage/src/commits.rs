@@ -2,12 +2,17 @@
 //!
 //! The index servers' Raft log decides what is committed; a storage server hears of it by `Cluster.FollowCommits`, a stream
 //! that starts after the last version that it has applied. Engines make `commit` idempotent, so that a replay after a
-//! crash does no harm: what has been applied is remembered in a small file that may be behind, and never ahead.
+//! crash does no harm: what has been applied is remembered in a small file that may be behind, and never ahead. Engines do
+//! not sync each outcome either: from time to time all of them are, and then the file says so, and the index servers hear it,
+//! which forget what everybody has on disk.
 
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,10 +38,15 @@ const BATCH: usize = 64;
 /// How often it is looked whether a staged transaction waits for its outcome.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// How often what was applied is made durable, at most, while commits come.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
 /// How far commits have been applied on this server: scans wait on it.
 #[derive(Debug, Clone)]
 pub struct AppliedVersion {
     version: Arc<watch::Sender<u64>>,
+    /// Up to which version all of it is on disk.
+    durable: Arc<AtomicU64>,
     file: Arc<PathBuf>,
 }
 
@@ -49,7 +59,8 @@ impl AppliedVersion {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(error) => return Err(Error::io(format!("reading {}", file.display()), error)),
         };
-        Ok(Self { version: Arc::new(watch::Sender::new(version)), file: Arc::new(file) })
+        let durable = Arc::new(AtomicU64::new(version));
+        Ok(Self { version: Arc::new(watch::Sender::new(version)), durable, file: Arc::new(file) })
     }
 
     /// The last applied version.
@@ -65,9 +76,20 @@ impl AppliedVersion {
         });
     }
 
-    /// Remembers the version for the next start.
-    pub fn save(&self) -> Result<()> {
-        let text = self.get().to_string();
+    /// The last version up to which everything survives a power loss.
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Makes what `engines` have applied durable, and remembers the version for the next start. Blocks.
+    pub fn save(&self, engines: &Engines) -> Result<()> {
+        let version = self.get();
+        if version == self.durable() {
+            return Ok(());
+        }
+        engines.sync()?;
+        self.durable.fetch_max(version, Ordering::AcqRel);
+        let text = version.to_string();
         replace_hint(&self.file, text.as_bytes(), "applied_version.written", "applied_version.renamed")
     }
 
@@ -119,7 +141,7 @@ type Staged = HashMap<Ulid, Instant>;
 
 /// Follows commits until `shutdown`, reconnecting to the next index server whenever a stream ends.
 pub async fn follow(follower: Follower, shutdown: CancellationToken) {
-    let Follower { applied, index_servers, .. } = &follower;
+    let index_servers = &follower.index_servers;
     let mut staged = Staged::new();
     let mut attempt = 0usize;
     while !shutdown.is_cancelled() {
@@ -134,7 +156,7 @@ pub async fn follow(follower: Follower, shutdown: CancellationToken) {
             shutdown.run_until_cancelled(pause).await;
         }
     }
-    if let Err(error) = applied.save() {
+    if let Err(error) = save(&follower).await {
         tracing::warn!(%error, "could not save the applied version: the next start replays more");
     }
 }
@@ -142,13 +164,20 @@ pub async fn follow(follower: Follower, shutdown: CancellationToken) {
 async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Result<()> {
     let Follower { engines, applied, channels, server_id, rebuilds, coordinators, .. } = follower;
     let mut client = ClusterClient::new(channels.channel(url)?);
-    let request = v1::FollowCommitsRequest { server_id: server_id.to_string(), after_version: applied.get() };
+    let request = v1::FollowCommitsRequest { server_id: server_id.to_string(), after_version: applied.durable() };
     let stream = client.follow_commits(request).await?.into_inner();
     let mut batches = stream.ready_chunks(BATCH);
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut saves = tokio::time::interval(SAVE_EVERY);
+    saves.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let batch = tokio::select! {
+            biased;
+            _ = saves.tick() => {
+                save(follower).await?;
+                continue;
+            }
             batch = batches.next() => batch,
             _ = looks.tick() => {
                 resolve_old(follower, &mut client, staged).await?;
@@ -172,19 +201,19 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
                 tasks.push_back(tokio::task::spawn_blocking(move || taker.take(commit.version, change)));
             }
         }
-        let changes = !tasks.is_empty();
         while let Some(result) = tasks.next().await {
             result.map_err(|error| Error::internal(format!("applying a commit failed: {error}")))??;
         }
         applied.advance(complete);
-        if changes {
-            // Not here: a busy disk may keep a rename waiting for seconds, and all connections of this thread with it.
-            let applied = applied.clone();
-            let saved = tokio::task::spawn_blocking(move || applied.save()).await;
-            saved.map_err(|error| Error::internal(format!("saving the applied version failed: {error}")))??;
-        }
     }
     Err(Error::new(ErrorCode::Unavailable, "the index server ended the stream"))
+}
+
+/// Makes what was applied durable.
+async fn save(follower: &Follower) -> Result<()> {
+    let (applied, engines) = (follower.applied.clone(), follower.engines.clone());
+    let saved = tokio::task::spawn_blocking(move || applied.save(&engines)).await;
+    saved.map_err(|error| Error::internal(format!("saving the applied version failed: {error}")))?
 }
 
 /// Takes changes in.

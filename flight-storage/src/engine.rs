@@ -142,8 +142,9 @@ pub trait StorageEngine: Debug + Send + Sync {
     /// is more to do. Scans at older snapshots, and statements that read one, fail with `conflict` where rows are gone.
     fn compact(&self, horizon: u64) -> Result<bool>;
 
-    /// Makes what `transaction` staged visible at snapshots >= `version`. Durable when it returns. Does nothing when
-    /// `transaction` staged nothing here or is committed already, so that commits can be replayed.
+    /// Makes what `transaction` staged visible at snapshots >= `version`. A power loss may take that back until the next
+    /// change that is durable, and then it has to be said again. Does nothing when `transaction` staged nothing here or is
+    /// committed already, so that commits can be replayed.
     fn commit(&self, transaction: Ulid, version: u64) -> Result<()>;
 
     /// Drops what `transaction` staged. Does nothing when there is nothing staged.

@@ -97,6 +97,11 @@ impl Engines {
         self.column.rollback_to(transaction, sequence)
     }
 
+    /// Waits until every outcome that was taken in is on disk.
+    pub fn sync(&self) -> Result<()> {
+        self.row.sync()
+    }
+
     /// Commits in both engines, see [`StorageEngine::commit`].
     pub fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
         self.column.commit(transaction, version)

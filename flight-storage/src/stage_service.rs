@@ -34,7 +34,7 @@ const QUEUE: usize = 2;
 const REPEATABLE_BYTES: usize = 4 << 20;
 /// How long a follower tries, and how long it waits in between.
 const CONFLICT_PATIENCE: Duration = Duration::from_secs(5);
-const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
+const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
 /// After how long what is in the way is asked about: until then its outcome is probably on its way.
 const OUTCOME_PATIENCE: Duration = Duration::from_millis(500);
 /// How long commits may take to arrive here that a call relies on.
@@ -92,15 +92,13 @@ impl StageService {
         }
         let call = StageCall::new(header)?;
         self.follower.coordinators.note(call.options.transaction, &call.header.coordinator);
-        // What the transaction has seen elsewhere, or the first replica before it let this through, is here as well.
-        let needed = if call.header.follower { call.header.after_version } else { call.header.snapshot };
-        if needed < u64::MAX {
-            self.follower.applied.wait_for(needed, SNAPSHOT_PATIENCE).await?;
+        // What the transaction has seen elsewhere is here as well.
+        if call.header.snapshot < u64::MAX {
+            self.follower.applied.wait_for(call.header.snapshot, SNAPSHOT_PATIENCE).await?;
         }
-        let applied = self.follower.applied.get();
         let piece = self.enter(&call, parts.boxed()).await?;
         crash_point::reach("stage.done");
-        Ok(v1::StageResponse { applied_version: applied, ..response_of(&piece)? })
+        response_of(&piece)
     }
 
     /// Into the engine, or into the spool of a shard that is being rebuilt.
@@ -119,8 +117,8 @@ impl StageService {
         }
     }
 
-    /// Stages what the first replica has let through. What is in the way here was decided about there, so its outcome
-    /// comes, or is asked for.
+    /// Stages what the first replica decides about. What is in the way here is so there as well, and then this call is given
+    /// up, or it is decided by now, or about to be undone: its outcome comes, or is asked for.
     async fn follow(&self, call: &StageCall, mut parts: Parts) -> Result<StagedPiece> {
         let (mut held, mut bytes) = (Vec::new(), 0);
         while bytes <= REPEATABLE_BYTES {
@@ -385,6 +383,7 @@ impl Storage for StageService {
             query_pool_bytes: self.queries.reserved_bytes() as u64,
             compaction_steps: self.upkeep.compactions(),
             horizon: self.upkeep.horizon(),
+            durable_version: self.follower.applied.durable(),
         }))
     }
 }
@@ -403,7 +402,6 @@ fn response_of(piece: &StagedPiece) -> Result<v1::StageResponse> {
         columns: piece.columns.iter().map(statistics_of).collect::<Result<_>>()?,
         segments: piece.segments.iter().map(|segment| segment.to_string()).collect(),
         deleted: piece.deleted,
-        applied_version: 0,
     })
 }
 

@@ -4,8 +4,8 @@
 //!
 //! 1. [`Writes::begin`] fixes its snapshot: a catalog state. Nothing is told to anybody yet.
 //! 2. Each statement that writes takes a [`Stager`], which gathers rows by table and shard ([`split`]). A small statement is
-//!    sent when it is complete: to the shard's first replica, which checks it, then to the others. What grows large is
-//!    streamed to all of them while it comes ([`shard_writer`]).
+//!    sent to a shard's replicas when it is complete, and what grows large while it comes; the first replica checks it
+//!    ([`shard_writer`]).
 //! 3. The statement's pieces become the transaction's ([`Transaction::absorb`]). A statement that fails is undone alone
 //!    ([`Transaction::rollback_to`]), and so is what follows a savepoint.
 //! 4. [`Transaction::commit`] proposes one `CommitTransaction`. A replica that has not staged everything is left out of

@@ -2,6 +2,10 @@
 //!
 //! The first replica decides: what it refuses is refused. Another one that does not answer is left out of the
 //! acknowledgements as long as a majority of the shard's replicas has the changes.
+//!
+//! All replicas are given the changes at the same time, so that a commit waits for the slowest fsync and not for their sum.
+//! Of two transactions in each other's way one is refused by the first replica; another replica that has heard of the loser
+//! first keeps the winner waiting until the loser has been undone there.
 
 use std::sync::Arc;
 
@@ -42,7 +46,7 @@ struct Sent {
 }
 
 impl ShardWriter {
-    /// Stages changes that are complete: at the first replica, and when that has let them through, at the others.
+    /// Stages changes that are complete.
     pub async fn stage(self, sequence: u32, changes: Changes) -> Result<Staged> {
         let sent = Sent { inserted: rows_in(&changes.inserted), deleted: rows_in(&changes.deleted) };
         let table = Arc::clone(&self.table);
@@ -59,17 +63,37 @@ impl ShardWriter {
             Ok::<_, Error>(parts)
         });
         let parts = encoding.await.map_err(|panic| Error::internal(format!("encoding rows failed: {panic}")))??;
-        let header = self.header(sequence);
-        let first = self.stage_at(&self.servers[0], header.clone(), &parts).await;
-        let first = match first {
-            Ok(first) => first,
-            Err(error) => return Err(self.first_failed(error).await),
+        let first = self.stage_at(&self.servers[0], self.header(sequence), &parts);
+        let follower = self.follower_header(sequence);
+        let others = self.servers[1..].iter().map(|server| self.stage_at(server, follower.clone(), &parts));
+        self.decided(sequence, first, async { Ok((sent, join_all(others).await)) }).await
+    }
+
+    /// Waits for the first replica's answer and for the others'. Its refusal ends it at once.
+    async fn decided(
+        &self,
+        sequence: u32,
+        first: impl Future<Output = Result<v1::StageResponse>>,
+        others: impl Future<Output = Result<(Sent, Vec<Result<v1::StageResponse>>)>>,
+    ) -> Result<Staged> {
+        let mut first = std::pin::pin!(first);
+        let mut others = std::pin::pin!(others);
+        let (answer, (sent, rest)) = tokio::select! {
+            biased;
+            answer = &mut first => match answer {
+                Ok(answer) => (answer, others.await?),
+                Err(error) => return Err(self.first_failed(error).await),
+            },
+            done = &mut others => {
+                let done = done?;
+                match first.await {
+                    Ok(answer) => (answer, done),
+                    Err(error) => return Err(self.first_failed(error).await),
+                }
+            }
         };
-        let follower = v1::StageHeader { follower: true, after_version: first.applied_version, ..header };
-        let others =
-            self.servers[1..].iter().map(|server| self.stage_at(server, follower.clone(), &parts)).collect::<Vec<_>>();
-        let mut answers = vec![Ok(first)];
-        answers.extend(join_all(others).await);
+        let mut answers = vec![Ok(answer)];
+        answers.extend(rest);
         self.staged(sequence, sent, answers).await
     }
 
@@ -103,30 +127,11 @@ impl ShardWriter {
         });
         let first = stages.next().expect("a shard has a first replica");
         let others = join_all(stages);
-        let work = async {
+        let others = async {
             let (sent, others) = join(self.feed(sequence, rows, pieces, senders), others).await;
-            Ok::<_, Error>((sent?, others))
+            Ok((sent?, others))
         };
-        // The first replica's refusal ends the stream at once; its success is known only when all has been sent.
-        let mut first = std::pin::pin!(first);
-        let mut work = std::pin::pin!(work);
-        let (answer, (sent, others)) = tokio::select! {
-            biased;
-            answer = &mut first => match answer {
-                Ok(answer) => (answer, work.await?),
-                Err(error) => return Err(self.first_failed(error).await),
-            },
-            done = &mut work => {
-                let done = done?;
-                match first.await {
-                    Ok(answer) => (answer, done),
-                    Err(error) => return Err(self.first_failed(error).await),
-                }
-            }
-        };
-        let mut answers = vec![Ok(answer)];
-        answers.extend(others);
-        self.staged(sequence, sent, answers).await
+        self.decided(sequence, first, others).await
     }
 
     async fn feed(
@@ -137,11 +142,10 @@ impl ShardWriter {
         mut senders: Vec<mpsc::Sender<v1::StageRequest>>,
     ) -> Result<Sent> {
         let header = self.header(sequence);
-        // Others are given rows before the first replica has checked them. What only inserts is checked by each; what
-        // changes rows waits there for what this transaction has seen.
+        // What only inserts is checked by each.
         let other = match rows {
             Rows::Inserted if sequence <= 2 => header.clone(),
-            _ => v1::StageHeader { follower: true, after_version: self.snapshot, ..header.clone() },
+            _ => self.follower_header(sequence),
         };
         let mut open = true;
         for (at, sender) in senders.iter().enumerate() {
@@ -179,6 +183,12 @@ impl ShardWriter {
             coordinator: self.writes.coordinator.clone(),
             ..v1::StageHeader::default()
         }
+    }
+
+    /// For a replica that takes what the first one lets through. What the transaction has seen must be there; whatever is on
+    /// its way there since then is in the way of the changes until it has come.
+    fn follower_header(&self, sequence: u32) -> v1::StageHeader {
+        v1::StageHeader { follower: true, ..self.header(sequence) }
     }
 
     async fn staged(&self, sequence: u32, sent: Sent, answers: Vec<Result<v1::StageResponse>>) -> Result<Staged> {

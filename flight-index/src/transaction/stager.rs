@@ -1,7 +1,7 @@
 //! What one statement changes, gathered by table and shard and staged.
 //!
 //! ```text
-//! add(table, shard, rows) ──▶ buffer of the shard ── never full ──▶ finish: first replica, then the others
+//! add(table, shard, rows) ──▶ buffer of the shard ── never full ──▶ finish: sent to every replica as a whole
 //!                                  └── full ──▶ streams to every replica, opened once and fed from then on
 //! ```
 //!
@@ -211,7 +211,7 @@ impl Stager {
         Ok(sender)
     }
 
-    /// Everything is in memory: the shard's first replica checks before the others are given anything.
+    /// Everything is in memory, and complete.
     async fn stage_small(mut self) -> Result<Vec<Staged>> {
         let mut waiting = Vec::new();
         for stage in &mut self.tables {

@@ -73,6 +73,10 @@ impl ForeignOperation for Together {
         self.first.as_ref().map_or(0, Operation::weight)
     }
 
+    fn is_outcome(&self) -> bool {
+        self.first.as_ref().is_some_and(Operation::is_outcome)
+    }
+
     fn run(&self, connection: &Connection) -> Result<Done> {
         if self.create {
             super::manifest::create(connection)?;

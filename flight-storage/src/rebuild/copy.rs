@@ -133,6 +133,9 @@ impl Rebuilder {
                 continue;
             };
             self.replay(&spool, shard, started.snapshot, at).await?;
+            // The spool, which is to go, has the outcomes that it knows on disk; the engine may not have them there yet.
+            let engines = self.engines.clone();
+            blocking(move || engines.sync()).await?;
             // As long as it is not known whether the replica is current, nothing may go into the spool.
             while let Err(error) = self.finish(shard, started.snapshot).await {
                 if matches!(error.code(), ErrorCode::Conflict | ErrorCode::NotFound) {

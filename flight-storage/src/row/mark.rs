@@ -2,7 +2,7 @@
 //! that ends there: what it held, staged and committed alike, would be missing without a word.
 //!
 //! So each group of writes counts itself in the file, and its number is also written to a second file when the group is on
-//! disk and before anybody is told. That file is not synced, which costs no time: after a power loss it may be behind, and
+//! disk and before anybody is told; a group that need not be on disk yet leaves that to the next. That file is not synced, which costs no time: after a power loss it may be behind, and
 //! then proves less. It is never ahead of what was synced, so a data file that is behind it has lost something.
 
 use std::{
@@ -74,9 +74,12 @@ impl Mark {
         execute(connection, "UPDATE counters SET value = ?1 WHERE name = 'groups'", [self.groups + 1]).map(drop)
     }
 
-    /// Notes that the group is on disk.
-    pub(super) fn advance(&mut self) {
+    /// Notes that the group was written, and whether it is on disk, and with it all groups before it.
+    pub(super) fn advance(&mut self, is_synced: bool) {
         self.groups += 1;
+        if !is_synced {
+            return;
+        }
         let number = self.groups.to_le_bytes();
         let mut bytes = [0; 12];
         bytes[..8].copy_from_slice(&number);

@@ -141,7 +141,12 @@ impl RowEngine {
         self.writer.queue().submit(operation)
     }
 
-    /// Runs an operation and waits until it is durable.
+    /// Waits until everything that was answered before is on disk: outcomes are answered earlier.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.run(Operation::Sync).map(drop)
+    }
+
+    /// Runs an operation and waits until it is durable; an outcome is when [`RowEngine::sync`] says so.
     pub(crate) fn run(&self, operation: Operation) -> Result<Done> {
         self.submit(operation)?.wait()
     }

@@ -66,6 +66,8 @@ pub(crate) enum Operation {
     /// Something of another engine that keeps its books in this file, so that both share each fsync.
     #[allow(dead_code, reason = "for the column engine")]
     Foreign(Box<dyn ForeignOperation>),
+    /// Nothing, but what was done before is on disk when it is answered.
+    Sync,
 }
 
 /// What another engine does to the file.
@@ -73,6 +75,11 @@ pub(crate) trait ForeignOperation: std::fmt::Debug + Send {
     /// Bytes that it will write, about.
     fn weight(&self) -> usize {
         0
+    }
+
+    /// See [`Operation::is_outcome`].
+    fn is_outcome(&self) -> bool {
+        false
     }
 
     /// Does it, inside a savepoint: an error undoes it, and only it. May be run again, when the transaction around it failed
@@ -106,6 +113,16 @@ impl Operation {
         }
     }
 
+    /// Whether it only takes in that a transaction has committed. The index servers' log has that durably and tells it again
+    /// to a server that does not know, so it need not be on disk when it is answered.
+    pub(crate) fn is_outcome(&self) -> bool {
+        match self {
+            Operation::Commit { .. } => true,
+            Operation::Foreign(foreign) => foreign.is_outcome(),
+            _ => false,
+        }
+    }
+
     /// Does it.
     pub(crate) fn run(&self, connection: &Connection) -> Result<Done> {
         match self {
@@ -125,6 +142,7 @@ impl Operation {
             Operation::FreeShard { number } => free_shard(connection, *number).map(|()| Done::default()),
             Operation::Compact { horizon } => compact(connection, *horizon),
             Operation::Foreign(foreign) => foreign.run(connection),
+            Operation::Sync => Ok(Done::default()),
         }
     }
 }

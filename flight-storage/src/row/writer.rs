@@ -8,6 +8,9 @@
 //! An fsync takes milliseconds and an operation microseconds, so what comes in during one fsync shares the next: with
 //! one caller each operation pays for its own, with hundreds they pay a hundredth each. Nobody waits for company.
 //! Each operation has a savepoint of its own, so that one that fails takes no other with it.
+//!
+//! A group of nothing but outcomes is not synced: SQLite's log keeps the order, so that the next fsync, whoever asks for it,
+//! makes them durable as well, and after a power loss the index servers tell them again.
 
 use std::{
     collections::VecDeque,
@@ -103,7 +106,8 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("row-writer".to_owned())
             .spawn(move || {
-                let mut state = WriterThread { connection, mark, pages, health, receiver, later: undone.into() };
+                let later = undone.into();
+                let mut state = WriterThread { connection, syncs: true, mark, pages, health, receiver, later };
                 while state.run_group() {}
                 state.end();
             })
@@ -130,6 +134,8 @@ impl Drop for Writer {
 
 struct WriterThread {
     connection: Connection,
+    /// Whether the connection syncs what it commits.
+    syncs: bool,
     mark: Mark,
     pages: Arc<Pages>,
     health: Arc<Health>,
@@ -238,16 +244,23 @@ impl WriterThread {
     }
 
     fn run_jobs(&mut self, jobs: &[Job]) -> Result<Vec<Result<Done>>> {
+        let sync = !jobs.iter().all(|job| job.operation.is_outcome());
+        if self.syncs != sync {
+            // Not within a transaction: SQLite would not listen.
+            let level = if sync { "FULL" } else { "NORMAL" };
+            self.connection.pragma_update(None, "synchronous", level).context("setting up a transaction")?;
+            self.syncs = sync;
+        }
         self.execute("BEGIN IMMEDIATE")?;
         let results = self.run_each(jobs).and_then(|results| {
             self.mark.count(&self.connection)?;
-            crash_point::reach("row.commit.before");
+            crash_point::reach(if sync { "row.commit.before" } else { "row.outcome.before" });
             self.execute("COMMIT")?;
-            crash_point::reach("row.commit.synced");
+            crash_point::reach(if sync { "row.commit.synced" } else { "row.outcome.written" });
             Ok(results)
         });
         if results.is_ok() {
-            self.mark.advance();
+            self.mark.advance(sync);
         } else if !self.connection.is_autocommit() {
             self.execute("ROLLBACK")?;
         }
