@@ -397,6 +397,36 @@ async fn a_log_that_lost_its_end_is_noticed() {
 }
 
 #[tokio::test]
+async fn an_outcome_that_a_power_loss_took_can_be_told_again() {
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let log_bytes = |of: &TempDir| std::fs::metadata(of.path().join("rows.sqlite-wal")).unwrap().len();
+    let first = stage(&engine, &table, &rows(&table, 0..10, 10)).unwrap();
+    let synced = log_bytes(&directory);
+    engine.commit(first, 1).unwrap();
+    assert!(log_bytes(&directory) > synced);
+    assert_eq!(count(&engine, request(&table)).await.unwrap(), 10, "it counts at once");
+
+    let lost = crashed(&directory);
+    let log = std::fs::File::options().write(true).open(lost.path().join("rows.sqlite-wal")).unwrap();
+    log.set_len(synced).unwrap();
+    let opened = RowEngine::open(lost.path()).unwrap();
+    assert_eq!(opened.staged_transactions().unwrap(), [first], "nothing but the outcome is lost");
+    assert_eq!(count(&opened, request(&table)).await.unwrap(), 0);
+    opened.commit(first, 1).unwrap();
+    assert_eq!(count(&opened, request(&table)).await.unwrap(), 10);
+
+    // From here on it is on disk, and to lose it is damage.
+    engine.sync().unwrap();
+    let damaged = crashed(&directory);
+    let log = std::fs::File::options().write(true).open(damaged.path().join("rows.sqlite-wal")).unwrap();
+    log.set_len(synced).unwrap();
+    let error = RowEngine::open(damaged.path()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+}
+
+#[tokio::test]
 async fn damage_names_the_shard() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("rows.sqlite");
