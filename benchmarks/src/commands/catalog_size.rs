@@ -1,7 +1,7 @@
 //! `catalog-size`: what transactions and segments cost the index server on disk.
 //!
 //! Sizes are those of all files of the first index server: the commit log, the catalog and its snapshots, and what SQLite
-//! adds. Segments are counted as files of the storage servers.
+//! adds. Segments are counted as the loads make them: storage servers merge small ones in the meantime.
 
 use std::{
     path::Path,
@@ -34,8 +34,8 @@ pub struct CatalogSizeArguments {
     /// Segments to make.
     #[arg(long, default_value_t = 10_000)]
     segments: u64,
-    /// Rows of each segment, about. Fewer than 16,384 rows of a load stay in the row buffer and make none.
-    #[arg(long, default_value_t = 17_000)]
+    /// Rows of each segment, about. Very few stay in the row buffer and make none.
+    #[arg(long, default_value_t = 1_000)]
     segment_rows: u64,
     /// Shards of the table with the segments: each load makes a segment in each.
     #[arg(long, default_value_t = 50)]
@@ -66,9 +66,12 @@ pub async fn run(arguments: CatalogSizeArguments) -> Result<()> {
     let loads = arguments.segments.div_ceil(arguments.shards);
     for load in 0..loads {
         load_segments(client, load, arguments.shards * arguments.segment_rows).await?;
+        if load == 0 {
+            let made = segments_below(&cluster.folder())?;
+            ensure!(made == arguments.shards, "a load made {made} segments in {} shards: change --segment-rows", arguments.shards);
+        }
     }
-    let segments = segments_below(&cluster.folder())?;
-    ensure!(segments > 0, "{loads} loads made no segment: give more --segment-rows");
+    let segments = loads * arguments.shards;
     let after = bytes_below(&index)?;
     // What the loads cost as transactions is not about segments.
     let of_segments = after as f64 - before as f64 - bytes_per_transaction * loads as f64;

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::load::{stored_column, transit_schema};
 
-/// What a message aims at.
-const TARGET_BYTES: usize = 2 << 20;
+/// What a message aims at: each replica has some of them under way for each shard.
+const TARGET_BYTES: usize = 256 << 10;
 /// What a message may have: below the 16 MiB that servers accept.
 pub const MAX_MESSAGE_BYTES: usize = 15 << 20;
 
