@@ -68,7 +68,11 @@ pub async fn run(arguments: CatalogSizeArguments) -> Result<()> {
         load_segments(client, load, arguments.shards * arguments.segment_rows).await?;
         if load == 0 {
             let made = segments_below(&cluster.folder())?;
-            ensure!(made == arguments.shards, "a load made {made} segments in {} shards: change --segment-rows", arguments.shards);
+            ensure!(
+                made == arguments.shards,
+                "a load made {made} segments in {} shards: change --segment-rows",
+                arguments.shards
+            );
         }
     }
     let segments = loads * arguments.shards;
