@@ -314,6 +314,10 @@ async fn resolve(
     let taker =
         Taker { engines: follower.engines.clone(), rebuilds: follower.rebuilds.clone(), server_id: follower.server_id };
     let outcome = outcome.committed.then_some(outcome.version);
-    let resolved = tokio::task::spawn_blocking(move || taker.decide(transaction, outcome)).await;
-    resolved.map_err(|error| Error::internal(error.to_string()))?
+    let resolved = tokio::task::spawn_blocking(move || {
+        taker.decide(transaction, outcome)?;
+        // The stream may be beyond it, and then nobody tells it again.
+        taker.engines.sync()
+    });
+    resolved.await.map_err(|error| Error::internal(error.to_string()))?
 }

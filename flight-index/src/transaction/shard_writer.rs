@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, Ulid, v1, v1::stage_request::Part};
-use futures::future::{join, join_all};
+use futures::future::{join, join_all, try_join};
 use tokio::sync::mpsc;
 
 use super::{Writes, encode::encode, split::Piece, stager::Rows, stager::Staged};
@@ -76,24 +76,15 @@ impl ShardWriter {
         first: impl Future<Output = Result<v1::StageResponse>>,
         others: impl Future<Output = Result<(Sent, Vec<Result<v1::StageResponse>>)>>,
     ) -> Result<Staged> {
-        let mut first = std::pin::pin!(first);
-        let mut others = std::pin::pin!(others);
-        let (answer, (sent, rest)) = tokio::select! {
-            biased;
-            answer = &mut first => match answer {
-                Ok(answer) => (answer, others.await?),
-                Err(error) => return Err(self.first_failed(error).await),
-            },
-            done = &mut others => {
-                let done = done?;
-                match first.await {
-                    Ok(answer) => (answer, done),
-                    Err(error) => return Err(self.first_failed(error).await),
-                }
+        let first = async {
+            match first.await {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(self.first_failed(error).await),
             }
         };
-        let mut answers = vec![Ok(answer)];
-        answers.extend(rest);
+        let (first, (sent, others)) = try_join(first, others).await?;
+        let mut answers = vec![Ok(first)];
+        answers.extend(others);
         self.staged(sequence, sent, answers).await
     }
 

@@ -82,13 +82,13 @@ impl Stager<'_> {
             deleted += keys.num_rows() as u64;
             in_buffer.extend(self.find_deleted(keys, &mut views)?);
         }
-        let (buffered, many): (Vec<RecordBatch>, &[Arc<Segment>]) = match &rows {
-            NewRows::Buffered(batches) => (batches.clone(), &[]),
-            NewRows::Segments { segments, .. } => (Vec::new(), segments),
-        };
         if let Some(primary) = self.primary {
             self.check(primary, &rows, &views, &in_buffer)?;
         }
+        let (buffered, new): (Vec<RecordBatch>, &[Arc<Segment>]) = match rows {
+            NewRows::Buffered(batches) => (batches, &[]),
+            NewRows::Segments { segments, .. } => (Vec::new(), segments),
+        };
 
         let piece = ids::new_ulid();
         let in_rows = !in_buffer.is_empty() || !buffered.is_empty();
@@ -102,9 +102,9 @@ impl Stager<'_> {
             let rows = std::mem::take(&mut view.deletes).into();
             deletions.push((Arc::clone(&view.segment), Deletion { piece, transaction, sequence, outcome, rows }));
         }
-        let in_segments = !deletions.is_empty() || !many.is_empty();
+        let in_segments = !deletions.is_empty() || !new.is_empty();
         if in_segments {
-            state.register(self.options.transaction, self.shard, many, &deletions);
+            state.register(self.options.transaction, self.shard, new, &deletions);
         }
         if in_rows {
             state.shards.entry(self.shard).or_default().buffered = true;
@@ -121,7 +121,7 @@ impl Stager<'_> {
         if in_segments {
             changes.push(Change::Stage {
                 table: Arc::clone(self.table),
-                segments: many.iter().map(|segment| segment.record().clone()).collect(),
+                segments: new.iter().map(|segment| segment.record().clone()).collect(),
                 deletions: deletions.iter().map(|(segment, one)| (segment.id(), one.clone())).collect(),
             });
         }
@@ -134,7 +134,7 @@ impl Stager<'_> {
             self.store.state.write().define(self.table);
         }
         if outcome.is_err() && in_segments {
-            self.store.state.write().withdraw(self.options.transaction, self.shard, many, piece);
+            self.store.state.write().withdraw(self.options.transaction, self.shard, new, piece);
         }
         outcome.map(|()| deleted)
     }

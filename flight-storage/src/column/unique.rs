@@ -9,7 +9,8 @@
 //!   looked up (`probe`).
 //!
 //! Rows that were deleted, or that the transaction deletes itself, are passed over; one that another transaction deletes,
-//! or has deleted since the snapshot, is a conflict. Loads of few rows do not come here: they go to the row buffer, see `stage`.
+//! or has deleted since the snapshot, is a conflict. Few new rows are compared with
+//! each other alone here: what is there already is searched for their keys, see `stage`.
 //!
 //! Not here: duplicates within one sorted buffer (`write`), which are seen before they reach a segment.
 

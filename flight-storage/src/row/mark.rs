@@ -2,8 +2,9 @@
 //! that ends there: what it held, staged and committed alike, would be missing without a word.
 //!
 //! So each group of writes counts itself in the file, and its number is also written to a second file when the group is on
-//! disk and before anybody is told; a group that need not be on disk yet leaves that to the next. That file is not synced, which costs no time: after a power loss it may be behind, and
-//! then proves less. It is never ahead of what was synced, so a data file that is behind it has lost something.
+//! disk and before anybody is told; a group that need not be on disk yet leaves that to the next. That file is not synced,
+//! which costs no time: after a power loss it may be behind, and then proves less. It is never ahead of what was synced, so a
+//! data file that is behind it has lost something.
 
 use std::{
     fs::File,
