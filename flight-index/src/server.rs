@@ -134,6 +134,15 @@ pub async fn serve(
         failed = founding => failed,
         // The log cannot be written any more: to go on would be to lie.
         halted = catalog.halted() => Err(halted),
+        // Nothing is left to do, which is no failure: who watches over the process need not start it again.
+        () = catalog.removed() => {
+            tracing::warn!(
+                id = config.node_id,
+                "this index server was removed from its cluster, and ends; as a new server, with an empty data_dir, \
+                 join = true and another node_id, it can be added again"
+            );
+            Ok(())
+        }
     };
     shutdown.cancel();
     for background in [forgetting, driving, pinging, comparing] {

@@ -269,6 +269,12 @@ impl v1::storage_server::Storage for Services {
         Err(Status::unimplemented(""))
     }
 
+    type LookupStream = Stream<v1::ExportedRows>;
+
+    async fn lookup(&self, _: Request<v1::LookupRequest>) -> Result<Response<Self::LookupStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     type ExportShardStream = Stream<v1::ExportedRows>;
 
     async fn export_shard(
@@ -315,6 +321,10 @@ impl v1::raft_server::Raft for Services {
     }
 
     async fn hash_state(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn agreed_members(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
         Err(Status::unimplemented(""))
     }
 }

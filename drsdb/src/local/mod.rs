@@ -263,6 +263,11 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Waits until index server `number` ends by itself; whether it did so in order, as one that was removed does.
+    pub async fn index_ended(&mut self, number: usize) -> bool {
+        self.index[number].ended().await.in_order
+    }
+
     /// Stops index server `number` for a while with SIGSTOP.
     pub async fn pause_index(&self, number: usize) -> Result<()> {
         self.index[number].pause().await

@@ -32,7 +32,8 @@ pub struct Server {
 
 enum Kind {
     Task {
-        running: JoinHandle<drsdb_core::Result<()>>,
+        /// `None` once it was seen to end.
+        running: Option<Running>,
         stop: DropGuard,
     },
     /// Its standard input is a pipe from here: when this process ends, however it does, the input ends, and so does it.
@@ -47,6 +48,15 @@ enum Kind {
 }
 
 type Output = Lines<BufReader<ChildStdout>>;
+type Running = JoinHandle<drsdb_core::Result<()>>;
+
+/// How a server ended that nobody stopped.
+pub struct Ended {
+    /// For people.
+    pub how: String,
+    /// Whether it had nothing left to do, and is not to be started again.
+    pub in_order: bool,
+}
 
 impl Server {
     /// Starts a server with a configuration file, and waits until it takes requests.
@@ -69,7 +79,7 @@ impl Server {
             Ok(Self { url, kind: Kind::Process { child: process.child, input, _output: output, pid } })
         } else {
             let task = spawn_task(role, &file)?;
-            Ok(Self { url, kind: Kind::Task { running: task.running, stop: task.stop.drop_guard() } })
+            Ok(Self { url, kind: Kind::Task { running: Some(task.running), stop: task.stop.drop_guard() } })
         }
     }
 
@@ -90,13 +100,24 @@ impl Server {
         }
     }
 
-    /// Waits until its process ends, and says how; for ever when it lives in this one.
-    pub async fn process_ended(&mut self) -> String {
+    /// Waits until it ends, and says how.
+    pub async fn ended(&mut self) -> Ended {
         match &mut self.kind {
-            Kind::Task { .. } => std::future::pending().await,
-            Kind::Process { child, .. } => match child.wait().await {
-                Ok(status) => status.to_string(),
-                Err(error) => format!("nobody knows how: {error}"),
+            Kind::Task { running, .. } => {
+                let ended = match running {
+                    Some(running) => running.await,
+                    None => std::future::pending().await,
+                };
+                *running = None;
+                match ended {
+                    Ok(Ok(())) => Ended { how: "without an error".to_owned(), in_order: true },
+                    Ok(Err(error)) => Ended { how: error.to_string(), in_order: false },
+                    Err(error) => Ended { how: error.to_string(), in_order: false },
+                }
+            }
+            Kind::Process { child, pid, .. } => match child.wait().await {
+                Ok(status) => Ended { how: format!("process {pid}, {status}"), in_order: status.success() },
+                Err(error) => Ended { how: format!("process {pid}, nobody knows how: {error}"), in_order: false },
             },
         }
     }
@@ -132,6 +153,7 @@ impl Server {
         match self.kind {
             Kind::Task { running, stop } => {
                 drop(stop);
+                let Some(running) = running else { return Ok(()) };
                 let ended = timeout(PATIENCE, running).await.context("the server does not stop")?;
                 Ok(ended.context("the server panicked")??)
             }
@@ -160,7 +182,7 @@ impl Server {
 
 struct Task {
     url: Url,
-    running: JoinHandle<drsdb_core::Result<()>>,
+    running: Running,
     stop: CancellationToken,
     became_ready: oneshot::Receiver<()>,
 }
@@ -191,7 +213,7 @@ async fn start_task(role: Role, file: &Path) -> Result<Server> {
     tokio::select! {
         became_ready = timeout(PATIENCE, became_ready) => {
             match became_ready {
-                Ok(Ok(())) => Ok(Server { url, kind: Kind::Task { running, stop } }),
+                Ok(Ok(())) => Ok(Server { url, kind: Kind::Task { running: Some(running), stop } }),
                 // It ended before it was ready: its error says why.
                 Ok(Err(_)) => match running.await {
                     Ok(Err(error)) => Err(error.into()),

@@ -1,4 +1,5 @@
-//! A cluster of processes under watch: a server that dies is told of, and started again where it was.
+//! A cluster under watch: a server that dies is told of, and started again where it was. One that ends in order was removed
+//! from the cluster, and clients are not sent to it any more.
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,7 @@ use anyhow::Result;
 use drsdb_core::security::Role;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use super::LocalCluster;
+use super::{LocalCluster, servers::Ended};
 
 /// Before the first attempt to start a server again, and before each later one twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -44,11 +45,22 @@ pub async fn until(stop: impl Future<Output = ()>, mut cluster: LocalCluster) ->
     let mut histories: HashMap<Which, History> = HashMap::new();
     let mut due: FuturesUnordered<BoxFuture<'static, Which>> = FuturesUnordered::new();
     let mut dead: Vec<Which> = Vec::new();
+    let mut removed: Vec<Which> = Vec::new();
     loop {
         tokio::select! {
             () = &mut stop => return cluster.shutdown().await,
             // The others go on, and clients get errors that name it: here is why.
-            (which, what) = cluster.next_death(&dead) => {
+            (which, ended) = cluster.next_death(&dead) => {
+                let what = format!("the server at {} has ended ({})", cluster.server(which).url(), ended.how);
+                if ended.in_order {
+                    eprintln!("{what}: it was removed from the cluster");
+                    dead.push(which);
+                    removed.push(which);
+                    if let Err(error) = cluster.leave_out(&removed) {
+                        eprintln!("clients are still sent to it: {error:#}");
+                    }
+                    continue;
+                }
                 let pause = histories.entry(which).or_default().pause();
                 eprintln!("{what}: it is started again in {} s", pause.as_secs());
                 dead.push(which);
@@ -99,20 +111,20 @@ impl LocalCluster {
         }
     }
 
-    /// Waits until a server's process ends that is not among `dead`; which one, and what to tell people.
-    async fn next_death(&mut self, dead: &[Which]) -> (Which, String) {
+    /// Tells clients of the index servers that are not among `removed`.
+    fn leave_out(&self, removed: &[Which]) -> Result<()> {
+        let index = self.index.iter().enumerate().filter(|(number, _)| !removed.contains(&(Role::Index, *number)));
+        let urls: Vec<_> = index.map(|(_, server)| server.url().clone()).collect();
+        self.layout.write_client(&urls)
+    }
+
+    /// Waits until a server ends that is not among `dead`; which one, and how.
+    async fn next_death(&mut self, dead: &[Which]) -> (Which, Ended) {
         let index = self.index.iter_mut().enumerate().map(|(number, server)| ((Role::Index, number), server));
         let storage = self.storage.iter_mut().enumerate().map(|(number, server)| ((Role::Storage, number), server));
         let alive = index.chain(storage).filter(|(which, _)| !dead.contains(which));
-        let deaths: Vec<_> = alive
-            .map(|(which, server)| {
-                Box::pin(async move {
-                    let (pid, url) = (server.pid(), server.url().clone());
-                    let how = server.process_ended().await;
-                    (which, format!("the server at {url} has ended (process {pid}, {how})"))
-                })
-            })
-            .collect();
+        let deaths: Vec<_> =
+            alive.map(|(which, server)| Box::pin(async move { (which, server.ended().await) })).collect();
         if deaths.is_empty() {
             return std::future::pending().await;
         }

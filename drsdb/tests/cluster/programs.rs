@@ -137,6 +137,23 @@ async fn a_cluster_of_processes_says_when_one_of_them_dies_and_starts_it_again()
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_server_that_is_removed_from_a_local_cluster_is_left_out() {
+    for processes in [&["--processes"][..], &[]] {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Local::start(&folder, "log", &[&["--index", "3"], processes].concat()).await;
+        let file = folder.path().join("data/client.toml");
+        let config = file.to_str().unwrap();
+        let removed = run(&["admin", "index", "remove", "--id", "2", "--config", config]).await;
+        assert!(removed.status.success(), "{}", text(&removed.stderr));
+        let known = || ClientOptions::from_file(&file).unwrap().index_servers.len();
+        eventually("clients are not sent to it", || async { known() == 2 }).await;
+        let client = Client::connect(ClientOptions::from_file(&file).unwrap()).await.unwrap();
+        client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)").await.unwrap();
+        assert!(local.stop().await.contains("it was removed from the cluster"));
+    }
+}
+
 /// The shell of a cluster with a table `city` of two rows.
 struct Shell {
     cluster: TestCluster,

@@ -3,7 +3,8 @@
 //! - [`Catalog`]: what the rest of the index server sees. Propose a command, read the state, follow its version.
 //! - [`store`]: log, vote and snapshots in one SQLite file, and the state machine in memory.
 //! - [`service`]: messages of the other index servers; `network` sends Raft's, `peers` drsdb's own.
-//! - `propose` and `read_index`: the way to the leader, from every node; `members`: who the index servers are.
+//! - `propose` and `read_index`: the way to the leader, from every node; `members`: who the index servers are;
+//!   `removal`: how one of them finds out that it is none any more.
 //!
 //! # Life of a command
 //!
@@ -49,6 +50,7 @@ mod network;
 mod peers;
 mod propose;
 mod read_index;
+mod removal;
 mod seal;
 pub mod service;
 mod shell;

@@ -71,6 +71,7 @@ pub(super) enum Call {
     ChangeMembers,
     NodeStatus,
     HashState,
+    AgreedMembers,
 }
 
 impl Peers {
@@ -126,6 +127,7 @@ impl Peers {
                 Call::ChangeMembers => client.change_members(message).await,
                 Call::NodeStatus => client.node_status(message).await,
                 Call::HashState => client.hash_state(message).await,
+                Call::AgreedMembers => client.agreed_members(message).await,
             }
         };
         let answer = match tokio::time::timeout(patience, asked).await {

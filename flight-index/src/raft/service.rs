@@ -81,4 +81,8 @@ impl RaftRpc for RaftService {
     async fn hash_state(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         handle(request, |versions| self.catalog.hash_for_another(versions)).await
     }
+
+    async fn agreed_members(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |()| self.catalog.agreed_members()).await
+    }
 }

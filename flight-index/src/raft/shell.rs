@@ -97,7 +97,8 @@ impl Catalog {
         let raft = Raft::new(node_id, config, Network { dial: dial.clone() }, log, state_machine)
             .await
             .map_err(|error| fatal_error(&database, &error))?;
-        if !voters.is_empty() {
+        let is_new = !raft.is_initialized().await.map_err(|fatal| fatal_error(&database, &fatal))?;
+        if is_new && !voters.is_empty() {
             initialize(&raft, voters, &database).await?;
         }
         let explained = database.clone();
@@ -247,7 +248,7 @@ async fn check_node(database: &Database, known: Option<NodeId>, node_id: NodeId)
             ErrorCode::InvalidArgument,
             format!("the data directory belongs to index server {known}, and this one is {node_id}"),
         )
-        .with_hint("give each index server its own data directory")
+        .with_hint(format!("set node_id = {known} if it is that one, or else give this one a data_dir of its own"))
         .into()),
         None => {
             let written = database.write(Change::Node(codec::encode(&node_id))).await;
@@ -259,7 +260,7 @@ async fn check_node(database: &Database, known: Option<NodeId>, node_id: NodeId)
 async fn initialize(raft: &Raft, voters: BTreeMap<NodeId, String>, database: &Database) -> Result<()> {
     let voters: BTreeMap<NodeId, BasicNode> = voters.into_iter().map(|(id, url)| (id, BasicNode::new(url))).collect();
     match raft.initialize(voters).await {
-        // Every start but the first one.
+        // Another server was faster.
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
         Err(RaftError::APIError(error)) => Err(Error::internal(error.to_string())),
         Err(RaftError::Fatal(fatal)) => Err(fatal_error(database, &fatal)),
