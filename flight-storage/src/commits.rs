@@ -23,6 +23,7 @@ use drsdb_core::{
     v1::{self, cluster_client::ClusterClient, commit::Change},
 };
 use futures::{StreamExt, stream::FuturesOrdered};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -37,6 +38,9 @@ const BATCH: usize = 64;
 
 /// How often it is looked whether a staged transaction waits for its outcome.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A transaction that is in the way for longer than nearly every commit takes is asked about.
+const OBSTACLE_TIME: Duration = Duration::from_millis(100);
 
 /// How often what was applied is made durable, at most, while commits come.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -124,6 +128,8 @@ pub struct Follower {
     pub open: OpenLoads,
     /// Who runs them.
     pub coordinators: Coordinators,
+    /// Those that were in the way of others.
+    pub obstacles: Obstacles,
     /// Connections to the index servers.
     pub channels: ChannelPool,
     /// The index servers.
@@ -133,6 +139,29 @@ pub struct Follower {
     /// A transaction that has been staged for so long without an outcome is asked about, which aborts it if it has not
     /// committed: longer than it takes from the first shard's end to the commit.
     pub staged_lease: Duration,
+}
+
+/// Staged transactions that were in the way of others, and when that was first seen or when they were last asked about.
+#[derive(Debug, Clone, Default)]
+pub struct Obstacles(Arc<Mutex<HashMap<Ulid, Instant>>>);
+
+impl Obstacles {
+    /// Those of `staged` that have been in the way for so long that their end may have been missed.
+    fn due(&self, staged: Vec<Ulid>, now: Instant) -> Vec<Ulid> {
+        let mut since = self.0.lock();
+        let present: HashSet<Ulid> = staged.iter().copied().collect();
+        since.retain(|transaction, _| present.contains(transaction));
+        let mut due = staged;
+        due.retain(|transaction| {
+            let since = since.entry(*transaction).or_insert(now);
+            let is_due = now.duration_since(*since) >= OBSTACLE_TIME;
+            if is_due {
+                *since = now;
+            }
+            is_due
+        });
+        due
+    }
 }
 
 /// When this server first saw that a transaction was staged. The clock is this server's, since the one that made the
@@ -268,7 +297,7 @@ async fn resolve_old(
         if staged.entry(transaction).or_insert_with(Instant::now).elapsed() < follower.staged_lease {
             continue;
         }
-        if follower.coordinators.is_active(&follower.channels, transaction).await {
+        if is_active(follower, transaction).await {
             // Somebody runs it; it may take as long as it likes.
             continue;
         }
@@ -280,13 +309,28 @@ async fn resolve_old(
 /// Has transactions decided that are in the way of another one here, unless somebody runs them: the replica that checked
 /// knows their outcomes already.
 pub(crate) async fn clear_the_way(follower: &Follower, of: Ulid) -> Result<()> {
+    let mut staged = staged(follower).await?;
+    staged.retain(|transaction| *transaction != of);
+    resolve_abandoned(follower, staged).await
+}
+
+/// The same where it is decided about a change, and where what is in the way has nearly always just not ended yet: only
+/// what has been there for a while is asked about.
+pub(crate) async fn clear_obstacles(follower: &Follower, of: Ulid) -> Result<()> {
+    let mut staged = staged(follower).await?;
+    staged.retain(|transaction| *transaction != of);
+    resolve_abandoned(follower, follower.obstacles.due(staged, Instant::now())).await
+}
+
+async fn staged(follower: &Follower) -> Result<Vec<Ulid>> {
     let engines = follower.engines.clone();
     let staged = tokio::task::spawn_blocking(move || engines.staged_transactions()).await;
-    let staged = staged.map_err(|error| Error::internal(error.to_string()))??;
-    for transaction in staged {
-        let running = follower.open.is_open(transaction)
-            || follower.coordinators.is_active(&follower.channels, transaction).await;
-        if transaction == of || running {
+    staged.map_err(|error| Error::internal(error.to_string()))?
+}
+
+async fn resolve_abandoned(follower: &Follower, transactions: Vec<Ulid>) -> Result<()> {
+    for transaction in transactions {
+        if follower.open.is_open(transaction) || is_active(follower, transaction).await {
             continue;
         }
         let mut resolved = Err(Error::new(ErrorCode::Unavailable, "no index server is known"));
@@ -300,6 +344,10 @@ pub(crate) async fn clear_the_way(follower: &Follower, of: Ulid) -> Result<()> {
         resolved?;
     }
     Ok(())
+}
+
+async fn is_active(follower: &Follower, transaction: Ulid) -> bool {
+    follower.coordinators.is_active(&follower.channels, &follower.index_servers.list(), transaction).await
 }
 
 /// Asks for a transaction's outcome, which aborts it if it has not committed, and takes it in.
@@ -320,4 +368,22 @@ async fn resolve(
         taker.engines.sync()
     });
     resolved.await.map_err(|error| Error::internal(error.to_string()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_obstacle_is_asked_about_when_it_stays() {
+        let (obstacles, start) = (Obstacles::default(), Instant::now());
+        let (one, two) = (Ulid(1), Ulid(2));
+        assert_eq!(obstacles.due(vec![one, two], start), []);
+        assert_eq!(obstacles.due(vec![one], start + OBSTACLE_TIME / 2), []);
+        // The other one had ended in between.
+        let later = start + OBSTACLE_TIME;
+        assert_eq!(obstacles.due(vec![one, two], later), [one]);
+        assert_eq!(obstacles.due(vec![one, two], later + OBSTACLE_TIME / 2), [], "not again at once");
+        assert_eq!(obstacles.due(vec![one, two], later + OBSTACLE_TIME), [one, two]);
+    }
 }

@@ -1,5 +1,5 @@
 //! Which index server runs a transaction that has staged something here. It is only in memory: after a restart nobody is
-//! known, and a transaction that has no outcome for long is asked about as if its index server were gone.
+//! known, and all of them are asked. A transaction that nobody runs gets its outcome from the log.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -8,6 +8,7 @@ use drsdb_core::{
     net::ChannelPool,
     v1::{TransactionActiveRequest, cluster_client::ClusterClient},
 };
+use futures::future::join_all;
 use parking_lot::Mutex;
 use url::Url;
 
@@ -34,13 +35,19 @@ impl Coordinators {
         self.0.lock().remove(&transaction);
     }
 
-    /// Whether the transaction's index server says that it runs it. False if it says nothing, or is not known.
-    pub async fn is_active(&self, channels: &ChannelPool, transaction: Ulid) -> bool {
-        let Some(url) = self.0.lock().get(&transaction).cloned() else { return false };
-        let Some(channel) = Url::parse(&url).ok().and_then(|url| channels.channel(&url).ok()) else { return false };
-        let request = TransactionActiveRequest { transaction_id: transaction.to_string() };
-        let mut client = ClusterClient::new(channel);
-        let asked = tokio::time::timeout(ASK_TIME, client.transaction_active(request)).await;
-        matches!(asked, Ok(Ok(answer)) if answer.get_ref().active)
+    /// Whether an index server says that it runs the transaction: the one that does as far as is known, or else one of
+    /// `all`. One that says nothing does not.
+    pub async fn is_active(&self, channels: &ChannelPool, all: &[Url], transaction: Ulid) -> bool {
+        let known = self.0.lock().get(&transaction).cloned();
+        let known = known.and_then(|url| Url::parse(&url).ok());
+        let asked = known.as_ref().map_or(all, std::slice::from_ref);
+        let asked = asked.iter().map(|url| async move {
+            let Ok(channel) = channels.channel(url) else { return false };
+            let request = TransactionActiveRequest { transaction_id: transaction.to_string() };
+            let mut client = ClusterClient::new(channel);
+            let asked = tokio::time::timeout(ASK_TIME, client.transaction_active(request)).await;
+            matches!(asked, Ok(Ok(answer)) if answer.get_ref().active)
+        });
+        join_all(asked).await.contains(&true)
     }
 }

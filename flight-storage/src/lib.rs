@@ -8,6 +8,7 @@
 //! - [`commits`]: follows the catalog's commits and applies them to the engines, in their order.
 //! - [`coordinators`]: which index server runs a staged transaction.
 //! - [`maintenance`]: compaction and checks of what is stored, in the background.
+//! - `lookup`: rows by their keys, without a plan.
 //! - [`needed_snapshots`]: what index servers still read, so that it is not compacted away.
 //! - [`repair`]: has copied from other servers what was found damaged.
 //! - [`stage_service`]: takes the rows of loads from index servers.
@@ -39,6 +40,7 @@ pub mod coordinators;
 pub mod engine;
 pub mod engines;
 pub mod index_servers;
+mod lookup;
 pub mod maintenance;
 pub mod metrics;
 pub mod needed_snapshots;

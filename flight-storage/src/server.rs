@@ -33,7 +33,7 @@ use tonic::service::Routes;
 
 use crate::{
     column::ColumnOptions,
-    commits::{self, AppliedVersion, Follower},
+    commits::{self, AppliedVersion, Follower, Obstacles},
     coordinators::Coordinators,
     engines::Engines,
     index_servers::IndexServers,
@@ -184,6 +184,7 @@ pub async fn serve(
         rebuilds: rebuilds.clone(),
         open: OpenLoads::default(),
         coordinators: Coordinators::default(),
+        obstacles: Obstacles::default(),
         channels: channels.clone(),
         index_servers: index_servers.clone(),
         server_id: registration.server_id,

@@ -18,8 +18,9 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    commits::{Follower, clear_the_way},
+    commits::{Follower, clear_obstacles, clear_the_way},
     engine::{ColumnStatistics, ShardId, StageOptions, StagedPiece},
+    lookup,
     maintenance::Progress,
     metrics::process,
     needed_snapshots::NeededSnapshots,
@@ -84,12 +85,7 @@ impl StageService {
         let Some(Part::Header(header)) = parts.next().await.transpose()?.and_then(|p| p.part) else {
             return Err(broken("the first message of a load has no header"));
         };
-        // A server that lost its disk comes back as another one, under its URL: it has none of the rows that this is checked
-        // against, and what it stages counts for nothing.
-        if header.server_id != self.follower.server_id.to_string() {
-            let message = format!("this is storage server {} and not {}", self.follower.server_id, header.server_id);
-            return Err(Error::new(ErrorCode::Unavailable, message));
-        }
+        self.check_meant(&header.server_id)?;
         let call = StageCall::new(header)?;
         self.follower.coordinators.note(call.options.transaction, &call.header.coordinator);
         // What the transaction has seen elsewhere is here as well.
@@ -99,6 +95,23 @@ impl StageService {
         let piece = self.enter(&call, parts.boxed()).await?;
         crash_point::reach("stage.done");
         response_of(&piece)
+    }
+
+    /// A server that lost its disk comes back as another one, under its URL: it has none of the rows that a change is checked
+    /// against, and what it stages counts for nothing.
+    fn check_meant(&self, server: &str) -> Result<()> {
+        if server == self.follower.server_id.to_string() {
+            return Ok(());
+        }
+        let message = format!("this is storage server {} and not {server}", self.follower.server_id);
+        Err(Error::new(ErrorCode::Unavailable, message))
+    }
+
+    fn look_up(&self, request: v1::LookupRequest) -> Result<BoxStream<'static, Result<v1::ExportedRows, Status>>> {
+        self.check_meant(&request.server_id)?;
+        let rows = lookup::rows(&self.follower.engines, request)?.map_err(Status::from);
+        let messages = rows.map(|batch| Ok::<_, Status>(futures::stream::iter(encode(&batch?)?.into_iter().map(Ok))));
+        Ok(messages.try_flatten().boxed())
     }
 
     /// Into the engine, or into the spool of a shard that is being rebuilt.
@@ -112,9 +125,22 @@ impl StageService {
             .with_hint("run the statement again")
             .into()),
             Mode::Spool(spool) => self.keep(call, Arc::clone(spool), parts).await,
-            Mode::Engine if call.options.checked => self.stage(call, parts).await,
+            Mode::Engine if call.options.checked => self.decide(call, parts).await,
             Mode::Engine => self.follow(call, parts).await,
         }
+    }
+
+    /// Stages what this replica decides about. Whoever is refused comes again, and should not meet for long what a server has
+    /// left behind that is gone: an earlier attempt of its own, for one.
+    async fn decide(&self, call: &StageCall, parts: Parts) -> Result<StagedPiece> {
+        let decided = self.stage(call, parts).await;
+        if let Err(error) = &decided
+            && error.code() == ErrorCode::Conflict
+            && let Err(error) = clear_obstacles(&self.follower, call.options.transaction).await
+        {
+            tracing::info!(%error, "a transaction that is in the way of another could not be asked about");
+        }
+        decided
     }
 
     /// Stages what the first replica decides about. What is in the way here is so there as well, and then this call is given
@@ -348,6 +374,12 @@ impl Storage for StageService {
             self.rebuilder.start(ShardId { table: parse_ulid(&shard.table_id)?, shard: shard.shard });
         }
         Ok(Response::new(v1::RebuildResponse {}))
+    }
+
+    type LookupStream = BoxStream<'static, Result<v1::ExportedRows, Status>>;
+
+    async fn lookup(&self, request: Request<v1::LookupRequest>) -> Result<Response<Self::LookupStream>, Status> {
+        Ok(Response::new(self.look_up(request.into_inner()).map_err(|error| self.name_server(error))?))
     }
 
     type ExportShardStream = BoxStream<'static, Result<v1::ExportedRows, Status>>;

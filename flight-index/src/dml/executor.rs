@@ -11,11 +11,16 @@ use drsdb_core::{
     Column, Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError, edge::edge_schema,
     net::ChannelPool, query_session::QueryOptions, security::token,
 };
-use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    future::{BoxFuture, try_join_all},
+    stream,
+    stream::BoxStream,
+};
 
 use super::{
     effects::Effects,
-    pull::pull,
+    pull::{look_up, pull},
     returning::Returning,
     select::{TargetName, delete_target, question},
     target::Target,
@@ -147,12 +152,16 @@ impl<'a> Executor<'a> {
     }
 
     pub(super) fn target_of(&self, table: &Arc<TableState>) -> Result<Arc<Target>> {
+        self.new_target(table).map(Arc::new)
+    }
+
+    pub(super) fn new_target(&self, table: &Arc<TableState>) -> Result<Target> {
         self.view(None).check(table)?;
         if table.table.kind != TableKind::Base || table.table.primary_key.is_empty() && !table.table.uniques.is_empty()
         {
             return Err(Error::internal(format!("{} is no table to write to", table.table.name)));
         }
-        Ok(Arc::new(Target::new(&self.services.catalog.state(), table, self.options)?))
+        Target::new(&self.services.catalog.state(), table, self.options)
     }
 
     fn view(&self, with_hidden: Option<Ulid>) -> View {
@@ -208,13 +217,9 @@ impl<'a> Executor<'a> {
     /// The rows of a lookup, in edge types.
     pub(super) async fn lookup(&self, lookup: Lookup<'_>) -> Result<Vec<RecordBatch>> {
         let context = self.context(None);
-        let state = self.services.catalog.state();
-        let planned = self.services.planner.plan_lookup(state, &lookup, &context).await?;
-        match &planned.source {
-            // Without a shard to read there are no rows.
-            Source::Catalog | Source::Rows(_) => Ok(Vec::new()),
-            Source::Endpoints(_) => self.pull(planned)?.try_collect().await,
-        }
+        let calls = self.services.planner.plan_lookup(&self.services.catalog.state(), &lookup, &context)?;
+        let answers = calls.into_iter().map(|call| look_up(&self.services.channels, call));
+        Ok(try_join_all(answers).await?.into_iter().flatten().collect())
     }
 
     fn pull(&self, planned: PlannedQuery) -> Result<BoxStream<'static, Result<RecordBatch>>> {

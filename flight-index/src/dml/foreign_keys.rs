@@ -90,7 +90,6 @@ impl Executor<'_> {
                 key: key.parent_columns.clone(),
                 values: values.clone(),
                 limit: None,
-                with_hidden: false,
             };
             let mut found: HashSet<OwnedRow> = HashSet::new();
             for batch in self.lookup(lookup).await? {
@@ -122,6 +121,9 @@ impl Executor<'_> {
             return Ok(());
         }
         self.watch(child, &key.columns, Absent::Inserts, keys)?;
+        if target.emptied.contains(&child.table.id) {
+            return Ok(());
+        }
         let action = if cause == Cause::Deleted { key.on_delete } else { key.on_update };
         let refuses = matches!(action, ReferentialAction::NoAction | ReferentialAction::Restrict);
         if keys.overflowed {
@@ -142,7 +144,6 @@ impl Executor<'_> {
                 key: key.columns.clone(),
                 values,
                 limit: refuses.then_some(1),
-                with_hidden: true,
             };
             let found = self.lookup(lookup).await?;
             if refuses && let Some(batch) = found.iter().find(|batch| batch.num_rows() > 0) {

@@ -15,6 +15,7 @@
 //!
 //! Not here: when a transaction commits ([`crate::transaction`]), and who may write.
 
+mod by_key;
 mod effects;
 mod executor;
 pub mod expressions;

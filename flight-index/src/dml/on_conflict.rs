@@ -257,7 +257,6 @@ impl Executor<'_> {
                 key: key.columns.clone(),
                 values,
                 limit: None,
-                with_hidden: true,
             };
             batches.extend(self.lookup(lookup).await?);
         }

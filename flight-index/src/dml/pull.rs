@@ -1,21 +1,23 @@
-//! Rows of a query that the index server needs itself. It is a client like any other: it takes the tickets to the storage
-//! servers, with a token for the user in whose name it asks.
+//! Rows that the index server needs itself. For those of a query it is a client like any other: it takes the tickets to the
+//! storage servers, with a token for the user in whose name it asks. Those of a lookup it asks for as a server.
 
-use std::sync::Arc;
+use std::{io::Cursor, sync::Arc};
 
-use arrow::array::RecordBatch;
+use arrow::{array::RecordBatch, ipc::reader::StreamReader};
 use arrow_flight::{
     Ticket, decode::FlightRecordBatchStream, error::FlightError, flight_service_client::FlightServiceClient,
 };
 use drsdb_core::{
     Error, ErrorCode, Result,
+    edge::{EdgeConverter, edge_schema},
     net::{ChannelPool, name_server},
+    v1::{LookupRequest, storage_client::StorageClient},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use tonic::Request;
 use url::Url;
 
-use crate::planner::PlannedEndpoint;
+use crate::planner::{LookupCall, PlannedEndpoint};
 
 /// The largest message that is accepted; servers send about 2 MiB.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -66,4 +68,34 @@ async fn open(
         }
     }
     Err(last)
+}
+
+/// Asks the first of a lookup's servers that answers for all of its rows.
+pub async fn look_up(channels: &ChannelPool, call: LookupCall) -> Result<Vec<RecordBatch>> {
+    let converter = EdgeConverter::new(&call.schema, edge_schema(&call.schema))?;
+    let mut last = Error::internal("a lookup that nobody can answer");
+    for (id, url) in call.servers {
+        let request = LookupRequest { server_id: id.to_string(), ..call.request.clone() };
+        match ask(channels, &url, request).await {
+            Ok(batches) => return batches.iter().map(|batch| converter.convert(batch)).collect(),
+            Err(error) if error.code() == ErrorCode::Unavailable => {
+                tracing::debug!(%error, "a server of a lookup does not answer");
+                last = error;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+async fn ask(channels: &ChannelPool, url: &Url, request: LookupRequest) -> Result<Vec<RecordBatch>> {
+    let mut client = StorageClient::new(channels.channel(url)?).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut messages = client.lookup(request).await.map_err(|status| name_server(status, url))?.into_inner();
+    let mut batches = Vec::new();
+    while let Some(message) = messages.message().await.map_err(|status| name_server(status, url))? {
+        for batch in StreamReader::try_new(Cursor::new(message.batch), None)? {
+            batches.push(batch?);
+        }
+    }
+    Ok(batches)
 }

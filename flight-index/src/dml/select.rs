@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError};
 
+use super::by_key::OfOneTable;
 use crate::{
     catalog::CatalogState,
     load::{
@@ -34,6 +35,8 @@ pub struct Question {
     pub new: Vec<usize>,
     /// Whether one row of the table can come several times.
     pub joins: bool,
+    /// The statement itself, where it is about one table alone.
+    pub alone: Option<OfOneTable>,
 }
 
 /// How a statement names the table that it changes.
@@ -201,8 +204,9 @@ pub fn of_update(update: &ast::Update, target: &TargetName, table: &Table, neede
     }
     let joins = from.len() > 1 || !update.table.joins.is_empty();
     let new = assigned.iter().map(|(position, _)| *position).collect();
+    let alone = if joins { None } else { OfOneTable::new(update.selection.as_ref(), &assigned) };
     projection.extend(assigned.into_iter().map(|(position, value)| item(value, format!("new_{position}"))));
-    Ok(Question { query: select(projection, from, update.selection.clone())?, old, new, joins })
+    Ok(Question { query: select(projection, from, update.selection.clone())?, old, new, joins, alone })
 }
 
 /// Asks for the constants that an UPDATE assigns: they are right or wrong whatever rows there are. With the positions in the
@@ -218,7 +222,7 @@ pub fn of_constants(update: &ast::Update, table: &Table) -> Result<Option<(Box<a
 }
 
 /// Whether nothing but the statement's text and its parameters says what the value is.
-fn is_constant(value: &Expr) -> bool {
+pub(super) fn is_constant(value: &Expr) -> bool {
     let varies = ast::visit_expressions(value, |part| match part {
         Expr::Identifier(_)
         | Expr::CompoundIdentifier(_)
@@ -239,7 +243,8 @@ pub fn of_delete(delete: &ast::Delete, target: &TargetName, table: &Table, old: 
     let joins = delete.using.is_some() || from.iter().any(|table| !table.joins.is_empty());
     from.extend(delete.using.iter().flatten().cloned());
     let projection = old_columns(&old, target, table);
-    Ok(Question { query: select(projection, from, delete.selection.clone())?, old, new: Vec::new(), joins })
+    let alone = if joins { None } else { OfOneTable::new(delete.selection.as_ref(), &[]) };
+    Ok(Question { query: select(projection, from, delete.selection.clone())?, old, new: Vec::new(), joins, alone })
 }
 
 fn old_columns(old: &[usize], target: &TargetName, table: &Table) -> Vec<SelectItem> {
@@ -266,7 +271,7 @@ pub fn of_merge(
         join_operator: if inserts { ast::JoinOperator::Left(on) } else { ast::JoinOperator::Inner(on) },
     };
     let from = vec![TableWithJoins { relation: merge.source.clone(), joins: vec![join] }];
-    Ok(Question { query: select(projection, from, None)?, old, new: Vec::new(), joins: true })
+    Ok(Question { query: select(projection, from, None)?, old, new: Vec::new(), joins: true, alone: None })
 }
 
 /// The table that a DELETE changes.

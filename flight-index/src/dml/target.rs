@@ -1,6 +1,6 @@
 //! A table that rows are written to, with the constraints that are looked at on the way. Pure: rows in, changes out.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},
@@ -9,7 +9,7 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use datafusion::{common::DFSchema, physical_expr::PhysicalExpr};
-use drsdb_core::{Check, Error, ErrorCode, ForeignKey, Result, Table, WireError, query_session::QueryOptions};
+use drsdb_core::{Check, Error, ErrorCode, ForeignKey, Result, Table, Ulid, WireError, query_session::QueryOptions};
 
 use super::{
     effects::{Part, Prepared},
@@ -35,6 +35,8 @@ pub struct Target {
     pub(super) parents: Vec<(ForeignKey, Arc<TableState>)>,
     /// Foreign keys of other tables, or its own, that refer to it.
     pub(super) children: Vec<(Arc<TableState>, ForeignKey)>,
+    /// Tables all of whose rows the same statement deletes: whether they refer to rows of this one does not matter.
+    pub(super) emptied: BTreeSet<Ulid>,
     checks: Vec<(Check, Arc<dyn PhysicalExpr>)>,
 }
 
@@ -81,7 +83,8 @@ impl Target {
                 checks.push((check.clone(), compiled));
             }
         }
-        Ok(Self { state: Arc::clone(state), table, uniques, parents, children, checks })
+        let emptied = BTreeSet::new();
+        Ok(Self { state: Arc::clone(state), table, uniques, parents, children, emptied, checks })
     }
 
     /// Whether something has to be looked up when rows have been staged.
@@ -116,7 +119,7 @@ impl Target {
             return Ok(prepared);
         }
         if let Some(new) = &new {
-            self.check(new, first_row)?;
+            self.check(new, first_row, old.is_some())?;
         }
         if let Some(old) = &old {
             let keys = columns_at(old, &self.table.primary_key);
@@ -199,12 +202,13 @@ impl Target {
         Ok(())
     }
 
-    /// NOT NULL and CHECK.
-    fn check(&self, rows: &RecordBatch, first_row: u64) -> Result<()> {
+    /// NOT NULL and CHECK. Rows that were there before are not told by their numbers, which nobody knows.
+    fn check(&self, rows: &RecordBatch, first_row: u64, changed: bool) -> Result<()> {
         for (column, values) in self.table.columns.iter().zip(rows.columns()) {
             if column.not_null && !column.dropped && values.null_count() > 0 {
                 let row = (0..values.len()).find(|&row| values.is_null(row)).unwrap_or(0);
-                return Err(null_in_not_null(column, first_row + row as u64));
+                let key = changed.then(|| self.row_by_key(rows, row)).flatten();
+                return Err(null_in_not_null(column, first_row + row as u64, key));
             }
         }
         for (check, compiled) in &self.checks {
@@ -221,10 +225,14 @@ impl Target {
         Ok(())
     }
 
-    fn violated(&self, check: &Check, rows: &RecordBatch, row: usize, number: u64) -> Error {
+    fn row_by_key(&self, rows: &RecordBatch, row: usize) -> Option<String> {
         let (columns, key) = describe(&self.table, &self.table.primary_key, rows.columns(), row);
-        let which =
-            if self.table.has_user_key() { format!("the row ({columns}) = ({key})") } else { format!("row {number}") };
+        self.table.has_user_key().then(|| format!("the row ({columns}) = ({key})"))
+    }
+
+    fn violated(&self, check: &Check, rows: &RecordBatch, row: usize, number: u64) -> Error {
+        let (_, key) = describe(&self.table, &self.table.primary_key, rows.columns(), row);
+        let which = self.row_by_key(rows, row).unwrap_or_else(|| format!("row {number}"));
         let message = format!("{} of table {}: {which} does not have {}", check.name, self.table.name, check.sql);
         WireError::new(ErrorCode::ConstraintViolation, message)
             .with_hint("change the row's values")

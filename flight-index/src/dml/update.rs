@@ -1,6 +1,9 @@
 //! UPDATE, DELETE and TRUNCATE.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch},
@@ -8,8 +11,8 @@ use arrow::{
     row::OwnedRow,
 };
 use datafusion::sql::sqlparser::ast;
-use drsdb_core::{ErrorCode, Result, Table, TableName, WireError};
-use futures::{StreamExt, TryStreamExt};
+use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     effects::Effects,
@@ -19,7 +22,7 @@ use super::{
     select::{Question, TargetName, delete_target, of_constants, of_delete, of_update, refused},
     target::Target,
 };
-use crate::load::transit_type;
+use crate::{catalog::TableState, load::transit_type};
 
 /// Rows of a joining UPDATE or DELETE, or of MERGE, at most: each must be told from those that came before.
 const MAX_JOINED_ROWS: usize = 5_000_000;
@@ -61,7 +64,7 @@ impl Executor<'_> {
         let target = self.target(&name.name)?;
         let returning = self.returning(update.returning.as_ref(), &name, &target)?;
         let question = of_update(update, &name, &target.table, &target.needed_of_old())?;
-        let written = self.change(&target, question, returning).await?;
+        let written = self.change(&target, &name, question, returning).await?;
         if written.rows == 0 {
             self.check_constants(update, &target.table).await?;
         }
@@ -93,24 +96,40 @@ impl Executor<'_> {
             None => target.needed_of_old(),
         };
         let question = of_delete(delete, &name, &target.table, old)?;
-        self.change(&target, question, returning).await
+        self.change(&target, &name, question, returning).await
     }
 
-    /// All rows of the tables.
+    /// All rows of the tables; with `cascade` those of all tables that refer to them as well.
     pub(super) async fn truncate(&mut self, names: &[TableName], if_exists: bool, cascade: bool) -> Result<Written> {
-        if cascade {
-            return Err(refused("TRUNCATE ... CASCADE", "truncate the tables that refer to it first"));
-        }
+        let state = self.services.catalog.state();
+        let mut tables: Vec<Arc<TableState>> = Vec::with_capacity(names.len());
         for name in names {
-            if if_exists && self.services.catalog.state().table_by_name(name).is_none() {
-                continue;
+            match if_exists {
+                true => tables.extend(state.table_by_name(name).cloned()),
+                false => tables.push(Arc::clone(state.find_table(name)?)),
             }
+        }
+        let mut at = 0;
+        while cascade && at < tables.len() {
+            let children: Vec<_> = state.children(tables[at].table.id).cloned().collect();
+            let is_new = |child: &Arc<TableState>| tables.iter().all(|known| known.table.id != child.table.id);
+            let children: Vec<_> = children.into_iter().filter(is_new).collect();
+            tables.extend(children);
+            at += 1;
+        }
+        let emptied: BTreeSet<Ulid> = tables.iter().map(|table| table.table.id).collect();
+        for table in tables {
+            let name = &table.table.name;
             let quoted = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
             let sql = format!("DELETE FROM {}.{}", quoted(&name.schema), quoted(&name.table));
             let crate::statement::Statement::Delete(delete) = crate::statement::parse(&sql)? else {
                 return Err(drsdb_core::Error::internal("a DELETE is a DELETE"));
             };
-            self.delete(&delete).await?;
+            let mut target = self.new_target(&table)?;
+            target.emptied.clone_from(&emptied);
+            let name = delete_target(&delete)?;
+            let question = of_delete(&delete, &name, &table.table, target.needed_of_old())?;
+            self.change(&Arc::new(target), &name, question, None).await?;
         }
         // It says nothing of how many there were, as other databases.
         Ok(Written { rows: 0, returned: None })
@@ -120,6 +139,7 @@ impl Executor<'_> {
     async fn change(
         &mut self,
         target: &Arc<Target>,
+        name: &TargetName,
         question: Question,
         mut returning: Option<Returning>,
     ) -> Result<Written> {
@@ -129,8 +149,15 @@ impl Executor<'_> {
                 "create the table anew, and copy its rows",
             ));
         }
-        let Question { query, old: old_columns, new: new_columns, joins } = question;
-        let (schema, mut rows) = self.query(query, Some(target.table.id)).await?;
+        let Question { query, old: old_columns, new: new_columns, joins, alone } = question;
+        let found = match &alone {
+            Some(statement) => self.by_key(target, name, statement, &old_columns).await?,
+            None => None,
+        };
+        let (schema, mut rows) = match found {
+            Some(row) => (row.schema(), stream::iter([Ok(row)]).boxed()),
+            None => self.query(query, Some(target.table.id)).await?,
+        };
         for (&position, field) in new_columns.iter().zip(schema.fields().iter().skip(old_columns.len())) {
             check_type(&target.table, position, field.data_type())?;
         }

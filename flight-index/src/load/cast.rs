@@ -131,14 +131,15 @@ pub fn convert_column(source: &ArrayRef, column: &Column, first_row: u64) -> Res
     }
     if column.not_null && converted.null_count() > 0 {
         let row = (0..converted.len()).find(|&row| converted.is_null(row)).unwrap_or(0);
-        return Err(null_in_not_null(column, first_row + row as u64));
+        return Err(null_in_not_null(column, first_row + row as u64, None));
     }
     Ok(converted)
 }
 
 /// The error of a NULL in a NOT NULL column.
-pub fn null_in_not_null(column: &Column, row: u64) -> drsdb_core::Error {
-    let message = format!("column {}, row {row}: NULL in a column that is NOT NULL", column.name);
+pub fn null_in_not_null(column: &Column, row: u64, key: Option<String>) -> drsdb_core::Error {
+    let place = key.unwrap_or_else(|| format!("row {row}"));
+    let message = format!("column {}, {place}: NULL in a column that is NOT NULL", column.name);
     WireError::new(ErrorCode::ConstraintViolation, message)
         .with_field("constraint", "not_null")
         .with_field("column", &column.name)

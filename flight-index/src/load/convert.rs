@@ -92,7 +92,9 @@ impl Converter {
             Source::Given(index) => convert_column(batch.column(*index), column, first_row),
             Source::Default(expr) => default_values(expr, column, rows, first_row),
             Source::RowId => Ok(Arc::new(snowflake_ids(rows)) as ArrayRef),
-            Source::Null if column.not_null && !column.dropped && rows > 0 => Err(null_in_not_null(column, first_row)),
+            Source::Null if column.not_null && !column.dropped && rows > 0 => {
+                Err(null_in_not_null(column, first_row, None))
+            }
             Source::Null => Ok(new_null_array(&transit_type(column.sql_type), rows)),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;

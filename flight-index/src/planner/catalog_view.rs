@@ -53,11 +53,6 @@ impl CatalogView {
         self.planned.lock().insert(name, table);
     }
 
-    /// What a transaction sees, if it is one's.
-    pub fn view(&self) -> Option<&Arc<View>> {
-        self.view.as_ref()
-    }
-
     /// The state behind the view.
     pub fn state(&self) -> &Arc<CatalogState> {
         &self.state

@@ -1,20 +1,24 @@
-//! Reads of one table by keys that the index server has in its hands: of rows that are in the way of an INSERT, or that a
-//! foreign key refers to.
+//! Reads of one table by keys that the index server has in its hands: of rows that are in the way of an INSERT, that a
+//! foreign key refers to, or that an UPDATE names by their primary key. They are asked for without a plan: where the rows may
+//! be is all that there is to find out.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::array::{Array, ArrayRef};
-use datafusion::{
-    catalog::TableProvider,
-    common::{Column, ScalarValue, TableReference},
-    datasource::provider_as_source,
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
+use arrow::{
+    array::{ArrayRef, RecordBatch},
+    datatypes::{Schema, SchemaRef},
+    ipc::writer::StreamWriter,
 };
-use drsdb_core::{Error, Result, TableName};
+use drsdb_core::{Error, Result, TableName, Ulid, ids, shard::shards_of, v1::LookupRequest};
+use url::Url;
 
-use super::{PlanSession, sharded_table::ShardedTable};
+use super::{Planner, QueryContext, choose_replicas::choose, sharded_table::ShardedTable};
+use crate::{
+    catalog::{CatalogState, TableState},
+    load::stored_column,
+};
 
-/// Keys in one lookup, at most: each becomes a part of the plan.
+/// Keys in one lookup, at most: what is looked for fits into one message.
 pub const MAX_LOOKUP_KEYS: usize = 512;
 
 /// Which rows of which table.
@@ -26,85 +30,100 @@ pub struct Lookup<'a> {
     pub positions: Vec<usize>,
     /// Columns that are compared, by position.
     pub key: Vec<usize>,
-    /// Their values, one array a column; at most [`MAX_LOOKUP_KEYS`].
+    /// Their values, one array a column, in transit types and without NULL; at most [`MAX_LOOKUP_KEYS`].
     pub values: Vec<ArrayRef>,
     /// Rows that are enough; `None`: all.
     pub limit: Option<usize>,
-    /// Whether hidden columns can be asked for.
-    pub with_hidden: bool,
 }
 
-impl Lookup<'_> {
-    pub(super) async fn plan(&self, session: &PlanSession) -> Result<LogicalPlan> {
-        let state = session.catalog.state();
-        let table = state.find_table(self.table)?;
-        let mut view = session.catalog.view().cloned();
-        if self.with_hidden
-            && let Some(view) = &mut view
-        {
-            Arc::make_mut(view).with_hidden = Some(table.table.id);
+/// A lookup's part for one storage server.
+#[derive(Debug, Clone)]
+pub struct LookupCall {
+    /// Servers that can answer, the best first.
+    pub servers: Vec<(Ulid, Url)>,
+    /// What they are asked; `server_id` is still to be set.
+    pub request: LookupRequest,
+    /// The columns of the answer, as they are stored.
+    pub schema: SchemaRef,
+}
+
+impl Planner {
+    /// Whom to ask for the rows, and what. Empty when there cannot be any.
+    ///
+    /// Errors: `not_found` for the table, `conflict` when it is not what it was when the transaction began, `unavailable`
+    /// when nobody has a shard of it.
+    pub fn plan_lookup(
+        &self,
+        state: &Arc<CatalogState>,
+        lookup: &Lookup<'_>,
+        context: &QueryContext,
+    ) -> Result<Vec<LookupCall>> {
+        let known = state.find_table(lookup.table)?;
+        if let Some(view) = &context.view {
+            view.check(known)?;
         }
-        if let Some(view) = &view {
-            view.check(table)?;
+        let table = &known.table;
+        let values = lookup.values.iter().zip(&lookup.key);
+        let values = values.map(|(values, &at)| Ok(stored_column(values, table.columns[at].sql_type)?));
+        let values = values.collect::<Result<Vec<ArrayRef>>>()?;
+        let shards = shards_of_keys(known, &lookup.key, &values)?;
+        let sharded = ShardedTable::new(Arc::clone(state), Arc::clone(known), context.view.clone());
+        let leaf = sharded.to_read(shards)?;
+        if leaf.is_empty() {
+            return Ok(Vec::new());
         }
-        let definition = &table.table;
-        let column = |position: &usize| {
-            let name = definition.columns.get(*position).map(|column| column.name.clone());
-            let name = name.ok_or_else(|| Error::internal("a lookup by a column that is not there"))?;
-            Ok::<_, Error>(Expr::Column(Column::new(Some(TableReference::bare("t")), name)))
+
+        let stored = table.arrow_schema();
+        let schema = Arc::new(stored.project(&lookup.positions)?);
+        let values = RecordBatch::try_new(Arc::new(nullable(&stored.project(&lookup.key)?)), values)?;
+        let mut writer = StreamWriter::try_new(Vec::new(), &values.schema())?;
+        writer.write(&values)?;
+        let own = context.view.as_ref().and_then(|view| view.own);
+        let positions = |list: &[usize]| list.iter().map(|&at| at as u32).collect();
+        let request = LookupRequest {
+            server_id: String::new(),
+            table: Some(table.to_proto()),
+            shards: Vec::new(),
+            snapshot: context.snapshot(state),
+            transaction_id: own.map(|own| own.transaction.to_string()).unwrap_or_default(),
+            sequence: own.map_or(0, |own| own.sequence),
+            key: positions(&lookup.key),
+            values: writer.into_inner()?.into(),
+            positions: positions(&lookup.positions),
+            limit: lookup.limit.unwrap_or(0) as u64,
         };
-        let provider: Arc<dyn TableProvider> = Arc::new(ShardedTable::new(Arc::clone(state), Arc::clone(table), view));
-        let scan = LogicalPlanBuilder::scan("t", provider_as_source(provider), None)?;
-        let columns = self.key.iter().map(column).collect::<Result<Vec<_>>>()?;
-        let filter = match columns.as_slice() {
-            [one] => {
-                let values = literals(&self.values[0])?;
-                one.clone().in_list(values, false)
-            }
-            many => {
-                let rows = self.values.first().map_or(0, |values| values.len());
-                let mut alternatives = Vec::with_capacity(rows);
-                for row in 0..rows {
-                    let mut parts = Vec::with_capacity(many.len());
-                    for (column, values) in many.iter().zip(&self.values) {
-                        let value = ScalarValue::try_from_array(values, row)?;
-                        parts.push(column.clone().eq(Expr::Literal(value, None)));
-                    }
-                    alternatives.extend(parts.into_iter().reduce(Expr::and));
-                }
-                // Each column alone as well, so that shards can be left out.
-                let lists = many.iter().zip(&self.values);
-                let lists = lists.map(|(column, values)| Ok(column.clone().in_list(literals(values)?, false)));
-                let lists = lists.collect::<Result<Vec<_>>>()?;
-                let any = any_of(alternatives).ok_or_else(|| Error::internal("a lookup without keys"))?;
-                lists.into_iter().fold(any, Expr::and)
-            }
-        };
-        let answered = self.positions.iter().map(column).collect::<Result<Vec<_>>>()?;
-        Ok(scan.filter(filter)?.project(answered)?.limit(0, self.limit)?.build()?)
+        // Little is read: where one server has all of it, one is asked.
+        let choice = choose(&[leaf], 0, |server| self.suspects.contains(server), ids::new_ulid().0 as usize);
+        let calls = choice.servers.into_iter().map(|chosen| {
+            let servers = std::iter::once(chosen.id).chain(chosen.also);
+            let servers = servers.map(|id| Ok((id, url_of(state, id)?))).collect::<Result<_>>()?;
+            let shards = chosen.shards.into_iter().flatten().collect();
+            let request = LookupRequest { shards, ..request.clone() };
+            Ok(LookupCall { servers, request, schema: Arc::clone(&schema) })
+        });
+        calls.collect()
     }
 }
 
-fn literals(values: &ArrayRef) -> Result<Vec<Expr>> {
-    let mut literals = Vec::with_capacity(values.len());
-    for row in 0..values.len() {
-        literals.push(Expr::Literal(ScalarValue::try_from_array(values, row)?, None));
-    }
-    Ok(literals)
-}
-
-/// A balanced tree of OR: one in a row would be as deep as it is long.
-fn any_of(mut alternatives: Vec<Expr>) -> Option<Expr> {
-    while alternatives.len() > 1 {
-        let mut next = Vec::with_capacity(alternatives.len().div_ceil(2));
-        let mut pairs = alternatives.into_iter();
-        while let Some(first) = pairs.next() {
-            next.push(match pairs.next() {
-                Some(second) => first.or(second),
-                None => first,
-            });
+/// The shards that can have the keys.
+fn shards_of_keys(known: &TableState, key: &[usize], values: &[ArrayRef]) -> Result<Vec<u32>> {
+    let table = &known.table;
+    let by = if table.shard_key.is_empty() { &table.primary_key } else { &table.shard_key };
+    let of_key = by.iter().map(|at| key.iter().position(|compared| compared == at).map(|at| Arc::clone(&values[at])));
+    match of_key.collect::<Option<Vec<ArrayRef>>>() {
+        Some(columns) if !columns.is_empty() && table.shards > 1 => {
+            let shards: BTreeSet<u32> = shards_of(&columns, table.shards)?.into_iter().collect();
+            Ok(shards.into_iter().collect())
         }
-        alternatives = next;
+        _ => Ok((0..table.shards).collect()),
     }
-    alternatives.pop()
+}
+
+fn nullable(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>())
+}
+
+fn url_of(state: &CatalogState, id: Ulid) -> Result<Url> {
+    let server = state.server(id).ok_or_else(|| Error::internal(format!("storage server {id} is not known")))?;
+    Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))
 }

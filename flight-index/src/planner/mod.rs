@@ -33,6 +33,7 @@ mod sharded_table;
 mod stamp_servers;
 mod system_tables;
 mod table_functions;
+mod unique_names;
 mod view;
 
 use std::{
@@ -75,7 +76,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use explain::report_schema as explain_schema;
 pub(crate) use id_text::ParseIds;
-pub use lookup::{Lookup, MAX_LOOKUP_KEYS};
+pub use lookup::{Lookup, LookupCall, MAX_LOOKUP_KEYS};
 pub use name_errors::explain_column;
 pub use system_tables::{NoSystem, RaftNode, SystemSource, TransactionsOf};
 pub use view::{Holders, View};
@@ -288,23 +289,6 @@ impl Planner {
         Ok((rows, parameters))
     }
 
-    /// Plans a read of one table by the values of some columns: rows whose columns `key` have one of `values`. The answer
-    /// has the columns at `positions`.
-    pub async fn plan_lookup(
-        &self,
-        state: Arc<CatalogState>,
-        lookup: &Lookup<'_>,
-        context: &QueryContext,
-    ) -> Result<PlannedQuery> {
-        let session = self.session(&state, context)?;
-        let logical = lookup.plan(&session).await?;
-        let schema = edge_schema(logical.schema().as_arrow());
-        let physical = session.state.create_physical_plan(&logical).await?;
-        let key = self.signing_key(&state)?;
-        let cut = self.cutter(&state, &session, context, &key);
-        cut.cut(physical, schema)
-    }
-
     async fn logical_plan(
         &self,
         session: &PlanSession,
@@ -312,7 +296,7 @@ impl Planner {
         parameters: Option<&RecordBatch>,
     ) -> Result<LogicalPlan> {
         expand_views::expand_views(session, &statement).await?;
-        let plan = session.state.statement_to_plan(statement).await;
+        let plan = session.state.statement_to_plan(unique_names::tell_apart(statement)).await;
         let plan = plan.map_err(|error| name_errors::explain(error, &session.catalog))?;
         match parameters {
             None => Ok(plan),

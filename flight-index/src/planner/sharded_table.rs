@@ -17,7 +17,7 @@ use drsdb_core::{
 };
 use url::Url;
 
-use super::{prune_shards::shards_to_read, view::View};
+use super::{choose_replicas::ShardToRead, prune_shards::shards_to_read, view::View};
 use crate::catalog::{CatalogState, ColumnSummary, TableState};
 
 /// The table that a scan reads, unless it is one of the system's.
@@ -106,6 +106,25 @@ impl ShardedTable {
         if self.counts_are_exact() { statistics } else { statistics.to_inexact() }
     }
 
+    /// Shards without rows need no server. Which those are at another snapshot, or with a transaction's own rows, the catalog
+    /// does not say.
+    fn with_rows(&self, mut shards: Vec<u32>) -> Vec<u32> {
+        let exact = self.counts_are_exact();
+        shards
+            .retain(|&shard| self.table.shards.get(shard as usize).is_some_and(|shard| !exact || shard.stats.rows > 0));
+        shards
+    }
+
+    /// Those of `shards` that may have rows, with the servers that have them.
+    pub fn to_read(&self, shards: Vec<u32>) -> Result<Vec<ShardToRead>> {
+        let groups = self.replicas_of(&self.with_rows(shards))?;
+        let shards = groups.into_iter().flat_map(|group| {
+            let replicas: Vec<Ulid> = std::iter::once(group.id).chain(group.also).collect();
+            group.shards.into_iter().map(move |shard| ShardToRead { shard, replicas: replicas.clone(), rows: 1 })
+        });
+        Ok(shards.collect())
+    }
+
     /// The replicas of `shards`, one entry for all shards that have the same ones; `stamp_servers` chooses among them.
     fn replicas_of(&self, shards: &[u32]) -> Result<Vec<ScanServer>> {
         let mut by_replicas: BTreeMap<Vec<Ulid>, Vec<u32>> = BTreeMap::new();
@@ -189,13 +208,7 @@ impl TableProvider for ShardedTable {
             statistics.num_rows = Precision::Inexact(rows as usize);
         }
         let projection: Vec<usize> = projection.into_iter().map(|at| self.exposed[at]).collect();
-        // Shards without rows need no server. Which those are at another snapshot, or with a transaction's own rows, the
-        // catalog does not say.
-        let exact = self.counts_are_exact();
-        let shards: Vec<u32> = shards
-            .into_iter()
-            .filter(|&shard| self.table.shards.get(shard as usize).is_some_and(|shard| !exact || shard.stats.rows > 0))
-            .collect();
+        let shards = self.with_rows(shards);
         let servers = self.replicas_of(&shards).map_err(Error::into_datafusion)?;
         let partitions = options_of(session.config()).target_partitions;
         let scan =

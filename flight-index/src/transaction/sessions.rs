@@ -195,7 +195,7 @@ impl OpenTransaction {
         let mut held = self.hold_doomed().await?;
         let running = held.running();
         if let Some(cause) = &running.doomed {
-            return Err(doomed(self.id, cause));
+            return Err(doomed(self.id, cause, "ROLLBACK, then run the transaction again"));
         }
         running.transaction.settle_unfinished().await;
         self.statements.fetch_add(1, Ordering::Relaxed);
@@ -296,7 +296,7 @@ impl Sessions {
                 let running = guard.take().ok_or_else(|| over(handle.id))?;
                 if let Some(cause) = &running.doomed {
                     running.transaction.abort().await;
-                    return Err(doomed(handle.id, cause));
+                    return Err(doomed(handle.id, cause, "run the transaction again from its start"));
                 }
                 // Its own id is remembered as the statement's, so that a client that lost the answer can ask again.
                 running.transaction.commit(Some(handle.id)).await
@@ -374,12 +374,12 @@ fn over(id: Ulid) -> Error {
         .into()
 }
 
-fn doomed(id: Ulid, cause: &WireError) -> Error {
+fn doomed(id: Ulid, cause: &WireError, hint: &str) -> Error {
     WireError::new(
         ErrorCode::Conflict,
         format!("transaction {id} cannot commit any more, it met a conflict: {}", cause.message),
     )
-    .with_hint("ROLLBACK, then run the transaction again")
+    .with_hint(hint)
     .with_field("transaction", id)
     .into()
 }

@@ -71,7 +71,7 @@ pub fn clash_error(table: &Table, format: &KeyFormat, key: &[u8], clash: Clash) 
     let what = format!("{constraint} of table {}: ", table.name);
     let error = match clash {
         Clash::Itself => {
-            let message = format!("{what}the key ({names}) = ({values}) is written twice in this transaction");
+            let message = format!("{what}the key ({names}) = ({values}) is written twice");
             WireError::new(ErrorCode::ConstraintViolation, message).with_hint("change or leave out the row")
         }
         Clash::Committed => {

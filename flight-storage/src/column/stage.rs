@@ -182,7 +182,7 @@ impl Stager<'_> {
                 _ => {}
             }
             if view.is_contested(hit.row) {
-                return Err(conflict("another transaction is deleting it, or has deleted it"));
+                return Err(conflict("another transaction is changing or deleting it, or has done so"));
             }
             if !std::mem::replace(&mut missing[keys.position(hit.key) as usize], false) {
                 return Err(Error::internal(format!("two rows of table {} have the same key", self.table.name)));

@@ -189,7 +189,7 @@ impl<'a> Changer<'a> {
                 let owner = self.owners.of(self.connection, -v_to)?;
                 let undecided = matches!(owner.state, state::WRITING | state::STAGED);
                 if undecided && owner.transaction != options.transaction {
-                    return Err(keys.conflict(row, "another transaction is deleting it"));
+                    return Err(keys.conflict(row, "another transaction is changing or deleting it"));
                 }
             }
             return Ok(false);
@@ -241,12 +241,12 @@ impl<'a> Changer<'a> {
                 match owner.state {
                     state::COMMITTED => owner.version,
                     _ if owner.transaction == options.transaction => 0,
-                    _ => return Err(keys.conflict(row, "another transaction is deleting it")),
+                    _ => return Err(keys.conflict(row, "another transaction is changing or deleting it")),
                 }
             };
             // What one transaction both made and ended was never there.
             if decided > newest && decided != begun {
-                return Err(keys.conflict(row, "another transaction has deleted it"));
+                return Err(keys.conflict(row, "another transaction has changed or deleted it"));
             }
         }
         Ok(())
@@ -271,9 +271,7 @@ impl<'a> Changer<'a> {
         match owner.state {
             state::REMOVING => keys.settle(self.connection, &self.shard, &self.owners, row),
             state::COMMITTED => Err(committed()),
-            _ if owner.transaction == options.transaction => {
-                Err(keys.violation(row, "is written twice in this transaction"))
-            }
+            _ if owner.transaction == options.transaction => Err(keys.violation(row, "is written twice")),
             _ => Err(keys.conflict(row, "another transaction is writing it")),
         }
     }

@@ -38,6 +38,18 @@ SELECT id, name, amount FROM stock WHERE id > 10 ORDER BY id;
 --> 12 | SCREW      | 14
 --> 23 | spare hook | 7
 
+-- A column may come twice.
+
+INSERT INTO stock SELECT 50, name, amount, name FROM stock WHERE id = 1;
+--> 1 row
+
+SELECT id, id, note, amount, CAST(amount AS BIGINT) FROM stock WHERE id = 50;
+--> id | id_1 | note | amount | amount_1
+--> 50 | 50   | nail | 100    | 100
+
+DELETE FROM stock WHERE id = 50;
+--> 1 row
+
 -- A query may read the table that it is written to: it sees it as it was.
 
 INSERT INTO stock SELECT id + 100, name, amount, note FROM stock;

@@ -143,10 +143,10 @@ INSERT INTO account (id, balance) VALUES (900, 1);
 --> 1 row
 
 INSERT INTO account (id, balance) VALUES (900, 2);
---> error constraint_violation: (900) is written twice in this transaction
+--> error constraint_violation: (900) is written twice
 
 INSERT INTO account (id, balance) VALUES (901, 1), (901, 2);
---> error constraint_violation: (901) is written twice in this transaction
+--> error constraint_violation: (901) is written twice
 
 ROLLBACK;
 --> ok

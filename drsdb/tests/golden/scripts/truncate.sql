@@ -33,3 +33,59 @@ SELECT * FROM log;
 
 TRUNCATE nobody;
 --> error not_found: nobody
+
+-- Tables that refer to each other go together.
+
+CREATE TABLE shelf (id INT PRIMARY KEY) WITH (engine = '$ENGINE');
+--> ok
+
+CREATE TABLE book (
+    id INT PRIMARY KEY,
+    shelf INT REFERENCES shelf,
+    follows INT REFERENCES book
+) WITH (engine = '$ENGINE');
+--> ok
+
+CREATE TABLE loan (shelf INT REFERENCES shelf, book INT REFERENCES book) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO shelf VALUES (1), (2);
+--> 2 rows
+
+INSERT INTO book VALUES (1, 1, NULL), (2, 1, 1), (3, 2, 2);
+--> 3 rows
+
+INSERT INTO loan VALUES (1, 1), (1, 3);
+--> 2 rows
+
+TRUNCATE shelf;
+--> error constraint_violation: shelf
+
+TRUNCATE shelf, book;
+--> error constraint_violation: loan
+
+SELECT (SELECT count(*) FROM shelf) AS shelves, (SELECT count(*) FROM book) AS books;
+--> shelves | books
+--> 2       | 3
+
+TRUNCATE loan;
+--> ok
+
+TRUNCATE book, shelf;
+--> ok
+
+INSERT INTO shelf VALUES (1);
+--> 1 row
+
+INSERT INTO book VALUES (1, 1, NULL), (2, 1, 1);
+--> 2 rows
+
+INSERT INTO loan VALUES (1, 2);
+--> 1 row
+
+TRUNCATE shelf CASCADE;
+--> ok
+
+SELECT (SELECT count(*) FROM shelf) AS shelves, (SELECT count(*) FROM book) AS books, (SELECT count(*) FROM loan) AS loans;
+--> shelves | books | loans
+--> 0       | 0     | 0
