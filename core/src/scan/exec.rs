@@ -1,15 +1,20 @@
 //! [`ShardScanExec`], the execution plan node. Its wire form is in `codec.rs`.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use arrow::datatypes::SchemaRef;
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
     common::{
         Result as DfResult, Statistics,
         tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
     config::ConfigOptions,
-    execution::{SendableRecordBatchStream, TaskContext},
+    execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext},
     physical_expr::{
         EquivalenceProperties, Partitioning, PhysicalExpr, expressions::Column as PhysicalColumn,
         utils::collect_columns,
@@ -18,10 +23,11 @@ use datafusion::{
         DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs,
         execution_plan::{Boundedness, EmissionType},
         filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown},
-        metrics::{ExecutionPlanMetricsSet, MetricsSet},
+        metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time},
     },
 };
 use datafusion_distributed::DistributedTaskContext;
+use futures::Stream;
 use url::Url;
 
 use super::{Scanner, ShardScanTask};
@@ -248,7 +254,10 @@ impl ExecutionPlan for ShardScanExec {
             partition,
             own: self.own,
         };
-        scanner.0.scan(request).map_err(Error::into_datafusion)
+        let rows = scanner.0.scan(request).map_err(Error::into_datafusion)?;
+        let metric = || MetricBuilder::new(&self.metrics);
+        let (count, time) = (metric().output_rows(partition), metric().elapsed_compute(partition));
+        Ok(Box::pin(Measured { rows, count, time }))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -299,6 +308,38 @@ impl ExecutionPlan for ShardScanExec {
         let limit = self.limit.filter(|_| filters.is_empty());
         let scan = self.clone().with_filters(filters).with_limit(limit);
         Ok(propagation.with_updated_node(Arc::new(scan) as Arc<dyn ExecutionPlan>))
+    }
+}
+
+/// A scan's rows. What they take is counted as other nodes count it, whichever engine they come from.
+struct Measured {
+    rows: SendableRecordBatchStream,
+    count: Count,
+    time: Time,
+}
+
+impl Stream for Measured {
+    type Item = DfResult<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let timer = this.time.timer();
+        let polled = this.rows.as_mut().poll_next(context);
+        timer.done();
+        if let Poll::Ready(Some(Ok(batch))) = &polled {
+            this.count.add(batch.num_rows());
+        }
+        polled
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.rows.size_hint()
+    }
+}
+
+impl RecordBatchStream for Measured {
+    fn schema(&self) -> SchemaRef {
+        self.rows.schema()
     }
 }
 

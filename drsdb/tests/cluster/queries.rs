@@ -145,5 +145,21 @@ async fn explain_tells_the_plan_and_what_each_server_did() {
     assert!(verbose.contains("initial_logical_plan") && verbose.contains("shards=1/12"), "{verbose}");
     let analyzed = cluster.table("EXPLAIN ANALYZE SELECT size, count(*) FROM parent GROUP BY size").await;
     assert!(analyzed.contains("output_rows") && analyzed.contains("tasks=3"), "{analyzed}");
+    // The rows of all shards are read, each once, and every server has its part.
+    let mut scanned = 0;
+    for number in 0..3 {
+        let url = cluster.cluster.storage_url(number).as_str().trim_end_matches('/').to_owned();
+        let (_, work) = analyzed.split_once(&format!("{url}: ")).unwrap_or_else(|| panic!("{url}: {analyzed}"));
+        let (rows, work) = work.split_once(" rows scanned, ").unwrap();
+        let (bytes, work) = work.split_once(" bytes read from files, ").unwrap();
+        let (time, _) = work.split_once(" computed").unwrap();
+        let (rows, bytes): (usize, usize) = (rows.parse().unwrap(), bytes.parse().unwrap());
+        assert!(rows > 0 && bytes > 0 && time.ends_with('s'), "{analyzed}");
+        scanned += rows;
+    }
+    assert_eq!(scanned, 500, "{analyzed}");
+    // A server that has all of it is named as well.
+    let one = cluster.table("EXPLAIN ANALYZE SELECT * FROM parent WHERE id = 77").await;
+    assert!(one.contains(": 1 rows scanned, "), "{one}");
     cluster.cluster.shutdown().await.unwrap();
 }

@@ -12,10 +12,7 @@ use datafusion::{
     execution::{SendableRecordBatchStream, SessionState, TaskContext},
     physical_plan::{ExecutionPlan, execute_stream, stream::RecordBatchStreamAdapter},
 };
-use datafusion_distributed::{
-    DistributedCodec, DistributedExec, DistributedMetricsFormat, DistributedTaskContext, NetworkBoundaryExt, Stage,
-    explain_analyze,
-};
+use datafusion_distributed::{DistributedCodec, DistributedExec, DistributedTaskContext, NetworkBoundaryExt, Stage};
 use datafusion_proto::{
     bytes::physical_plan_from_bytes_with_proto_converter, physical_plan::DeduplicatingProtoConverter,
 };
@@ -32,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 use uuid::Uuid;
 
-use super::{QueryEngine, RunningQuery, messages::send_all, panics::Watch};
+use super::{QueryEngine, RunningQuery, messages::send_all, panics::Watch, report::report};
 
 /// Batches between the query's runtime and the network.
 const QUEUE: usize = 2;
@@ -108,12 +105,12 @@ impl QueryEngine {
                 return Err(Error::new(ErrorCode::TicketInvalid, "this ticket is redeemed at an index server"));
             }
         };
-        let session = self.head_session(&options, workers, task, query)?;
+        let session = self.head_session(&options, workers.clone(), task, query)?;
         let plan = decode_plan(plan, &session.task_ctx())?;
         let plan = if distributed { distribute(plan)? } else { plan };
         let planned = plan.schema();
         let stream = if ticket.analyze {
-            analyze(plan, session, &ticket.workers)
+            analyze(plan, session, self.self_url.clone(), workers)
         } else {
             execute_stream(plan, session.task_ctx())?
         };
@@ -164,10 +161,12 @@ fn distribute(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
 }
 
 /// Runs the plan to its end, throws the rows away and reports what each part of it did.
-fn analyze(plan: Arc<dyn ExecutionPlan>, session: SessionState, servers: &[String]) -> SendableRecordBatchStream {
-    // Tasks of a stage are numbered like this.
-    let servers = servers.iter().enumerate().map(|(task, url)| format!("task {task}: {}", url.trim_end_matches('/')));
-    let servers = servers.collect::<Vec<_>>().join("\n");
+fn analyze(
+    plan: Arc<dyn ExecutionPlan>,
+    session: SessionState,
+    head: Url,
+    workers: Vec<Url>,
+) -> SendableRecordBatchStream {
     let schema = Arc::new(Schema::new(vec![
         Field::new("plan_type", DataType::Utf8, false),
         Field::new("plan", DataType::Utf8, false),
@@ -182,12 +181,13 @@ fn analyze(plan: Arc<dyn ExecutionPlan>, session: SessionState, servers: &[Strin
         }
         let elapsed = started.elapsed();
         // The report of every server comes after the last row; a server that died must not hang it.
-        let report = explain_analyze(plan, DistributedMetricsFormat::PerTask);
-        let report = tokio::time::timeout(std::time::Duration::from_secs(5), report).await.map_err(|_| {
-            Error::new(ErrorCode::Unavailable, "not every server reported what it did").into_datafusion()
-        })??;
+        let report = report(plan, &head, &workers);
+        let (plan, servers) =
+            tokio::time::timeout(std::time::Duration::from_secs(5), report).await.map_err(|_| {
+                Error::new(ErrorCode::Unavailable, "not every server reported what it did").into_datafusion()
+            })??;
         let kinds = StringArray::from(vec!["Plan with Metrics", "Servers", "Output Rows", "Duration"]);
-        let texts = StringArray::from(vec![report, servers, rows.to_string(), format!("{elapsed:?}")]);
+        let texts = StringArray::from(vec![plan, servers, rows.to_string(), format!("{elapsed:?}")]);
         Ok(RecordBatch::try_new(report_schema, vec![Arc::new(kinds), Arc::new(texts)])?)
     };
     Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(report).boxed()))

@@ -15,6 +15,7 @@ mod flight_service;
 mod head;
 mod messages;
 mod panics;
+mod report;
 mod session;
 mod worker;
 

@@ -125,8 +125,20 @@ impl WorkerResolver for QueryWorkers {
 /// Stages that read shards go to the servers that hold them; the others are spread in order, and a single task stays on
 /// the head, so that its result needs no further hop.
 fn route_tasks(event: &RouteTasksEvent<'_>, head: &Url) -> DfResult<RouteTasksEventResponse> {
+    let config = event.task_ctx.session_config();
+    let workers = datafusion_distributed::get_distributed_worker_resolver(config)?.get_urls()?;
+    servers_of_stage(event.plan, event.task_count, head, &workers).map(RouteTasksEventResponse::new)
+}
+
+/// The servers of a stage's tasks.
+pub(super) fn servers_of_stage(
+    plan: &Arc<dyn ExecutionPlan>,
+    tasks: usize,
+    head: &Url,
+    workers: &[Url],
+) -> DfResult<Vec<Url>> {
     let mut holders: Option<Vec<Url>> = None;
-    event.plan.apply(|node: &Arc<dyn ExecutionPlan>| {
+    plan.apply(|node: &Arc<dyn ExecutionPlan>| {
         if node.is_network_boundary() {
             return Ok(TreeNodeRecursion::Jump);
         }
@@ -136,21 +148,16 @@ fn route_tasks(event: &RouteTasksEvent<'_>, head: &Url) -> DfResult<RouteTasksEv
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    let urls = match holders {
-        Some(urls) if urls.len() == event.task_count => urls,
+    match holders {
+        Some(urls) if urls.len() == tasks => Ok(urls),
         Some(urls) => {
-            let (tasks, servers) = (event.task_count, urls.len());
-            return Err(Error::internal(format!("a stage of {tasks} tasks reads shards of {servers} servers"))
-                .into_datafusion());
+            let servers = urls.len();
+            Err(Error::internal(format!("a stage of {tasks} tasks reads shards of {servers} servers"))
+                .into_datafusion())
         }
-        None if event.task_count == 1 => vec![head.clone()],
-        None => {
-            let config = event.task_ctx.session_config();
-            let workers = datafusion_distributed::get_distributed_worker_resolver(config)?.get_urls()?;
-            workers.iter().cycle().take(event.task_count).cloned().collect()
-        }
-    };
-    Ok(RouteTasksEventResponse::new(urls))
+        None if tasks == 1 => Ok(vec![head.clone()]),
+        None => Ok(workers.iter().cycle().take(tasks).cloned().collect()),
+    }
 }
 
 /// Connections to other storage servers.
