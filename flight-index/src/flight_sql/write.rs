@@ -14,7 +14,7 @@ use super::{FlightSqlServer, execute::planner_statement, service::Caller};
 use crate::{
     catalog::{CatalogState, Outcome},
     dml::{self, Executor, Written},
-    load::LoadOutcome,
+    load::{LoadOutcome, insert::plain_values},
     planner::{QueryContext, View},
     statement::Statement,
     transaction::OpenTransaction,
@@ -76,8 +76,13 @@ impl FlightSqlServer {
         // Of all attempts together.
         let limit = caller.limit();
         let mut attempt = 1;
+        let mut basis = if reads_nothing(statement) { Basis::Known } else { Basis::Newest };
         loop {
-            match self.write_once(statement, parameters.clone(), caller, limit).await {
+            match self.write_once(statement, parameters.clone(), caller, limit, basis).await {
+                Err((error, Again::Yes)) if basis == Basis::Known => {
+                    tracing::debug!(%error, "a statement is run again, on the newest state");
+                    basis = Basis::Newest;
+                }
                 Err((error, Again::Yes)) if attempt < ATTEMPTS => {
                     tracing::debug!(%error, attempt, "a statement is run again");
                     pause(attempt).await;
@@ -95,9 +100,13 @@ impl FlightSqlServer {
         parameters: Option<RecordBatch>,
         caller: &Caller,
         limit: TimeLimit,
+        basis: Basis,
     ) -> Result<(Written, LoadOutcome), (Error, Again)> {
         let never = |error| (error, Again::No);
-        let state = limit.keep(self.current_state()).await.map_err(never)?;
+        let state = match basis {
+            Basis::Known => self.catalog.state(),
+            Basis::Newest => limit.keep(self.current_state()).await.map_err(never)?,
+        };
         if let Some(outcome) = self.done_before(caller).map_err(never)? {
             return repeated(statement, outcome).map_err(never);
         }
@@ -109,7 +118,7 @@ impl FlightSqlServer {
             Ok(written) => written,
             Err(error) => {
                 transaction.abort().await;
-                let again = Again::after(&error);
+                let again = if basis == Basis::Known { Again::Yes } else { Again::after(&error) };
                 return Err((error, again));
             }
         };
@@ -220,6 +229,24 @@ impl FlightSqlServer {
     }
 }
 
+/// Which state of the catalog a statement is run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Basis {
+    /// The one that this server has, which may be a moment old: what fails on it says nothing.
+    Known,
+    /// One with everything that was acknowledged before, for which the leader and most others have to be asked.
+    Newest,
+}
+
+/// Whether what the statement does depends on no row that others have written. Keys that are taken, tables that were altered
+/// and parents that are gone are found when its rows are staged, or by the commit.
+fn reads_nothing(statement: &Statement) -> bool {
+    match statement {
+        Statement::Insert(insert) => insert.on.is_none() && (insert.source.is_none() || plain_values(insert).is_some()),
+        _ => false,
+    }
+}
+
 /// Whether a statement that failed may be run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Again {
@@ -261,7 +288,7 @@ async fn pause(attempt: u32) {
 
 /// The error of a change of the catalog in a transaction.
 pub fn no_ddl(what: &str) -> Error {
-    WireError::new(ErrorCode::Unsupported, format!("{what} in a transaction is not done"))
+    WireError::new(ErrorCode::Unsupported, format!("{what} cannot be a part of a transaction"))
         .with_hint("COMMIT or ROLLBACK first: changes of tables and users are transactions of their own")
         .into()
 }
