@@ -37,9 +37,10 @@ demo: ## a cluster of four processes, TPC-H loaded and all 22 queries checked; m
 	"$$CARGO_TARGET_DIR/release/drsdb" demo --scale $(SF)
 
 .PHONY: bench
-bench: ## TPC-H benchmark; make bench SF=1 SERVERS=3
+bench: ## TPC-H benchmark against DataFusion, also as JSON; make bench SF=1 SERVERS=3
 	$(CARGO) build $(LOCKED) --release --bin drsdb --bin drsdb-benchmarks
-	"$$CARGO_TARGET_DIR/release/drsdb-benchmarks" tpch --scale $(SF) --servers $(SERVERS)
+	"$$CARGO_TARGET_DIR/release/drsdb-benchmarks" tpch --scale $(SF) --servers $(SERVERS) --compare datafusion \
+		--json "$$CARGO_TARGET_DIR/tpch.json"
 
 .PHONY: test
 test: test-rust test-python ## all tests, Rust and Python

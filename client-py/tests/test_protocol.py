@@ -84,6 +84,18 @@ def test_the_schema_of_a_prepared_statement(db: drsdb.Connection, stock: str) ->
     assert schema.types == [pa.string(), pa.decimal128(10, 2)]
 
 
+@pytest.mark.parametrize(("value", "expected"), [(1.5, pa.float64()), (7, pa.int64()), ("x", pa.string())])
+def test_the_schema_of_a_prepared_statement_with_values(
+    db: drsdb.Connection, value: object, expected: pa.DataType
+) -> None:
+    def ask(answer: Answer) -> pa.Schema:
+        with Prepared(answer, "SELECT ? AS given", None) as prepared:
+            handle = prepared.bind(pa.RecordBatch.from_pydict({"1": [value]}))
+            return schema_at(answer, _proto.prepared_statement_query(handle))
+
+    assert db._cluster.request(ask, READ).types == [expected]
+
+
 def test_the_schema_of_metadata(db: drsdb.Connection) -> None:
     command = _proto._any("CommandGetDbSchemas", b"")
     assert get_schema(db, command).names == ["catalog_name", "db_schema_name"]

@@ -169,7 +169,8 @@ impl IndexConfig {
     fn from_sources(file: Option<&Path>, environment: Environment, flags: impl Serialize) -> Result<Self> {
         let (data_dir, listen, url, tls) = placeholders();
         let defaults = defaults("drsdb-data/index", DEFAULT_INDEX_PORT, Self::new(data_dir, listen, url, tls));
-        let config: Self = merge(defaults, file, environment.only(environment::INDEX_SETTINGS), flags)?;
+        let environment = environment.only(environment::INDEX_SETTINGS);
+        let config: Self = merge(defaults, file, environment, flags, derive_node_id)?;
         config.validate()?;
         Ok(config)
     }
@@ -332,7 +333,8 @@ impl StorageConfig {
         let (data_dir, listen, url, tls) = placeholders();
         let fresh = Self::new(data_dir, listen, url, tls, Vec::new());
         let defaults = defaults("drsdb-data/storage", DEFAULT_STORAGE_PORT, fresh);
-        let config: Self = merge(defaults, file, environment.only(environment::STORAGE_SETTINGS), flags)?;
+        let environment = environment.only(environment::STORAGE_SETTINGS);
+        let config: Self = merge(defaults, file, environment, flags, Ok)?;
         config.validate()?;
         Ok(config)
     }
@@ -384,12 +386,12 @@ impl StorageConfig {
     }
 }
 
-/// The defaults as figment takes them: without the fields that have none, and without `public_url`, which
-/// [`derive_public_url`] finds from `listen` when nothing says it.
+/// The defaults as figment takes them: without the fields that have none, and without those that [`derive_public_url`] and
+/// [`derive_node_id`] find from others when nothing says them.
 fn defaults(data_dir: &str, port: u16, config: impl Serialize) -> serde_json::Value {
     let mut value = serde_json::to_value(config).expect("a configuration is plain data with text keys");
     let fields = value.as_object_mut().expect("a configuration is a struct");
-    for field in ["public_url", "tls", "index_servers"] {
+    for field in ["public_url", "node_id", "tls", "index_servers"] {
         fields.remove(field);
     }
     fields.insert("data_dir".into(), data_dir.into());
@@ -409,6 +411,7 @@ fn merge<C: DeserializeOwned>(
     file: Option<&Path>,
     environment: Environment,
     flags: impl Serialize,
+    derive: impl FnOnce(Figment) -> Result<Figment>,
 ) -> Result<C> {
     let mut flags = serde_json::to_value(flags)
         .map_err(|error| Error::internal(format!("flags are not a map of settings: {error}")))?;
@@ -427,7 +430,7 @@ fn merge<C: DeserializeOwned>(
     if flags.as_object().is_some_and(|flags| !flags.is_empty()) {
         figment = figment.merge(Serialized::defaults(flags));
     }
-    figment = derive_public_url(figment)?;
+    figment = derive(derive_public_url(figment)?)?;
     // Lossy: the environment has only text, also for numbers.
     figment.extract_lossy().map_err(|error| explain(&error))
 }
@@ -445,6 +448,21 @@ fn derive_public_url(figment: Figment) -> Result<Figment> {
         );
     }
     Ok(figment.merge(("public_url", format!("https://{listen}"))))
+}
+
+/// The only index server of a cluster is number 1. One of several must be told: two that take themselves for one would each
+/// vote as the other.
+fn derive_node_id(figment: Figment) -> Result<Figment> {
+    if figment.contains("node_id") {
+        return Ok(figment);
+    }
+    let joins = figment.extract_inner_lossy::<bool>("join").unwrap_or(false);
+    if joins || figment.contains("voters") {
+        let why =
+            "must be set with voters or join = true: a number that no other index server of the cluster has or had";
+        return refuse("node_id", why);
+    }
+    Ok(figment.merge(("node_id", 1)))
 }
 
 fn check_common(data_dir: &Path, public_url: &Url) -> Result<()> {
@@ -483,6 +501,11 @@ fn explain(error: &figment::Error) -> Error {
                         hints.push(format!("write {near} instead of {name}"));
                     }
                 }
+                Kind::MissingField(name) if name == "tls" => hints.push(format!(
+                    "set tls.ca, tls.certificate and tls.key in the file, or as {0}TLS__CA, {0}TLS__CERTIFICATE and \
+                     {0}TLS__KEY: paths of PEM files",
+                    environment::PREFIX
+                )),
                 Kind::MissingField(name) => hints.push(format!(
                     "set {name} in the file, with a flag, or as {}{}",
                     environment::PREFIX,

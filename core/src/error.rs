@@ -165,7 +165,30 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
         DataFusionError::Execution(_) | DataFusionError::Configuration(_) => ErrorCode::InvalidArgument,
         _ => ErrorCode::Internal,
     };
-    WireError::new(code, root.strip_backtrace())
+    WireError::new(code, plain_text(root))
+}
+
+/// What an error says, without the names of the layers that it came through.
+fn plain_text(root: &DataFusionError) -> String {
+    const LAYERS: [&str; 6] = [
+        "Arrow error: ",
+        "Error during planning: ",
+        "Execution error: ",
+        "Cast error: ",
+        "Parser error: ",
+        "Invalid argument error: ",
+    ];
+    if let DataFusionError::ArrowError(arrow, _) = root
+        && matches!(arrow.as_ref(), ArrowError::DivideByZero)
+    {
+        return "division by zero".to_owned();
+    }
+    let text = root.strip_backtrace();
+    let mut rest = text.as_str();
+    while let Some(inner) = LAYERS.iter().find_map(|layer| rest.strip_prefix(layer)) {
+        rest = inner;
+    }
+    rest.to_owned()
 }
 
 impl From<ArrowError> for Error {
@@ -226,6 +249,15 @@ mod tests {
         let code = |text: &str| Error::from(DataFusionError::Execution(text.to_owned()).context("stage")).code();
         assert_eq!(code(late), ErrorCode::Unavailable);
         assert_eq!(code("Exceeded the maximum length"), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn layers_are_not_named() {
+        let text = |error: ArrowError| Error::from(error).to_wire().message;
+        assert_eq!(text(ArrowError::DivideByZero), "division by zero");
+        assert_eq!(text(ArrowError::CastError("no date".to_owned())), "no date");
+        let plan = DataFusionError::Plan("no such thing".to_owned()).context("somewhere");
+        assert_eq!(Error::from(plan).to_wire().message, "no such thing");
     }
 
     #[test]

@@ -114,13 +114,15 @@ fn bad_values_are_refused_and_named() {
         ("data_dir = \"\"", "data_dir"),
         ("bootstrap = { admin_user = \"a\", admin_password = \"short\" }", "admin_password"),
         ("bootstrap = { admin_user = \"a\" }", "admin_password"),
-        ("voters = { 1 = \"https://127.0.0.1:7432\", 2 = \"https://b:2\" }", "voters"),
-        ("voters = { 2 = \"https://b:2\" }", "join"),
-        ("voters = { 1 = \"https://c:3\" }", "public_url"),
-        ("voters = { one = \"https://127.0.0.1:7432\" }", "node_id"),
-        ("voters = { 1 = \"https://127.0.0.1:7432\", 2 = \"https://b:2\", 3 = \"https://b:2\" }", "twice"),
-        ("join = true\nvoters = { 1 = \"https://127.0.0.1:7432\" }", "join"),
-        ("join = true\nbootstrap = { admin_user = \"a\", admin_password = \"long enough\" }", "join"),
+        ("node_id = 1\nvoters = { 1 = \"https://127.0.0.1:7432\", 2 = \"https://b:2\" }", "voters"),
+        ("node_id = 1\nvoters = { 2 = \"https://b:2\" }", "join"),
+        ("node_id = 1\nvoters = { 1 = \"https://c:3\" }", "public_url"),
+        ("node_id = 1\nvoters = { one = \"https://127.0.0.1:7432\" }", "node_id"),
+        ("node_id = 1\nvoters = { 1 = \"https://127.0.0.1:7432\", 2 = \"https://b:2\", 3 = \"https://b:2\" }", "twice"),
+        ("join = true", "node_id"),
+        ("voters = { 1 = \"https://127.0.0.1:7432\" }", "node_id"),
+        ("node_id = 1\njoin = true\nvoters = { 1 = \"https://127.0.0.1:7432\" }", "join"),
+        ("node_id = 1\njoin = true\nbootstrap = { admin_user = \"a\", admin_password = \"long enough\" }", "join"),
         ("not toml", "TOML"),
     ] {
         let message = refused(sources(toml, &[]).index(json!({})));
@@ -156,6 +158,7 @@ fn voters_are_a_table_by_number() {
     // Without a table, the server is a cluster of its own.
     let alone = sources("node_id = 4", &[]).index(json!({})).unwrap();
     assert_eq!(alone.initial_voters()[&4].as_str(), "https://127.0.0.1:7432/");
+    assert_eq!(sources("", &[]).index(json!({})).unwrap().node_id, 1);
 }
 
 #[test]

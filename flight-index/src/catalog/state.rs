@@ -1,6 +1,6 @@
 //! The catalog's state and how to read it. How it changes is in [`super::apply()`].
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError, nearest_name};
 use rpds::RedBlackTreeMapSync;
@@ -254,6 +254,15 @@ impl CatalogState {
     /// The storage servers, oldest first.
     pub fn servers(&self) -> impl Iterator<Item = &Arc<StorageServer>> {
         self.servers.values()
+    }
+
+    /// How many replicas lie on each storage server that has any.
+    pub fn replicas_by_server(&self) -> BTreeMap<Ulid, u64> {
+        let mut held = BTreeMap::new();
+        for shard in self.tables().flat_map(|table| &table.shards) {
+            shard.replicas.iter().for_each(|replica| *held.entry(replica.server).or_default() += 1);
+        }
+        held
     }
 
     /// The storage server with this id.

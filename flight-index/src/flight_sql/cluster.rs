@@ -46,6 +46,7 @@ impl FlightSqlServer {
                 std::sync::Arc::new(text(|row| &row.state)),
                 std::sync::Arc::new(UInt64Array::from_iter(rows.iter().map(|row| row.version))),
                 std::sync::Arc::new(StringArray::from_iter(rows.iter().map(|row| row.hash.as_deref()))),
+                std::sync::Arc::new(UInt64Array::from_iter(rows.iter().map(|row| row.replicas))),
             ],
         )?)
     }
@@ -58,7 +59,11 @@ struct Row {
     state: String,
     version: Option<u64>,
     hash: Option<String>,
+    replicas: Option<u64>,
 }
+
+/// Digits of a state's hash: enough to see a difference. `drsdb.raft` has all of them.
+const HASH_DIGITS: usize = 16;
 
 fn index_row(IndexServerStatus { server, status }: &IndexServerStatus) -> Row {
     let state = match status {
@@ -72,17 +77,20 @@ fn index_row(IndexServerStatus { server, status }: &IndexServerStatus) -> Row {
         url: server.url.clone(),
         state,
         version: status.as_ref().map(|status| status.hash.version),
-        hash: status.as_ref().map(|status| status.hash.to_string()),
+        hash: status.as_ref().map(|status| status.hash.to_string().chars().take(HASH_DIGITS).collect()),
+        replicas: None,
     }
 }
 
 fn storage_rows(state: &CatalogState) -> impl Iterator<Item = Row> {
-    state.servers().map(|server| Row {
+    let held = state.replicas_by_server();
+    state.servers().map(move |server| Row {
         kind: "storage",
         id: server.id.to_string(),
         url: server.url.clone(),
         state: state.condition(server.id).to_string(),
-        version: state.applied_by(server.id),
+        version: None,
         hash: None,
+        replicas: Some(held.get(&server.id).copied().unwrap_or(0)),
     })
 }

@@ -223,6 +223,14 @@ impl FlightSqlServer {
             _ => Ok((Schema::empty(), Schema::empty())),
         }
     }
+
+    /// The schema of a statement's rows when its parameters have values: these say of which types they are.
+    pub(super) async fn describe_bound(&self, sql: &str, values: &RecordBatch, caller: &Caller) -> Result<Schema> {
+        let Statement::Query(query) = parse(sql).await? else { return Ok(self.describe(sql, caller).await?.0) };
+        let state = self.state_to_read(&caller.session).await?;
+        let planned = self.planner.plan(state, planner_statement(query), Some(values), &caller.context()).await?;
+        Ok(planned.schema.as_ref().clone())
+    }
 }
 
 /// What DoGet is to do: the statement again.

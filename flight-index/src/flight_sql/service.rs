@@ -107,7 +107,10 @@ impl FlightSqlServer {
             Command::CommandStatementQuery(query) => Ok(self.describe(&query.query, caller).await?.0),
             Command::CommandPreparedStatementQuery(query) => {
                 let prepared = super::prepared::decode(&query.prepared_statement_handle)?;
-                Ok(self.describe(&prepared.sql, caller).await?.0)
+                match super::prepared::decode_parameters(&prepared.parameters)? {
+                    Some(values) => self.describe_bound(&prepared.sql, &values, caller).await,
+                    None => Ok(self.describe(&prepared.sql, caller).await?.0),
+                }
             }
             other => Ok(super::metadata::schema(&other)?.as_ref().clone()),
         }

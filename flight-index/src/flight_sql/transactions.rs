@@ -126,7 +126,9 @@ fn named(caller: &Caller, what: &str) -> Result<Handle> {
 
 fn no_transaction(what: &str) -> drsdb_core::Error {
     WireError::new(ErrorCode::InvalidArgument, format!("no transaction is open for {what}"))
-        .with_hint("BEGIN one first; the client must send the session's cookie back")
+        .with_hint(
+            "BEGIN one first, on the same connection; a driver of another make may have to be told to keep cookies",
+        )
         .into()
 }
 

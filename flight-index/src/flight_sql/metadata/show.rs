@@ -36,7 +36,7 @@ pub fn show_schema(show: &Show) -> SchemaRef {
             Field::new("default", DataType::Utf8, true),
             Field::new("comment", DataType::Utf8, true),
         ],
-        // `version`: of an index server's state, or up to which commit a storage server is known to have taken in all.
+        // `version` and the first digits of `state_hash` are of an index server's state, `replicas` lie on a storage server.
         Show::Cluster => vec![
             text("kind"),
             text("id"),
@@ -44,6 +44,7 @@ pub fn show_schema(show: &Show) -> SchemaRef {
             text("state"),
             Field::new("version", DataType::UInt64, true),
             Field::new("state_hash", DataType::Utf8, true),
+            Field::new("replicas", DataType::UInt64, true),
         ],
         Show::Setting(_) | Show::AllSettings => vec![text("name"), text("value"), text("description")],
     }))

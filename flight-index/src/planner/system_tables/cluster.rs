@@ -1,8 +1,6 @@
 //! `drsdb`: the cluster as those see it who run it. The indexes of UNIQUE constraints are in it: their shards have replicas
 //! like any other.
 
-use std::collections::BTreeMap;
-
 use datafusion::config::ExtensionOptions;
 use drsdb_core::{TableKind, v1};
 
@@ -124,10 +122,7 @@ pub(super) fn shows_transactions(name: &str) -> bool {
 }
 
 fn servers(from: &Sources<'_>) -> Vec<Vec<Cell>> {
-    let mut held: BTreeMap<_, u64> = BTreeMap::new();
-    for shard in from.state.tables().flat_map(|table| &table.shards) {
-        shard.replicas.iter().for_each(|replica| *held.entry(replica.server).or_default() += 1);
-    }
+    let held = from.state.replicas_by_server();
     let index = from.raft.iter().cloned().map(|node| {
         let (id, kind) = (format!("index-{}", node.id), "index");
         row![id, kind, node.url, node.role, "", Cell::Null, Cell::Null, node.applied]
