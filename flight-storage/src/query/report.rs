@@ -22,7 +22,7 @@ use super::session::servers_of_stage;
 pub async fn report(plan: Arc<dyn ExecutionPlan>, head: &Url, workers: &[Url]) -> DfResult<(String, String)> {
     let plan = rewrite_distributed_plan_with_metrics(plan, DistributedMetricsFormat::PerTask).await?;
     let mut servers = Servers { head, workers, work: BTreeMap::new() };
-    servers.note_stage(&plan, &[head.clone()])?;
+    servers.note_stage(&plan, std::slice::from_ref(head))?;
     Ok((display_plan_ascii(plan.as_ref(), true), servers.text()))
 }
 
