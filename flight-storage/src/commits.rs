@@ -22,15 +22,20 @@ use drsdb_core::{
     parse_ulid,
     v1::{self, cluster_client::ClusterClient, commit::Change},
 };
-use futures::{StreamExt, stream::FuturesOrdered};
+use futures::{StreamExt, future::join_all, stream::FuturesOrdered};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    coordinators::Coordinators, engine::ShardId, engines::Engines, index_servers::IndexServers, open_loads::OpenLoads,
-    rebuild::Rebuilds, small_file::replace_hint,
+    coordinators::{Activity, Coordinators},
+    engine::ShardId,
+    engines::Engines,
+    index_servers::IndexServers,
+    open_loads::OpenLoads,
+    rebuild::Rebuilds,
+    small_file::replace_hint,
 };
 
 /// Commits that are applied side by side, so that they share an fsync.
@@ -297,7 +302,7 @@ async fn resolve_old(
         if staged.entry(transaction).or_insert_with(Instant::now).elapsed() < follower.staged_lease {
             continue;
         }
-        if is_active(follower, transaction).await {
+        if activity(follower, transaction).await == Activity::Runs {
             // Somebody runs it; it may take as long as it likes.
             continue;
         }
@@ -315,11 +320,18 @@ pub(crate) async fn clear_the_way(follower: &Follower, of: Ulid) -> Result<()> {
 }
 
 /// The same where it is decided about a change, and where what is in the way has nearly always just not ended yet: only
-/// what has been there for a while is asked about.
+/// what has been there for a while is asked about, and only what surely nobody runs is resolved.
 pub(crate) async fn clear_obstacles(follower: &Follower, of: Ulid) -> Result<()> {
     let mut staged = staged(follower).await?;
     staged.retain(|transaction| *transaction != of);
-    resolve_abandoned(follower, follower.obstacles.due(staged, Instant::now())).await
+    let due = follower.obstacles.due(staged, Instant::now());
+    let asked = due.into_iter().map(|transaction| async move { (transaction, activity(follower, transaction).await) });
+    for (transaction, activity) in join_all(asked).await {
+        if activity == Activity::Gone && !follower.open.is_open(transaction) {
+            resolve_anywhere(follower, transaction).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn staged(follower: &Follower) -> Result<Vec<Ulid>> {
@@ -330,24 +342,29 @@ async fn staged(follower: &Follower) -> Result<Vec<Ulid>> {
 
 async fn resolve_abandoned(follower: &Follower, transactions: Vec<Ulid>) -> Result<()> {
     for transaction in transactions {
-        if follower.open.is_open(transaction) || is_active(follower, transaction).await {
+        if follower.open.is_open(transaction) || activity(follower, transaction).await == Activity::Runs {
             continue;
         }
-        let mut resolved = Err(Error::new(ErrorCode::Unavailable, "no index server is known"));
-        for url in follower.index_servers.list() {
-            let mut client = ClusterClient::new(follower.channels.channel(&url)?);
-            resolved = resolve(follower, &mut client, transaction).await;
-            if resolved.is_ok() {
-                break;
-            }
-        }
-        resolved?;
+        resolve_anywhere(follower, transaction).await?;
     }
     Ok(())
 }
 
-async fn is_active(follower: &Follower, transaction: Ulid) -> bool {
-    follower.coordinators.is_active(&follower.channels, &follower.index_servers.list(), transaction).await
+/// At the first index server that answers.
+async fn resolve_anywhere(follower: &Follower, transaction: Ulid) -> Result<()> {
+    let mut resolved = Err(Error::new(ErrorCode::Unavailable, "no index server is known"));
+    for url in follower.index_servers.list() {
+        let mut client = ClusterClient::new(follower.channels.channel(&url)?);
+        resolved = resolve(follower, &mut client, transaction).await;
+        if resolved.is_ok() {
+            break;
+        }
+    }
+    resolved
+}
+
+async fn activity(follower: &Follower, transaction: Ulid) -> Activity {
+    follower.coordinators.activity(&follower.channels, &follower.index_servers.list(), transaction).await
 }
 
 /// Asks for a transaction's outcome, which aborts it if it has not committed, and takes it in.

@@ -6,19 +6,19 @@
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions},
+    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_empty_array},
     compute::{cast, concat_batches, filter_record_batch},
     datatypes::{DataType, Field, Schema},
 };
 use datafusion::{
     common::DFSchema,
-    physical_expr::PhysicalExpr,
+    physical_expr::{PhysicalExpr, utils::collect_columns},
     sql::sqlparser::ast::{self, BinaryOperator, Expr},
 };
 use drsdb_core::{Result, SqlType, Table};
 
 use super::{
-    executor::{Executor, full_width, nullable_schema, to_transit},
+    executor::{Executor, check_type, full_width, nullable_schema, to_transit},
     expressions::{Expressions, evaluate},
     returning::{local_batch, qualified},
     select::{Assigned, TargetName, is_constant},
@@ -88,8 +88,7 @@ impl Executor<'_> {
         let compiled = Compiled::new(name, table, statement, &expressions, parameters);
         let Ok(compiled) = compiled else { return Ok(None) };
         let mut positions: BTreeSet<usize> = old.iter().copied().collect();
-        let named = std::iter::once(&statement.selection).chain(statement.assigned.iter().map(|(_, value)| value));
-        named.for_each(|expr| columns_in(expr, table, &mut positions));
+        positions.extend(compiled.columns(table));
         let positions: Vec<usize> = positions.into_iter().collect();
         let key = table.primary_key.clone();
         let lookup = Lookup { table: &table.name, positions: positions.clone(), key, values, limit: None };
@@ -130,6 +129,12 @@ impl Compiled {
         Ok(Self { condition, values: values.collect::<Result<_>>()?, names, parameters })
     }
 
+    /// Positions of the table's columns that are computed with: they come before the parameters.
+    fn columns(&self, table: &Table) -> BTreeSet<usize> {
+        let all = std::iter::once(&self.condition).chain(&self.values).flat_map(collect_columns);
+        all.map(|column| column.index()).filter(|&at| at < table.columns.len()).collect()
+    }
+
     fn changes(
         &self,
         table: &Table,
@@ -146,9 +151,13 @@ impl Compiled {
         let input = local(&rows)?;
         let mut columns: Vec<ArrayRef> = old.iter().map(|&at| Arc::clone(rows.column(at))).collect();
         for ((position, _), value) in assigned.iter().zip(&self.values) {
-            let values = evaluate(value, &input)?;
-            // Of no row as well: its type may be wrong.
-            columns.push(to_transit(table, *position, &values, 1)?);
+            if rows.num_rows() > 0 {
+                columns.push(to_transit(table, *position, &evaluate(value, &input)?, 1)?);
+            } else {
+                // Its type may be wrong all the same.
+                check_type(table, *position, &value.data_type(&schema)?)?;
+                columns.push(new_empty_array(&transit_type(table.columns[*position].sql_type)));
+            }
         }
         let fields = columns.iter().enumerate();
         let fields = fields.map(|(at, column)| Field::new(format!("column {at}"), column.data_type().clone(), true));
@@ -174,23 +183,16 @@ fn fixed<'a>(condition: &'a Expr, column: &str) -> Option<&'a Expr> {
     }
 }
 
-/// The last part of a column's name: there is one table only that it can be of.
+/// The last part of a column's name: there is one table only that it can be of. Names that the planner may read in another
+/// way are left to it.
 fn column_name(expr: &Expr) -> Option<String> {
-    match expr {
-        Expr::Identifier(ident) => identifier(ident).ok(),
-        Expr::CompoundIdentifier(parts) => identifier(parts.last()?).ok(),
-        Expr::Nested(inner) => column_name(inner),
-        _ => None,
-    }
-}
-
-fn columns_in(expr: &Expr, table: &Table, positions: &mut BTreeSet<usize>) {
-    let _ = ast::visit_expressions(expr, |part| {
-        if let Some(at) = column_name(part).and_then(|name| table.column_position(&name)) {
-            positions.insert(at);
-        }
-        ControlFlow::<()>::Continue(())
-    });
+    let ident = match expr {
+        Expr::Identifier(ident) => ident,
+        Expr::CompoundIdentifier(parts) if parts.len() == 2 => parts.last()?,
+        Expr::Nested(inner) => return column_name(inner),
+        _ => return None,
+    };
+    (ident.quote_style.is_some() || ident.value.is_ascii()).then(|| identifier(ident).ok())?
 }
 
 /// A value as the column has it, where no other value of the column compares as equal to it.
@@ -225,9 +227,17 @@ mod tests {
         assert_eq!(fixed_to("id = 7").as_deref(), Some("7"));
         assert_eq!(fixed_to("n > 3 AND (t.ID = -7 AND m)").as_deref(), Some("-7"));
         assert_eq!(fixed_to("$1 = id").as_deref(), Some("$1"));
-        for no in
-            ["id = 7 OR n = 1", "id > 7", "NOT id = 7", "id = n", "id = id + 1", "id IN (7)", "n = 7", "\"ID\" = 7"]
-        {
+        for no in [
+            "a.t.id = 7",
+            "id = 7 OR n = 1",
+            "id > 7",
+            "NOT id = 7",
+            "id = n",
+            "id = id + 1",
+            "id IN (7)",
+            "n = 7",
+            "\"ID\" = 7",
+        ] {
             assert_eq!(fixed_to(no), None, "{no}");
         }
     }

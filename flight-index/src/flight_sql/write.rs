@@ -76,7 +76,9 @@ impl FlightSqlServer {
         // Of all attempts together.
         let limit = caller.limit();
         let mut attempt = 1;
-        let mut basis = if reads_nothing(statement) { Basis::Known } else { Basis::Newest };
+        // Without a leader there is no commit: better to hear that before anything is staged.
+        let known = reads_nothing(statement) && self.catalog.knows_leader();
+        let mut basis = if known { Basis::Known } else { Basis::Newest };
         loop {
             match self.write_once(statement, parameters.clone(), caller, limit, basis).await {
                 Err((error, Again::Yes)) if basis == Basis::Known => {

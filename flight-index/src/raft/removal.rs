@@ -75,6 +75,8 @@ impl Catalog {
 
     /// For another server, which asks whether it is among them.
     pub(super) async fn agreed_members(&self) -> Option<Agreed> {
+        // A server that is behind the others, or cut off from them, would speak of what has been.
+        self.linearize().await.ok()?;
         let cluster = self.state().cluster_id();
         let agreed = self.peers.raft.with_raft_state(move |state| {
             let membership = state.membership_state.committed();

@@ -151,6 +151,11 @@ impl Catalog {
         self.peers.leader() == Leader::Here
     }
 
+    /// Whether it knows of a leader.
+    pub fn knows_leader(&self) -> bool {
+        self.peers.leader() != Leader::Nobody
+    }
+
     /// Returns when this node has known of no leader for longer than an election takes.
     pub async fn cut_off(&self) {
         loop {

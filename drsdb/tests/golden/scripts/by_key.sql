@@ -138,3 +138,25 @@ SELECT * FROM day ORDER BY id;
 --> id         | n
 --> 2024-02-29 | 5
 --> 2024-03-01 | 6
+
+CREATE TABLE odd (id BIGINT PRIMARY KEY, n BIGINT, "Ä" BIGINT, "N" BIGINT) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO odd VALUES (1, 1, 5, 7), (2, 2, 6, 8);
+--> 2 rows
+
+UPDATE odd SET n = n + "Ä", "Ä" = "Ä" + 1, "N" = "N" * n WHERE id = 1 AND "N" = 7;
+--> 1 row
+
+DELETE FROM odd WHERE id = 2 AND "Ä" = 6 AND id = 2;
+--> 1 row
+
+DELETE FROM odd WHERE id = 1 AND id = 2;
+--> 0 rows
+
+UPDATE odd SET n = abs(1 / 0) WHERE id = 99;
+--> 0 rows
+
+SELECT * FROM odd;
+--> id | n | Ä | N
+--> 1  | 6 | 6 | 7
