@@ -271,7 +271,7 @@ pub async fn forget_what_all_have(catalog: Arc<Catalog>, dial: Dial, shutdown: C
 }
 
 async fn note_status(catalog: &Catalog, dial: &Dial, server: &StorageServer) -> Result<()> {
-    let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
+    let url = server.address()?;
     let status = StorageClient::new(dial(&url)?).status(StatusRequest::default()).await?.into_inner();
     let known = catalog.state().applied_by(server.id).unwrap_or(0);
     // The answer may come from another server that has the URL now.

@@ -1,15 +1,14 @@
 //! Rows by the values of some of their columns, as index servers ask for them on behalf of a statement that changes rows: by
 //! keys that they have in their hands already. There is no plan to make, to send and to set up for it.
 
-use std::{collections::HashSet, io::Cursor, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{BooleanArray, RecordBatch},
     compute::{concat_batches, filter_record_batch},
-    datatypes::Schema,
-    ipc::reader::StreamReader,
     row::{OwnedRow, RowConverter, SortField},
 };
+use bytes::Bytes;
 use datafusion::{
     execution::SendableRecordBatchStream,
     logical_expr::Operator,
@@ -27,7 +26,7 @@ use drsdb_core::{
 };
 use futures::{Stream, TryStreamExt, stream};
 
-use crate::engines::Engines;
+use crate::{engines::Engines, rebuild::replay};
 
 /// Rows in a batch.
 const BATCH_ROWS: usize = 8192;
@@ -48,7 +47,7 @@ pub fn rows(engines: &Engines, request: LookupRequest) -> Result<impl Stream<Ite
         "" => None,
         id => Some(OwnWrites { transaction: parse_ulid(id)?, sequence: request.sequence }),
     };
-    let values = values(&table, &key, &request.values)?;
+    let values = values(&table, &key, request.values)?;
     let filters = filters(&table, &key, &values)?;
     let wanted = Wanted::new(&values)?;
     let mut projection = answered.clone();
@@ -102,15 +101,17 @@ impl Looking {
 }
 
 /// The values to look for: one batch of the key's columns.
-fn values(table: &Table, key: &[usize], bytes: &[u8]) -> Result<RecordBatch> {
+fn values(table: &Table, key: &[usize], bytes: Bytes) -> Result<RecordBatch> {
     let schema = Arc::new(table.arrow_schema().project(key)?);
-    let batches = StreamReader::try_new(Cursor::new(bytes), None)?.collect::<Result<Vec<_>, _>>()?;
-    let types = |schema: &Schema| schema.fields().iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
-    if key.is_empty() || batches.iter().any(|batch| types(&batch.schema()) != types(&schema)) {
-        return Err(broken("values of other columns"));
+    if key.is_empty() {
+        return Err(broken("no key"));
     }
-    let columns = batches.iter().map(|batch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()));
-    let values = concat_batches(&schema, &columns.collect::<Result<Vec<_>, _>>()?)?;
+    let mut batches = Vec::new();
+    replay::batches(bytes, &schema, |batch| {
+        batches.push(batch.clone());
+        Ok(())
+    })?;
+    let values = concat_batches(&schema, &batches)?;
     if values.columns().iter().any(|column| column.null_count() > 0) {
         return Err(broken("a NULL, which is equal to nothing"));
     }

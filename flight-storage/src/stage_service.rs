@@ -109,9 +109,7 @@ impl StageService {
 
     fn look_up(&self, request: v1::LookupRequest) -> Result<BoxStream<'static, Result<v1::ExportedRows, Status>>> {
         self.check_meant(&request.server_id)?;
-        let rows = lookup::rows(&self.follower.engines, request)?.map_err(Status::from);
-        let messages = rows.map(|batch| Ok::<_, Status>(futures::stream::iter(encode(&batch?)?.into_iter().map(Ok))));
-        Ok(messages.try_flatten().boxed())
+        Ok(messages(lookup::rows(&self.follower.engines, request)?))
     }
 
     /// Into the engine, or into the spool of a shard that is being rebuilt.
@@ -280,9 +278,7 @@ impl StageService {
             own: None,
             table,
         };
-        let rows = self.follower.engines.scan(task)?.map_err(|error| Status::from(Error::from(error)));
-        let messages = rows.map(|batch| Ok::<_, Status>(futures::stream::iter(encode(&batch?)?.into_iter().map(Ok))));
-        Ok(messages.try_flatten().boxed())
+        Ok(messages(self.follower.engines.scan(task)?.map_err(Error::from)))
     }
 }
 
@@ -309,6 +305,14 @@ impl StageCall {
         };
         Ok(Self { shard: ShardId { table: table.id, shard: header.shard }, table, options, header })
     }
+}
+
+/// Rows as messages.
+fn messages(
+    rows: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
+) -> BoxStream<'static, Result<v1::ExportedRows, Status>> {
+    let messages = rows.map(|batch| Ok::<_, Status>(futures::stream::iter(encode(&batch?)?.into_iter().map(Ok))));
+    messages.try_flatten().boxed()
 }
 
 /// Messages of a good size with the rows of a batch.

@@ -3,8 +3,9 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use drsdb_core::{Table, TableName, Ulid};
+use drsdb_core::{Error, Result, Table, TableName, Ulid};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::{Blob, PieceInfo, View};
 
@@ -257,6 +258,13 @@ pub struct StorageServer {
     pub cores: u32,
     /// Failure domain and the like.
     pub labels: BTreeMap<String, String>,
+}
+
+impl StorageServer {
+    /// Where it is dialled.
+    pub fn address(&self) -> Result<Url> {
+        Url::parse(&self.url).map_err(|error| Error::internal(format!("storage server {}: {error}", self.url)))
+    }
 }
 
 /// How a storage server is to be used.

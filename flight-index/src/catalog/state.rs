@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError, nearest_name};
 use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::{Blob, ColumnSummary, Outcome, Replica, ServerState, ShardState, StorageServer, View};
 
@@ -263,6 +264,12 @@ impl CatalogState {
             shard.replicas.iter().for_each(|replica| *held.entry(replica.server).or_default() += 1);
         }
         held
+    }
+
+    /// Where the storage server with this id is dialled.
+    pub fn address_of(&self, server: Ulid) -> Result<Url> {
+        let known = self.server(server);
+        known.ok_or_else(|| Error::internal(format!("storage server {server} is not known")))?.address()
     }
 
     /// The storage server with this id.

@@ -9,7 +9,7 @@ use arrow::{
     datatypes::{Schema, SchemaRef},
     ipc::writer::StreamWriter,
 };
-use drsdb_core::{Error, Result, TableName, Ulid, ids, shard::shards_of, v1::LookupRequest};
+use drsdb_core::{Result, TableName, Ulid, ids, shard::shards_of, v1::LookupRequest};
 use url::Url;
 
 use super::{Planner, QueryContext, choose_replicas::choose, sharded_table::ShardedTable};
@@ -96,7 +96,7 @@ impl Planner {
         let choice = choose(&[leaf], 0, |server| self.suspects.contains(server), ids::new_ulid().0 as usize);
         let calls = choice.servers.into_iter().map(|chosen| {
             let servers = std::iter::once(chosen.id).chain(chosen.also);
-            let servers = servers.map(|id| Ok((id, url_of(state, id)?))).collect::<Result<_>>()?;
+            let servers = servers.map(|id| Ok((id, state.address_of(id)?))).collect::<Result<_>>()?;
             let shards = chosen.shards.into_iter().flatten().collect();
             let request = LookupRequest { shards, ..request.clone() };
             Ok(LookupCall { servers, request, schema: Arc::clone(&schema) })
@@ -121,9 +121,4 @@ fn shards_of_keys(known: &TableState, key: &[usize], values: &[ArrayRef]) -> Res
 
 fn nullable(schema: &Schema) -> Schema {
     Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>())
-}
-
-fn url_of(state: &CatalogState, id: Ulid) -> Result<Url> {
-    let server = state.server(id).ok_or_else(|| Error::internal(format!("storage server {id} is not known")))?;
-    Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))
 }

@@ -15,7 +15,6 @@ use drsdb_core::{
     query_session::options_of,
     scan::{ScanServer, ShardScanExec},
 };
-use url::Url;
 
 use super::{choose_replicas::ShardToRead, prune_shards::shards_to_read, view::View};
 use crate::catalog::{CatalogState, ColumnSummary, TableState};
@@ -145,11 +144,7 @@ impl ShardedTable {
             .into_iter()
             .map(|(replicas, shards)| {
                 let (first, also) = (replicas[0], replicas[1..].to_vec());
-                let server = self.state.server(first);
-                let server = server.ok_or_else(|| Error::internal(format!("storage server {first} is not known")))?;
-                let url =
-                    Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
-                Ok(ScanServer { id: first, url, shards, also })
+                Ok(ScanServer { id: first, url: self.state.address_of(first)?, shards, also })
             })
             .collect()
     }

@@ -16,7 +16,7 @@ use datafusion::{
 };
 use datafusion_distributed::WorkerResolver;
 use drsdb_core::{
-    Error, Result, Ulid, ids,
+    Error, Ulid, ids,
     scan::{ScanServer, ShardScanExec},
 };
 use parking_lot::Mutex;
@@ -77,7 +77,7 @@ impl Stamper {
         let choice = choose(&leaves, bytes, |server| self.suspects.contains(server), turn);
         let mut urls = BTreeMap::new();
         for server in choice.servers.iter().flat_map(|server| server.also.iter().chain([&server.id])) {
-            urls.insert(*server, self.url_of(*server).map_err(Error::into_datafusion)?);
+            urls.insert(*server, self.state.address_of(*server).map_err(Error::into_datafusion)?);
         }
         let with_url = |server: &Ulid| (*server, urls[server].clone());
         let query_servers = choice.servers.iter().map(|server| QueryServer {
@@ -113,12 +113,6 @@ impl Stamper {
             group.shards.iter().map(shard)
         });
         groups.collect()
-    }
-
-    fn url_of(&self, id: Ulid) -> Result<Url> {
-        let server = self.state.server(id);
-        let server = server.ok_or_else(|| Error::internal(format!("storage server {id} is not known")))?;
-        Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))
     }
 }
 

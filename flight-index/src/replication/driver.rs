@@ -7,11 +7,10 @@ use std::{
 };
 
 use drsdb_core::{
-    Error, Result, Ulid,
+    Result, Ulid,
     v1::{RebuildRequest, ShardRef, storage_client::StorageClient},
 };
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::{
     Liveness,
@@ -119,7 +118,7 @@ impl Driver {
 
     async fn ask(&self, state: &CatalogState, server: Ulid, shards: Vec<ShardRef>) -> Result<()> {
         let Some(server) = state.server(server) else { return Ok(()) };
-        let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
+        let url = server.address()?;
         StorageClient::new((self.dial)(&url)?).rebuild(RebuildRequest { shards }).await?;
         Ok(())
     }

@@ -14,7 +14,6 @@ use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::NeededSnapshots;
 use crate::{
@@ -169,7 +168,7 @@ impl Liveness {
     }
 
     async fn status(&self, server: &StorageServer, request: StatusRequest) -> Result<StatusResponse> {
-        let url = Url::parse(&server.url).map_err(|error| Error::internal(format!("{}: {error}", server.url)))?;
+        let url = server.address()?;
         let status = StorageClient::new((self.dial)(&url)?).status(request).await?.into_inner();
         if status.server_id != server.id.to_string() {
             // Another server has the URL now.

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use drsdb_core::{
-    Error, Result, Ulid,
+    Result, Ulid,
     net::{ChannelPool, name_server},
     v1::{self, stage_request::Part, storage_client::StorageClient},
 };
@@ -51,10 +51,6 @@ impl GrpcTransport {
     }
 }
 
-fn url_of(server: &StorageServer) -> Result<Url> {
-    Url::parse(&server.url).map_err(|error| Error::internal(format!("storage server {}: {error}", server.url)))
-}
-
 #[async_trait]
 impl StageTransport for GrpcTransport {
     async fn stage(
@@ -62,7 +58,7 @@ impl StageTransport for GrpcTransport {
         server: &StorageServer,
         messages: mpsc::Receiver<v1::StageRequest>,
     ) -> Result<v1::StageResponse> {
-        let url = url_of(server)?;
+        let url = server.address()?;
         // To this server: another one may be there now.
         let id = server.id.to_string();
         let addressed = ReceiverStream::new(messages).map(move |mut message| {
@@ -76,14 +72,14 @@ impl StageTransport for GrpcTransport {
     }
 
     async fn abort(&self, server: &StorageServer, transaction: Ulid) -> Result<()> {
-        let url = url_of(server)?;
+        let url = server.address()?;
         let request = v1::AbortRequest { transaction_id: transaction.to_string() };
         self.client(&url)?.abort(request).await.map_err(|status| name_server(status, &url))?;
         Ok(())
     }
 
     async fn rollback_to(&self, server: &StorageServer, transaction: Ulid, sequence: u32, last: u32) -> Result<()> {
-        let url = url_of(server)?;
+        let url = server.address()?;
         let request = v1::RollbackToRequest { transaction_id: transaction.to_string(), sequence, last_sequence: last };
         self.client(&url)?.rollback_to(request).await.map_err(|status| name_server(status, &url))?;
         Ok(())

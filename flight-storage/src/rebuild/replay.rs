@@ -96,7 +96,12 @@ pub fn count(table: &Table, part: Option<&Part>) -> Result<StagedPiece> {
     Ok(piece)
 }
 
-fn batches(bytes: bytes::Bytes, schema: &SchemaRef, mut each: impl FnMut(&RecordBatch) -> Result<()>) -> Result<()> {
+/// Each batch of an Arrow IPC stream, which must have the types of `schema`.
+pub fn batches(
+    bytes: bytes::Bytes,
+    schema: &SchemaRef,
+    mut each: impl FnMut(&RecordBatch) -> Result<()>,
+) -> Result<()> {
     for batch in StreamReader::try_new(Cursor::new(bytes), None)? {
         each(&with_schema(&batch?, schema)?)?;
     }
