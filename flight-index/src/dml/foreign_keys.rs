@@ -133,7 +133,7 @@ impl Executor<'_> {
         let child_target = if refuses { None } else { Some(self.target_of(child)?) };
         let positions: Vec<usize> = match (&child_target, action, cause) {
             (None, ..) => key.columns.clone(),
-            (Some(child), ReferentialAction::Cascade, Cause::Deleted) => child.needed_of_old(),
+            (Some(child), ReferentialAction::Cascade, Cause::Deleted) => child.needed_to_delete(),
             (Some(_), ..) => (0..table.columns.len()).filter(|&at| !table.columns[at].dropped).collect(),
         };
         let mut batches = Vec::new();

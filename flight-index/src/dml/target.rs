@@ -92,12 +92,20 @@ impl Target {
         !self.parents.is_empty() || !self.children.is_empty()
     }
 
-    /// Columns of an old row that a change of it needs, by position.
-    pub(super) fn needed_of_old(&self) -> Vec<usize> {
+    /// Columns of an old row that its deletion needs, by position.
+    pub(super) fn needed_to_delete(&self) -> Vec<usize> {
         let mut needed = self.table.primary_key.clone();
         needed.extend(&self.table.shard_key);
         needed.extend(self.uniques.iter().flat_map(|unique| &unique.columns));
         needed.extend(self.children.iter().flat_map(|(_, key)| &key.parent_columns));
+        needed.sort_unstable();
+        needed.dedup();
+        needed
+    }
+
+    /// Columns of an old row that a change of it needs, by position: whether it now refers to another row, too.
+    pub(super) fn needed_of_old(&self) -> Vec<usize> {
+        let mut needed = self.needed_to_delete();
         needed.extend(self.parents.iter().flat_map(|(key, _)| &key.columns));
         needed.sort_unstable();
         needed.dedup();
@@ -105,7 +113,8 @@ impl Target {
     }
 
     /// What it takes to replace rows `old` by rows `new`, row by row; without `old` they are new, without `new` they go.
-    /// Batches have the transit schema; in `old`, only columns of [`Target::needed_of_old`] count. `first_row` is the number
+    /// Batches have the transit schema; in `old`, only columns of [`Target::needed_of_old`] count, or without `new`
+    /// those of [`Target::needed_to_delete`]. `first_row` is the number
     /// of the first row in the statement, for messages.
     pub fn prepare(
         &self,

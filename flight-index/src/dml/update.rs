@@ -93,7 +93,7 @@ impl Executor<'_> {
         let returning = self.returning(delete.returning.as_ref(), &name, &target)?;
         let old = match returning {
             Some(_) => (0..target.table.columns.len()).filter(|&at| !target.table.columns[at].dropped).collect(),
-            None => target.needed_of_old(),
+            None => target.needed_to_delete(),
         };
         let question = of_delete(delete, &name, &target.table, old)?;
         self.change(&target, &name, question, returning).await
@@ -128,7 +128,7 @@ impl Executor<'_> {
             let mut target = self.new_target(&table)?;
             target.emptied.clone_from(&emptied);
             let name = delete_target(&delete)?;
-            let question = of_delete(&delete, &name, &table.table, target.needed_of_old())?;
+            let question = of_delete(&delete, &name, &table.table, target.needed_to_delete())?;
             self.change(&Arc::new(target), &name, question, None).await?;
         }
         // It says nothing of how many there were, as other databases.

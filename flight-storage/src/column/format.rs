@@ -186,6 +186,8 @@ pub struct Layout {
     pub distinct_keys: usize,
     /// Whether a column repeats values enough for a dictionary to pay; where it says nothing, it does not.
     pub dictionary: Vec<bool>,
+    /// Whether pages are compressed.
+    pub compressed: bool,
 }
 
 /// How a segment is written.
@@ -195,7 +197,7 @@ pub fn writer_properties(table: &Table, layout: &Layout) -> WriterProperties {
     const BLOOM_FALSE_POSITIVES: f64 = 0.01;
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_compression(Compression::LZ4_RAW)
+        .set_compression(if layout.compressed { Compression::LZ4_RAW } else { Compression::UNCOMPRESSED })
         .set_created_by("drsdb".to_owned())
         .set_max_row_group_row_count(Some(layout.row_group_rows))
         .set_data_page_row_count_limit(CHUNK_ROWS)

@@ -14,7 +14,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use arrow::record_batch::RecordBatch;
+use arrow::{compute::filter_record_batch, record_batch::RecordBatch};
 use drsdb_core::{Error, ErrorCode, Result, Table, WireError, ids};
 
 use super::{
@@ -78,12 +78,15 @@ impl Stager<'_> {
         let mut views = self.views(&locks)?;
         let mut deleted = 0;
         let mut in_buffer = Vec::new();
-        for keys in deletes {
-            deleted += keys.num_rows() as u64;
-            in_buffer.extend(self.find_deleted(keys, &mut views)?);
+        let mut freed = Vec::with_capacity(deletes.len());
+        for batch in deletes {
+            deleted += batch.num_rows() as u64;
+            let (keys, missing) = self.find_deleted(batch, &mut views)?;
+            in_buffer.extend(missing);
+            freed.push(keys);
         }
         if let Some(primary) = self.primary {
-            self.check(primary, &rows, &views, &in_buffer)?;
+            self.check(primary, &rows, &views, &in_buffer, &freed)?;
         }
         let (buffered, new): (Vec<RecordBatch>, &[Arc<Segment>]) = match rows {
             NewRows::Buffered(batches) => (batches, &[]),
@@ -162,8 +165,8 @@ impl Stager<'_> {
         Locator { store: self.store, table: self.table, format: primary }.locate(keys, &segments)
     }
 
-    /// Finds rows to delete in segments; answers the keys of those that are not there.
-    fn find_deleted(&self, batch: &RecordBatch, views: &mut [View]) -> Result<Option<RecordBatch>> {
+    /// Finds rows to delete in segments; answers their keys, and those of rows that are not there.
+    fn find_deleted(&self, batch: &RecordBatch, views: &mut [View]) -> Result<(Keys, Option<RecordBatch>)> {
         let primary = self.primary.expect("rows of a table without a primary key are not deleted");
         let keys = Keys::new(primary, batch)?;
         let mut missing = vec![true; batch.num_rows()];
@@ -193,15 +196,25 @@ impl Stager<'_> {
         if let Some(key) = keys.repeated() {
             return Err(conflict_error(self.table, primary, key, "it is to be deleted twice"));
         }
-        if missing.iter().all(|missing| !missing) {
-            return Ok(None);
-        }
-        Ok(Some(arrow::compute::filter_record_batch(batch, &missing.into())?))
+        let missing = match missing.contains(&true) {
+            true => Some(filter_record_batch(batch, &missing.into())?),
+            false => None,
+        };
+        Ok((keys, missing))
     }
 
-    /// Compares new rows with each other and with what is there, less `deleted` in the buffer.
-    fn check(&self, primary: &KeyFormat, rows: &NewRows<'_>, views: &[View], deleted: &[RecordBatch]) -> Result<()> {
-        let look_up = |few: &[RecordBatch]| few.iter().try_for_each(|batch| self.check_few(primary, batch, views));
+    /// Compares new rows with each other and with what is there, less `deleted` in the buffer. Rows of the keys `freed` have
+    /// been deleted, wherever they were.
+    fn check(
+        &self,
+        primary: &KeyFormat,
+        rows: &NewRows<'_>,
+        views: &[View],
+        deleted: &[RecordBatch],
+        freed: &[Keys],
+    ) -> Result<()> {
+        let look_up =
+            |few: &[RecordBatch]| few.iter().try_for_each(|batch| self.check_few(primary, batch, views, freed));
         match rows {
             // The buffer compares them with itself.
             NewRows::Buffered(few) => look_up(few),
@@ -218,8 +231,19 @@ impl Stager<'_> {
     }
 
     /// Compares rows with segments, by looking up their keys.
-    fn check_few(&self, primary: &KeyFormat, batch: &RecordBatch, views: &[View]) -> Result<()> {
-        let keys = Keys::new(primary, &batch.project(primary.columns())?)?;
+    fn check_few(&self, primary: &KeyFormat, batch: &RecordBatch, views: &[View], freed: &[Keys]) -> Result<()> {
+        let mut batch = batch.project(primary.columns())?;
+        let mut keys = Keys::new(primary, &batch)?;
+        if !freed.is_empty() {
+            // Whatever had a key that is free was found when it was deleted, and whoever else was writing it: an update
+            // that leaves the keys alone looks for them once.
+            let others = keys.not_in(freed);
+            batch = match others.true_count() {
+                0 => return Ok(()),
+                _ => filter_record_batch(&batch, &others)?,
+            };
+            keys = Keys::new(primary, &batch)?;
+        }
         for hit in self.locate(primary, &keys, views)? {
             let view = &views[hit.segment];
             if view.is_gone(hit.row) || view.deletes.binary_search(&hit.row).is_ok() {

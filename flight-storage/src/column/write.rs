@@ -93,7 +93,8 @@ struct OpenSegment {
 /// More bytes than this are not few, however few the rows are.
 const FEW_BYTES: usize = 4 << 20;
 
-/// A segment of so few rows is soon merged with others: it is not worth finding out which columns repeat values.
+/// A segment of so few rows is soon merged with others: it is not worth compressing it, nor finding out which columns repeat
+/// values.
 const PASSING_ROWS: usize = 2 * CHUNK_ROWS;
 
 /// Takes the rows.
@@ -217,10 +218,10 @@ impl Loader {
             let row_group_rows = chunks.clamp(1, MAX_GROUP_CHUNKS) * CHUNK_ROWS;
             let left = sorted.rows() - number * CHUNK_ROWS;
             let layout = match is_all && left <= PASSING_ROWS {
-                true => Layout { row_group_rows, distinct_keys: left, dictionary: Vec::new() },
+                true => Layout { row_group_rows, distinct_keys: left, dictionary: Vec::new(), compressed: false },
                 false => {
                     let dictionary = self.dictionary(sorted, number)?;
-                    Layout { row_group_rows, distinct_keys: row_group_rows, dictionary }
+                    Layout { row_group_rows, distinct_keys: row_group_rows, dictionary, compressed: true }
                 }
             };
             let (dir, schema) = (&store.segments_dir, &self.file_schema);
