@@ -113,9 +113,8 @@ impl Target {
     }
 
     /// What it takes to replace rows `old` by rows `new`, row by row; without `old` they are new, without `new` they go.
-    /// Batches have the transit schema; in `old`, only columns of [`Target::needed_of_old`] count, or without `new`
-    /// those of [`Target::needed_to_delete`]. `first_row` is the number
-    /// of the first row in the statement, for messages.
+    /// Batches have the transit schema; in `old`, only columns of [`Target::needed_of_old`] count, and without `new` those of
+    /// [`Target::needed_to_delete`]. `first_row` is the number of the first row in the statement, for messages.
     pub fn prepare(
         &self,
         old: Option<RecordBatch>,

@@ -3,7 +3,7 @@
 //! ```text
 //! keys, sorted ──▶ segments whose key range holds any ──▶ chunks whose bounds hold any
 //!              ──▶ few keys, and the chunks not in memory: row groups whose bloom filters allow one
-//!              ──▶ sorted by the key: a search in each chunk's arrays, which goes on from key to key
+//!              ──▶ sorted by the key: a search in each chunk's arrays, which goes on from key to key, in strides or jumps
 //!                  else: each row's key is looked up among the keys
 //! ```
 //!
@@ -296,9 +296,8 @@ fn search_sorted(keys: &Keys, span: KeySpan, arrays: &[ArrayRef], found: impl Fn
     Ok(())
 }
 
-/// Each search begins where the last one ended. It goes on in short strides while keys are near each other, which memory
-/// likes better than jumps, and else in steps as long as the way between the last keys, which double until they are too
-/// long.
+/// Each search begins where the last one ended. Where keys are near each other it goes on in short strides, which memory
+/// likes better than jumps, and else in steps of the usual way between keys, which double until they are too long.
 fn search_by(
     rows: usize,
     span: KeySpan,
@@ -308,16 +307,16 @@ fn search_by(
     /// Rows between keys that are near each other, at most.
     const NEAR: usize = 512;
     const STRIDE: usize = 16;
-    let (mut low, mut usual_way) = (0, NEAR);
+    let usual_way = rows / (span.1 - span.0).max(1);
+    let are_near = usual_way <= NEAR;
+    let mut low = 0;
     for key in span.0..span.1 {
-        let begin = low;
-        let mut step = usual_way;
-        if usual_way <= NEAR {
+        let mut step = if are_near { STRIDE } else { usual_way };
+        if are_near {
             let end = rows.min(low + 2 * NEAR);
             while low + STRIDE <= end && compare(low + STRIDE - 1, key).is_lt() {
                 low += STRIDE;
             }
-            step = STRIDE;
         }
         let mut high = low;
         while high < rows && compare(high, key).is_lt() {
@@ -336,7 +335,6 @@ fn search_by(
         if compare(low, key).is_eq() {
             found(key, low);
         }
-        usual_way = usize::midpoint(usual_way, low - begin).max(1);
     }
 }
 

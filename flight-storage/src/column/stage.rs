@@ -292,16 +292,16 @@ impl Stager<'_> {
         }
         // What was queued before this is to be seen, even if it is not on disk yet.
         self.store.buffer.settle()?;
-        let mut freed: HashSet<Box<[u8]>> = HashSet::new();
+        let mut deleted_keys: HashSet<Box<[u8]>> = HashSet::new();
         for batch in deleted {
-            freed.extend(primary.keys_of(batch.columns())?.iter().map(|key| key.data().into()));
+            deleted_keys.extend(primary.keys_of(batch.columns())?.iter().map(|key| key.data().into()));
         }
         let locator = Locator { store: self.store, table: self.table, format: primary };
         for (batch, claims) in self.store.buffer.claimed_keys(self.table, self.shard.shard, self.options)? {
             let keys = Keys::new(primary, &batch)?;
             for hit in locator.locate(&keys, new)? {
                 let key = keys.key(hit.key);
-                if freed.contains(key) {
+                if deleted_keys.contains(key) {
                     continue;
                 }
                 let clash = match claims[keys.position(hit.key) as usize] {

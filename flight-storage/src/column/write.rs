@@ -93,8 +93,8 @@ struct OpenSegment {
 /// More bytes than this are not few, however few the rows are.
 const FEW_BYTES: usize = 4 << 20;
 
-/// A segment of so few rows is soon merged with others: it is not worth compressing it, nor finding out which columns repeat
-/// values.
+/// A segment of so few rows, if they are not long, is soon merged with others: it is not worth compressing it, nor finding
+/// out which columns repeat values.
 const PASSING_ROWS: usize = 2 * CHUNK_ROWS;
 
 /// Takes the rows.
@@ -217,7 +217,7 @@ impl Loader {
             let chunks = (group_bytes / row_bytes.max(1) / CHUNK_ROWS).min(options.row_group_rows / CHUNK_ROWS);
             let row_group_rows = chunks.clamp(1, MAX_GROUP_CHUNKS) * CHUNK_ROWS;
             let left = sorted.rows() - number * CHUNK_ROWS;
-            let layout = match is_all && left <= PASSING_ROWS {
+            let layout = match is_all && left <= PASSING_ROWS && left * row_bytes <= FEW_BYTES {
                 true => Layout { row_group_rows, distinct_keys: left, dictionary: Vec::new(), compressed: false },
                 false => {
                     let dictionary = self.dictionary(sorted, number)?;
