@@ -296,8 +296,8 @@ fn search_sorted(keys: &Keys, span: KeySpan, arrays: &[ArrayRef], found: impl Fn
     Ok(())
 }
 
-/// Each search begins where the last one ended. Where keys are near each other it goes on in short strides, which memory
-/// likes better than jumps, and else in steps of the usual way between keys, which double until they are too long.
+/// Each search begins where the last one ended: keys that follow each other are often in rows that do. Where keys are near each
+/// other it goes on in short strides, which memory likes better than jumps, and else to where the next key usually is.
 fn search_by(
     rows: usize,
     span: KeySpan,
@@ -308,34 +308,64 @@ fn search_by(
     const NEAR: usize = 512;
     const STRIDE: usize = 16;
     let usual_way = rows / (span.1 - span.0).max(1);
-    let are_near = usual_way <= NEAR;
+    let reach = if usual_way <= NEAR { 2 * NEAR } else { 0 };
+    // Rows before it are less than the key.
     let mut low = 0;
     for key in span.0..span.1 {
-        let mut step = if are_near { STRIDE } else { usual_way };
-        if are_near {
-            let end = rows.min(low + 2 * NEAR);
-            while low + STRIDE <= end && compare(low + STRIDE - 1, key).is_lt() {
-                low += STRIDE;
-            }
+        let end = rows.min(low + reach);
+        while low + STRIDE <= end && compare(low + STRIDE - 1, key).is_lt() {
+            low += STRIDE;
         }
-        let mut high = low;
-        while high < rows && compare(high, key).is_lt() {
-            low = high + 1;
-            high += step;
-            step *= 2;
+        let end = rows.min(low + STRIDE);
+        let mut order = Ordering::Less;
+        while low < end && order.is_lt() {
+            order = compare(low, key);
+            low += usize::from(order.is_lt());
         }
-        high = high.min(rows);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if compare(middle, key).is_lt() { low = middle + 1 } else { high = middle }
+        if order.is_lt() && low < rows {
+            low = gallop((low, rows), rows.min(low + usual_way), |row| compare(row, key).is_lt());
+            order = if low < rows { compare(low, key) } else { order };
         }
         if low >= rows {
             break;
         }
-        if compare(low, key).is_eq() {
+        if order.is_eq() {
+            // It is not left behind: a key that comes twice is in the same row again.
             found(key, low);
         }
     }
+}
+
+/// The first row of a range that is not less; the range's end when all are. Goes outwards from `at`, in steps that double,
+/// until it is passed, and then halves what is left (Bentley and Yao, An almost optimal algorithm for unbounded searching, 1976).
+fn gallop((mut low, mut high): (usize, usize), at: usize, is_less: impl Fn(usize) -> bool) -> usize {
+    let mut step = 8;
+    if at < high && is_less(at) {
+        low = at + 1;
+        while low + step < high {
+            if !is_less(low + step) {
+                high = low + step;
+                break;
+            }
+            low += step + 1;
+            step *= 2;
+        }
+    } else {
+        high = at;
+        while low + step < high {
+            if is_less(high - step) {
+                low = high - step + 1;
+                break;
+            }
+            high -= step;
+            step *= 2;
+        }
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_less(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
 }
 
 #[cfg(test)]
