@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use drsdb_core::{ReferentialAction, Result};
+use drsdb_core::{Error, ReferentialAction, Result};
+use futures::FutureExt;
 
 use super::{keys::KeySet, target::Target};
 use crate::{
@@ -35,6 +36,18 @@ pub(super) struct Part {
     pub rows: Rows,
     pub shard: u32,
     pub batch: RecordBatch,
+}
+
+/// Prepares changes of one batch, off the async threads. The statement has changed `rows` rows before.
+pub(super) fn prepare(
+    target: &Arc<Target>,
+    old: Option<RecordBatch>,
+    new: Option<RecordBatch>,
+    rows: u64,
+) -> impl Future<Output = Result<Prepared>> + Send + use<> {
+    let target = Arc::clone(target);
+    let prepared = tokio::task::spawn_blocking(move || target.prepare(old, new, rows + 1, rows));
+    prepared.map(|done| done.unwrap_or_else(|panic| Err(Error::internal(format!("checking rows failed: {panic}")))))
 }
 
 /// What one statement did to one table.
@@ -103,7 +116,7 @@ impl Effects {
         Ok(())
     }
 
-    /// Prepares and takes changes of one batch, off the async threads.
+    /// Prepares and takes changes of one batch.
     pub async fn change(
         &mut self,
         target: &Arc<Target>,
@@ -111,10 +124,7 @@ impl Effects {
         new: Option<RecordBatch>,
         stager: &mut Stager,
     ) -> Result<()> {
-        let (target, first_row, round_robin) = (Arc::clone(target), self.rows + 1, self.rows);
-        let prepared = tokio::task::spawn_blocking(move || target.prepare(old, new, first_row, round_robin)).await;
-        let prepared =
-            prepared.map_err(|panic| drsdb_core::Error::internal(format!("checking rows failed: {panic}")))??;
+        let prepared = prepare(target, old, new, self.rows).await?;
         self.take(prepared, stager).await
     }
 

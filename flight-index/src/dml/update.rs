@@ -15,7 +15,7 @@ use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    effects::Effects,
+    effects::{Effects, prepare},
     executor::{Executor, Written, check_type, full_width, nullable_schema, to_transit},
     keys::KeySet,
     returning::Returning,
@@ -26,6 +26,9 @@ use crate::{catalog::TableState, load::transit_type};
 
 /// Rows of a joining UPDATE or DELETE, or of MERGE, at most: each must be told from those that came before.
 const MAX_JOINED_ROWS: usize = 5_000_000;
+
+/// How many batches of changes are prepared at a time.
+const PREPARE_AHEAD: usize = 2;
 
 /// Tells rows of the target table that came before.
 pub(super) struct Seen {
@@ -154,7 +157,7 @@ impl Executor<'_> {
             Some(statement) => self.by_key(target, name, statement, &old_columns).await?,
             None => None,
         };
-        let (schema, mut rows) = match found {
+        let (schema, rows) = match found {
             Some(row) => (row.schema(), stream::iter([Ok(row)]).boxed()),
             None => self.query(query, Some(target.table.id)).await?,
         };
@@ -164,24 +167,18 @@ impl Executor<'_> {
         let mut stager = self.transaction.stager();
         let mut effects = Effects::new(target, &mut stager)?;
         let mut seen = if joins { Some(Seen::new(target)?) } else { None };
-        loop {
-            let next = tokio::select! {
-                biased;
-                error = stager.failure() => return Err(error),
-                next = rows.next() => next,
-            };
-            let Some(batch) = next else { break };
+        let mut found = 0;
+        let changes = rows.map(|batch| {
             let batch = batch?;
             let table = &target.table;
             let (old, new) = batch.columns().split_at(old_columns.len());
-            let first_row = effects.rows + 1;
-            let mut before = full_width(table, &old_columns, old, batch.num_rows(), first_row)?;
+            let mut before = full_width(table, &old_columns, old, batch.num_rows(), found + 1)?;
             let mut after = match new_columns.is_empty() {
                 true => None,
                 false => {
                     let mut columns = before.columns().to_vec();
                     for (&position, values) in new_columns.iter().zip(new) {
-                        columns[position] = to_transit(table, position, values, first_row)?;
+                        columns[position] = to_transit(table, position, values, found + 1)?;
                     }
                     Some(RecordBatch::try_new(nullable_schema(table), columns)?)
                 }
@@ -195,8 +192,21 @@ impl Executor<'_> {
             if let Some(returning) = &mut returning {
                 returning.add(after.as_ref().unwrap_or(&before))?;
             }
-            effects.change(target, Some(before), after, &mut stager).await?;
+            let rows_before = found;
+            found += before.num_rows() as u64;
+            Ok(prepare(target, Some(before), after, rows_before))
+        });
+        let mut changes = changes.try_buffered(PREPARE_AHEAD);
+        loop {
+            let next = tokio::select! {
+                biased;
+                error = stager.failure() => return Err(error),
+                next = changes.next() => next,
+            };
+            let Some(prepared) = next else { break };
+            effects.take(prepared?, &mut stager).await?;
         }
+        drop(changes);
         self.end(target, effects, stager, returning).await
     }
 }

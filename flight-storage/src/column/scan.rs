@@ -10,7 +10,8 @@
 //!
 //! While the batches of one row group go out, the next one is made ready. When columns must be decoded, the filters' own
 //! columns come first: the filters are evaluated on them, and of the others only chunks with matching rows are decoded.
-//! When everything is in memory that would be waste, since the caller filters again.
+//! When everything is in memory that would be waste, since the caller filters again; but a chunk of which rows were deleted
+//! has to be copied, and then rows that the filters drop are not copied either.
 //!
 //! Not here: what a snapshot sees (`snapshot`), where decoded columns are kept (`cache`), and what statistics say
 //! (`prune`).
@@ -28,7 +29,7 @@ use std::{
 
 use arrow::{
     array::{Array, ArrayRef, BooleanArray, RecordBatchOptions},
-    compute::FilterBuilder,
+    compute::{FilterBuilder, and},
     datatypes::SchemaRef,
     record_batch::RecordBatch,
 };
@@ -124,12 +125,14 @@ fn predicate_of(filter: Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Option<Arc
 #[derive(Debug)]
 struct EarlyFilter {
     columns: Vec<usize>,
+    /// Where the columns are among those of the scan, if all of them are.
+    projected: Option<Vec<usize>>,
     schema: SchemaRef,
     expression: Arc<dyn PhysicalExpr>,
 }
 
 impl EarlyFilter {
-    fn new(filter: &Arc<dyn PhysicalExpr>, table_schema: &SchemaRef) -> Result<Option<Self>> {
+    fn new(filter: &Arc<dyn PhysicalExpr>, table_schema: &SchemaRef, projection: &[usize]) -> Result<Option<Self>> {
         let mut columns: Vec<usize> = collect_columns(filter).iter().map(|column| column.index()).collect();
         columns.sort_unstable();
         columns.dedup();
@@ -138,15 +141,15 @@ impl EarlyFilter {
         }
         let schema = Arc::new(table_schema.project(&columns)?);
         let expression = reassign_expr_columns(Arc::clone(filter), &schema)?;
-        Ok(Some(Self { columns, schema, expression }))
+        let projected = columns.iter().map(|column| projection.iter().position(|projected| projected == column));
+        Ok(Some(Self { projected: projected.collect(), columns, schema, expression }))
     }
 
-    /// Whether a row of `columns` matches.
-    fn matches_any(&self, columns: Vec<ArrayRef>) -> Result<bool> {
+    /// Which rows of `columns` match.
+    fn matches(&self, columns: Vec<ArrayRef>) -> Result<BooleanArray> {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let matches = self.expression.evaluate(&batch)?.into_array(batch.num_rows())?;
-        let matches: &BooleanArray = as_boolean_array(&matches)?;
-        Ok(matches.true_count() > 0)
+        Ok(as_boolean_array(&matches)?.clone())
     }
 }
 
@@ -226,7 +229,7 @@ pub fn start(store: &Arc<Store>, request: ScanRequest) -> Result<SendableRecordB
     let schema = Arc::new(request.table.arrow_schema().project(&request.projection)?);
     let plan = Arc::new(Plan {
         store: Arc::clone(store),
-        filter: filter.as_ref().map(|filter| EarlyFilter::new(filter, &table_schema)).transpose()?.flatten(),
+        filter: filter.as_ref().map(|filter| EarlyFilter::new(filter, &table_schema, &request.projection)).transpose()?.flatten(),
         table: request.table,
         table_schema,
         projection: request.projection,
@@ -244,6 +247,7 @@ pub fn start(store: &Arc<Store>, request: ScanRequest) -> Result<SendableRecordB
         batches: None,
         needed: request.limit.unwrap_or(usize::MAX),
         buffer,
+        passed: Passed::default(),
     })))
 }
 
@@ -365,7 +369,7 @@ impl Plan {
                 let arrays: Option<Vec<_>> = columns.iter().map(|column| column.get(chunk).cloned()).collect();
                 // A chunk is missing only when the scan was dropped. A filter that fails fails above as well, where its
                 // error belongs.
-                if arrays.is_some_and(|arrays| matches!(filter.matches_any(arrays), Ok(false))) {
+                if arrays.is_some_and(|arrays| filter.matches(arrays).is_ok_and(|rows| rows.true_count() == 0)) {
                     wanted = wanted.without(chunk);
                 }
             }
@@ -377,6 +381,33 @@ impl Plan {
         timer.done();
         let complete = columns.iter().all(|column| wanted.minus(column.present()).is_empty());
         Ok(Some(Group { rows, chunks: if complete { wanted } else { ChunkSet(0) }, columns, deleted }))
+    }
+}
+
+impl Plan {
+    /// Which of the rows that are left in a chunk match the filters, if it seems worth finding out. A filter that fails does so
+    /// above as well, where its error belongs, or not, where the rows that it fails for were deleted.
+    fn wanted(&self, arrays: &[ArrayRef], left: &BooleanArray, passed: &mut Passed) -> Option<BooleanArray> {
+        let filter = self.filter.as_ref().filter(|_| passed.is_selective())?;
+        let columns = filter.projected.as_ref()?.iter().map(|&at| Arc::clone(&arrays[at]));
+        let wanted = and(left, &filter.matches(columns.collect()).ok()?).ok()?;
+        passed.of += left.len();
+        passed.rows += wanted.true_count();
+        Some(wanted)
+    }
+}
+
+/// How many rows the filters have let through.
+#[derive(Debug, Default)]
+struct Passed {
+    rows: usize,
+    of: usize,
+}
+
+impl Passed {
+    /// Whether the filters drop so much that it is worth evaluating them twice.
+    fn is_selective(&self) -> bool {
+        self.rows * 2 <= self.of
     }
 }
 
@@ -423,21 +454,24 @@ struct Batches {
 
 impl Batches {
     /// Goes to the next chunk; answers whether there is one.
-    fn advance(&mut self) -> Result<bool> {
+    fn advance(&mut self, plan: &Plan, passed: &mut Passed) -> Result<bool> {
         let Some(chunk) = self.chunks.iter().next() else { return Ok(false) };
         self.chunks = self.chunks.without(chunk);
         let Group { rows, columns, deleted, .. } = &self.group;
-        let columns = columns.iter().map(|column| column.get(chunk).expect("the group was read with this chunk"));
+        let arrays = columns.iter().map(|column| Arc::clone(column.get(chunk).expect("the group was read with this chunk")));
+        let arrays: Vec<ArrayRef> = arrays.collect();
         let in_chunk = chunk_rows(*rows, chunk);
         let left = deleted.mask.as_ref().and_then(|mask| mask.left_in(deleted.first_chunk + chunk, in_chunk));
-        let arrays = match left {
-            None => columns.map(Arc::clone).collect(),
+        self.current = Some(match left {
+            None => (arrays, in_chunk, 0),
             Some(left) => {
-                let filter = FilterBuilder::new(&left).optimize().build();
-                columns.map(|column| filter.filter(column)).collect::<Result<_, _>>()?
+                let wanted = plan.wanted(&arrays, &left, passed).unwrap_or(left);
+                let filter = FilterBuilder::new(&wanted).optimize().build();
+                let arrays = arrays.iter().map(|array| filter.filter(array)).collect::<Result<_, _>>()?;
+                plan.metrics.rows_read.add(deleted.left_in(chunk, in_chunk) - filter.count());
+                (arrays, filter.count(), 0)
             }
-        };
-        self.current = Some((arrays, deleted.left_in(chunk, in_chunk), 0));
+        });
         Ok(true)
     }
 }
@@ -451,6 +485,7 @@ struct ScanStream {
     needed: usize,
     /// What comes after the segments.
     buffer: Option<SendableRecordBatchStream>,
+    passed: Passed,
 }
 
 impl Drop for ScanStream {
@@ -509,7 +544,7 @@ impl ScanStream {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         let Some(batches) = self.batches.as_mut().filter(|_| self.needed > 0) else { return Ok(None) };
         while batches.current.as_ref().is_none_or(|(_, rows, offset)| offset == rows) {
-            if !batches.advance()? {
+            if !batches.advance(&self.plan, &mut self.passed)? {
                 self.batches = None;
                 return Ok(None);
             }

@@ -47,11 +47,15 @@ impl Servers<'_> {
     /// Adds up a stage, whose tasks ran on `servers`, and the stages that it takes its rows from.
     fn note_stage(&mut self, node: &Arc<dyn ExecutionPlan>, servers: &[Url]) -> DfResult<()> {
         let is_scan = node.downcast_ref::<ShardScanExec>().is_some();
+        // A scan may leave out what the filters above it would drop, and counts it then.
+        let counts_read =
+            node.metrics().is_some_and(|metrics| metrics.iter().any(|metric| metric.value().name() == "rows_read"));
         for metric in node.metrics().iter().flat_map(|metrics| metrics.iter()) {
             let Some(server) = servers.get(task_of(metric)) else { continue };
             let work = self.work.entry(server.clone()).or_default();
             match metric.value() {
-                MetricValue::OutputRows(rows) if is_scan => work.rows += rows.value(),
+                MetricValue::OutputRows(rows) if is_scan && !counts_read => work.rows += rows.value(),
+                MetricValue::Count { name, count } if is_scan && name == "rows_read" => work.rows += count.value(),
                 MetricValue::Count { name, count } if is_scan && name == "bytes_read" => work.bytes += count.value(),
                 MetricValue::ElapsedCompute(time) => work.time += Duration::from_nanos(time.value() as u64),
                 _ => {}
