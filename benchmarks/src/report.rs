@@ -8,7 +8,7 @@ use serde::Serialize;
 
 mod writes;
 
-pub use self::writes::{CatalogSize, CommitPoint, Commits, Dml, StatementCost};
+pub use self::writes::{CatalogSize, CommitPoint, Commits, Dml, ScanCost, StatementCost};
 use crate::process::Usage;
 
 /// Everything that a run measured. Absent parts were not asked for.

@@ -57,14 +57,15 @@ pub async fn run(arguments: CommitsArguments) -> Result<()> {
     for _ in 0..arguments.clients.iter().copied().max().unwrap_or(1).min(MOST_CONNECTIONS) {
         connections.push(cluster.connect().await?);
     }
-    let before = fsync_ms(&cluster.folder())?;
+    let slow_sync = Duration::from_millis(common.cluster.slow_sync_ms);
+    let before = fsync_ms(&cluster.folder(), slow_sync)?;
     let ids = Arc::new(AtomicI64::new(0));
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut points = Vec::new();
     for &clients in &arguments.clients {
         points.push(measure(&connections, clients, time, &ids).await?);
     }
-    let after = fsync_ms(&cluster.folder())?;
+    let after = fsync_ms(&cluster.folder(), slow_sync)?;
     let known = cluster.run("SELECT id FROM commits").await?.rows;
     let acknowledged = ids.load(Ordering::Relaxed) as u64;
     ensure!(known == acknowledged, "{acknowledged} commits were acknowledged, and {known} rows are there");
@@ -145,8 +146,9 @@ async fn run_clients(
     Ok(times)
 }
 
-/// The median time of appending 4 KiB to a file in `folder` and waiting until it is on the disk.
-fn fsync_ms(folder: &Path) -> Result<f64> {
+/// The median time of appending 4 KiB to a file in `folder` and waiting until it is on the disk, which takes `slow_sync`
+/// longer than it would.
+fn fsync_ms(folder: &Path, slow_sync: Duration) -> Result<f64> {
     let path = folder.join("fsync-probe");
     let context = || format!("cannot write {}", path.display());
     let mut file = OpenOptions::new().create(true).append(true).open(&path).with_context(context)?;
@@ -154,6 +156,8 @@ fn fsync_ms(folder: &Path) -> Result<f64> {
     for _ in 0..FSYNCS {
         file.write_all(&[7; 4096]).with_context(context)?;
         let started = Instant::now();
+        // As the servers do.
+        std::thread::sleep(slow_sync);
         file.sync_all().with_context(context)?;
         times.push(started.elapsed());
     }
@@ -183,7 +187,8 @@ mod tests {
     #[test]
     fn an_fsync_takes_time_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(fsync_ms(folder.path()).unwrap() > 0.0);
+        assert!(fsync_ms(folder.path(), Duration::ZERO).unwrap() > 0.0);
+        assert!(fsync_ms(folder.path(), Duration::from_millis(2)).unwrap() > 2.0);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -37,6 +37,9 @@ pub struct ClusterArguments {
     /// Folder for the cluster's data; by default a temporary one. It must be on a disk, not in memory, for load figures.
     #[arg(long)]
     pub cluster_data: Option<PathBuf>,
+    /// Milliseconds that each fsync of a server takes longer than the disk needs: what slower disks do.
+    #[arg(long, default_value_t = 0)]
+    pub slow_sync_ms: u64,
 }
 
 /// A running cluster. Dropped, its processes are killed.
@@ -68,7 +71,13 @@ impl Cluster {
         };
         let data = data.context("cannot create a folder for the cluster's data")?;
         let ready_file = data.path().join("ready.json");
+        let faults = data.path().join("faults");
+        if arguments.slow_sync_ms > 0 {
+            let plan = format!("slow_sync_ms {}\n", arguments.slow_sync_ms);
+            std::fs::write(&faults, plan).with_context(|| format!("cannot write {}", faults.display()))?;
+        }
         let mut child = Command::new(&program)
+            .envs((arguments.slow_sync_ms > 0).then_some(("DRSDB_FAULTS_FILE", &faults)))
             .args(["local", "--processes", "--exit-with-stdin", "--port", "0"])
             .args(["--storage", &arguments.servers.to_string()])
             .args(index_arguments(arguments.index))

@@ -229,7 +229,11 @@ pub fn start(store: &Arc<Store>, request: ScanRequest) -> Result<SendableRecordB
     let schema = Arc::new(request.table.arrow_schema().project(&request.projection)?);
     let plan = Arc::new(Plan {
         store: Arc::clone(store),
-        filter: filter.as_ref().map(|filter| EarlyFilter::new(filter, &table_schema, &request.projection)).transpose()?.flatten(),
+        filter: filter
+            .as_ref()
+            .map(|filter| EarlyFilter::new(filter, &table_schema, &request.projection))
+            .transpose()?
+            .flatten(),
         table: request.table,
         table_schema,
         projection: request.projection,
@@ -458,7 +462,8 @@ impl Batches {
         let Some(chunk) = self.chunks.iter().next() else { return Ok(false) };
         self.chunks = self.chunks.without(chunk);
         let Group { rows, columns, deleted, .. } = &self.group;
-        let arrays = columns.iter().map(|column| Arc::clone(column.get(chunk).expect("the group was read with this chunk")));
+        let arrays =
+            columns.iter().map(|column| Arc::clone(column.get(chunk).expect("the group was read with this chunk")));
         let arrays: Vec<ArrayRef> = arrays.collect();
         let in_chunk = chunk_rows(*rows, chunk);
         let left = deleted.mask.as_ref().and_then(|mask| mask.left_in(deleted.first_chunk + chunk, in_chunk));
