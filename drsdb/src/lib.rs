@@ -10,6 +10,5 @@ pub mod demo;
 pub mod generate;
 pub mod import;
 pub mod local;
-pub mod memory;
 pub mod node;
 pub mod shell;

@@ -80,7 +80,7 @@ impl fmt::Debug for SigningKey {
 }
 
 /// Checks what a [`SigningKey`] signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VerifyingKey {
     bytes: [u8; ED25519_PUBLIC_KEY_LEN],
 }

@@ -2,10 +2,15 @@
 //!
 //! A token is base64url (RFC 4648, without padding) of an encoded [`v1::Signed`] around an encoded [`v1::Token`].
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use drsdb_proto::{ErrorCode, WireError, ids, v1};
+use parking_lot::Mutex;
 use prost::Message;
 
 use super::{
@@ -17,6 +22,13 @@ use crate::{Error, Result};
 
 /// Longer texts are refused unread.
 const MAX_TOKEN_LENGTH: usize = 4096;
+
+/// How many verified tokens are remembered.
+const REMEMBERED: usize = 1024;
+
+/// Tokens that were verified, by the key and their text. A client sends the same one with every request, and to verify its
+/// signature takes longer than many a request does.
+static VERIFIED: LazyLock<Mutex<HashMap<(VerifyingKey, Box<str>), Arc<v1::Token>>>> = LazyLock::new(Mutex::default);
 
 /// A token for `user`, from now for `lifetime`.
 pub fn issue(key: &SigningKey, user: &str, lifetime: Duration) -> String {
@@ -40,15 +52,32 @@ pub fn verify_at(key: &VerifyingKey, token: &str, now_unix_ms: u64) -> Result<Id
     if token.len() > MAX_TOKEN_LENGTH {
         return Err(refused("the token is too long to be one of this cluster"));
     }
-    let signed = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| decode_signed(&bytes));
-    let signed = signed.ok_or_else(|| refused("the text after `Bearer` is no token of this cluster"))?;
-    key.verify(Purpose::Token, &signed).map_err(|_| refused("the token was altered, or another cluster made it"))?;
-    let token = v1::Token::decode(signed.body)
-        .map_err(|error| Error::internal(format!("a signed token cannot be decoded: {error}")))?;
+    let lookup = (key.clone(), token.into());
+    let known = VERIFIED.lock().get(&lookup).cloned();
+    let token = match known {
+        Some(token) => token,
+        None => {
+            let token = Arc::new(verify_signature(key, token)?);
+            let mut verified = VERIFIED.lock();
+            if verified.len() >= REMEMBERED {
+                verified.clear();
+            }
+            verified.insert(lookup, Arc::clone(&token));
+            token
+        }
+    };
     if token.expires_unix_ms <= now_unix_ms {
         return Err(refused("the login has expired"));
     }
-    Ok(Identity::User(token.user))
+    Ok(Identity::User(token.user.clone()))
+}
+
+fn verify_signature(key: &VerifyingKey, token: &str) -> Result<v1::Token> {
+    let signed = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| decode_signed(&bytes));
+    let signed = signed.ok_or_else(|| refused("the text after `Bearer` is no token of this cluster"))?;
+    key.verify(Purpose::Token, &signed).map_err(|_| refused("the token was altered, or another cluster made it"))?;
+    v1::Token::decode(signed.body)
+        .map_err(|error| Error::internal(format!("a signed token cannot be decoded: {error}")))
 }
 
 fn refused(message: &str) -> Error {
@@ -80,6 +109,24 @@ mod tests {
         let error = verify_at(&KEY.verifying_key(), &token, end).unwrap_err();
         assert_eq!(error.code(), ErrorCode::Unauthenticated);
         assert!(error.to_string().contains("expired"));
+    }
+
+    #[test]
+    fn a_token_that_was_verified_counts_for_its_cluster_only() {
+        let token = issue_at(&KEY, "ada", HOUR, NOW);
+        let (other, _) = SigningKey::generate().unwrap();
+        for _ in 0..2 {
+            assert_eq!(verify_at(&KEY.verifying_key(), &token, NOW).unwrap(), Identity::User("ada".into()));
+            assert_eq!(
+                verify_at(&other.verifying_key(), &token, NOW).unwrap_err().code(),
+                ErrorCode::Unauthenticated
+            );
+        }
+        for number in 0..2 * REMEMBERED {
+            let token = issue_at(&KEY, &number.to_string(), HOUR, NOW);
+            assert_eq!(verify_at(&KEY.verifying_key(), &token, NOW).unwrap(), Identity::User(number.to_string()));
+        }
+        assert!(VERIFIED.lock().len() <= REMEMBERED);
     }
 
     #[test]
