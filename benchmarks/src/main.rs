@@ -18,6 +18,10 @@ mod statistics;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// As in drsdb: engines are compared, and not allocators.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(name = "drsdb-benchmarks", version, about = "Benchmarks of drsdb")]
 struct Arguments {

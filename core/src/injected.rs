@@ -1,4 +1,4 @@
-//! Faults that tests inject into a server while it runs: a crash at a [`crash_point`], a slow disk, a wrong clock.
+//! Faults that tests and benchmarks inject into a server while it runs: a crash at a [`crash_point`], a slow disk, a wrong clock.
 //!
 //! `DRSDB_FAULTS_FILE` names a file that is read again whenever it changes; no file is no fault. Each line is one of:
 //!
@@ -10,7 +10,7 @@
 //!
 //! What has been taken in is written to a file beside it, with the extension `seen`: a test knows then that it counts.
 //!
-//! For tests alone: nobody else sets the variable, and without it nothing is watched and nothing costs anything. Certificates
+//! Nobody else sets the variable, and without it nothing is watched and nothing costs anything. Certificates
 //! are checked by the machine's clock all the same, and elections and leases by the monotonic one.
 
 use std::{

@@ -27,7 +27,7 @@ const MAX_TOKEN_LENGTH: usize = 4096;
 const REMEMBERED: usize = 1024;
 
 /// Tokens that were verified, by the key and their text. A client sends the same one with every request, and to verify its
-/// signature takes longer than many a request does.
+/// signature takes longer than many a request does. When there are too many, all are forgotten.
 static VERIFIED: LazyLock<Mutex<HashMap<(VerifyingKey, Box<str>), Arc<v1::Token>>>> = LazyLock::new(Mutex::default);
 
 /// A token for `user`, from now for `lifetime`.
@@ -117,10 +117,7 @@ mod tests {
         let (other, _) = SigningKey::generate().unwrap();
         for _ in 0..2 {
             assert_eq!(verify_at(&KEY.verifying_key(), &token, NOW).unwrap(), Identity::User("ada".into()));
-            assert_eq!(
-                verify_at(&other.verifying_key(), &token, NOW).unwrap_err().code(),
-                ErrorCode::Unauthenticated
-            );
+            assert_eq!(verify_at(&other.verifying_key(), &token, NOW).unwrap_err().code(), ErrorCode::Unauthenticated);
         }
         for number in 0..2 * REMEMBERED {
             let token = issue_at(&KEY, &number.to_string(), HOUR, NOW);

@@ -12,7 +12,7 @@ use arrow::{
 };
 use datafusion::sql::sqlparser::ast;
 use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, future::ready, stream};
 
 use super::{
     effects::{Effects, prepare},
@@ -27,7 +27,7 @@ use crate::{catalog::TableState, load::transit_type};
 /// Rows of a joining UPDATE or DELETE, or of MERGE, at most: each must be told from those that came before.
 const MAX_JOINED_ROWS: usize = 5_000_000;
 
-/// How many batches of changes are prepared at a time.
+/// How many batches of changes are prepared at a time, besides the one that is being taken.
 const PREPARE_AHEAD: usize = 2;
 
 /// Tells rows of the target table that came before.
@@ -168,7 +168,7 @@ impl Executor<'_> {
         let mut effects = Effects::new(target, &mut stager)?;
         let mut seen = if joins { Some(Seen::new(target)?) } else { None };
         let mut found = 0;
-        let changes = rows.map(|batch| {
+        let mut begin = |batch: Result<RecordBatch>| {
             let batch = batch?;
             let table = &target.table;
             let (old, new) = batch.columns().split_at(old_columns.len());
@@ -195,8 +195,13 @@ impl Executor<'_> {
             let rows_before = found;
             found += before.num_rows() as u64;
             Ok(prepare(target, Some(before), after, rows_before))
+        };
+        // An error waits for its turn as well: of several, the first batch's counts.
+        let changes = rows.map(|batch| match begin(batch) {
+            Ok(prepared) => prepared.left_future(),
+            Err(error) => ready(Err(error)).right_future(),
         });
-        let mut changes = changes.try_buffered(PREPARE_AHEAD);
+        let mut changes = changes.buffered(PREPARE_AHEAD);
         loop {
             let next = tokio::select! {
                 biased;

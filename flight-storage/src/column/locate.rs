@@ -403,6 +403,8 @@ mod tests {
             rows in prop::collection::btree_set((0i64..3000, 0i64..3), 1..2000),
             wanted in prop::collection::btree_set((0i64..3100, 0i64..3), 0..300),
             every in 1usize..900,
+            repeat in 1usize..50,
+            begin in any::<prop::sample::Index>(),
             text: bool,
         ) {
             let first = if text { SqlType::Text } else { SqlType::BigInt };
@@ -411,16 +413,21 @@ mod tests {
             let rows: Vec<(i64, i64)> = rows.into_iter().collect();
             let mut wanted: BTreeSet<(i64, i64)> = wanted;
             wanted.extend(rows.iter().step_by(every));
-            let wanted: Vec<(i64, i64)> = wanted.into_iter().collect();
+            let keys = wanted.into_iter().enumerate();
+            let wanted: Vec<(i64, i64)> =
+                keys.flat_map(|(at, key)| std::iter::repeat_n(key, 1 + usize::from(at % repeat == 0))).collect();
+            let begin = begin.index(wanted.len());
             let schema = table.arrow_schema();
             let batch = RecordBatch::try_new(Arc::clone(&schema), arrays(first, &wanted)).unwrap();
             let keys = Keys::new(&format, &batch).unwrap();
 
             let mut found = Vec::new();
-            search_sorted(&keys, (0, keys.len()), &arrays(first, &rows), |key, row| found.push((key, row))).unwrap();
+            let span = (begin, keys.len());
+            search_sorted(&keys, span, &arrays(first, &rows), |key, row| found.push((key, row))).unwrap();
             let place = |key: &(i64, i64)| rows.binary_search(key).ok();
-            let expected: Vec<_> = wanted.iter().enumerate().filter_map(|(at, key)| Some((at, place(key)?))).collect();
-            prop_assert_eq!(found, expected);
+            let expected = wanted.iter().enumerate().skip(begin).filter_map(|(at, key)| Some((at, place(key)?)));
+            prop_assert_eq!(found, expected.collect::<Vec<_>>());
+            search_sorted(&keys, span, &arrays(first, &[]), |_, row| panic!("found {row} of none")).unwrap();
 
             let turned: Vec<(i64, i64)> = rows.iter().rev().copied().collect();
             let batch = RecordBatch::try_new(schema, arrays(first, &turned)).unwrap();

@@ -252,6 +252,7 @@ pub fn start(store: &Arc<Store>, request: ScanRequest) -> Result<SendableRecordB
         needed: request.limit.unwrap_or(usize::MAX),
         buffer,
         passed: Passed::default(),
+        is_silent: false,
     })))
 }
 
@@ -395,23 +396,31 @@ impl Plan {
         let filter = self.filter.as_ref().filter(|_| passed.is_selective())?;
         let columns = filter.projected.as_ref()?.iter().map(|&at| Arc::clone(&arrays[at]));
         let wanted = and(left, &filter.matches(columns.collect()).ok()?).ok()?;
-        passed.of += left.len();
-        passed.rows += wanted.true_count();
+        passed.note(wanted.true_count(), left.true_count());
         Some(wanted)
     }
 }
 
-/// How many rows the filters have let through.
+/// How many rows the filters have let through of late.
 #[derive(Debug, Default)]
 struct Passed {
     rows: usize,
     of: usize,
+    unasked: u32,
 }
 
 impl Passed {
+    /// Chunks after which filters are tried again that dropped little: some learn while the query runs.
+    const TRY_AGAIN: u32 = 32;
+
+    fn note(&mut self, rows: usize, of: usize) {
+        *self = Self { rows: self.rows / 2 + rows, of: self.of / 2 + of, unasked: 0 };
+    }
+
     /// Whether the filters drop so much that it is worth evaluating them twice.
-    fn is_selective(&self) -> bool {
-        self.rows * 2 <= self.of
+    fn is_selective(&mut self) -> bool {
+        self.unasked += 1;
+        self.rows * 2 <= self.of || self.unasked >= Self::TRY_AGAIN
     }
 }
 
@@ -452,7 +461,7 @@ struct Batches {
     group: Group,
     /// Chunks to come.
     chunks: ChunkSet,
-    /// The chunk before them, the rows of it that are left, and how many of those went out.
+    /// The chunk before them, how many rows of it are to go out, and how many did.
     current: Option<(Vec<ArrayRef>, usize, usize)>,
 }
 
@@ -491,6 +500,8 @@ struct ScanStream {
     /// What comes after the segments.
     buffer: Option<SendableRecordBatchStream>,
     passed: Passed,
+    /// Nothing of the row group has gone out yet.
+    is_silent: bool,
 }
 
 impl Drop for ScanStream {
@@ -595,13 +606,22 @@ impl Stream for ScanStream {
         };
         loop {
             match self.next_batch() {
-                Ok(Some(batch)) => return Poll::Ready(Some(Ok(batch))),
+                Ok(Some(batch)) => {
+                    self.is_silent = false;
+                    return Poll::Ready(Some(Ok(batch)));
+                }
                 Ok(None) => {}
                 Err(error) => return failed(&mut self, error),
+            }
+            if std::mem::take(&mut self.is_silent) {
+                // Row groups without a match must not keep the thread from all else, nor a cancelled query from ending.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
             match ready!(self.poll_group(context)) {
                 Ok(Some(group)) => {
                     self.batches = Some(Batches { chunks: group.chunks, current: None, group });
+                    self.is_silent = true;
                     if let Err(error) = self.prefetch() {
                         return failed(&mut self, error);
                     }

@@ -29,7 +29,7 @@ pub async fn report(plan: Arc<dyn ExecutionPlan>, head: &Url, workers: &[Url]) -
 /// What one server did.
 #[derive(Debug, Default)]
 struct Work {
-    /// Rows that its scans gave.
+    /// Rows that its scans read.
     rows: usize,
     /// Bytes that they read from files: none of what was in memory.
     bytes: usize,

@@ -29,7 +29,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::support::{
-    Fixture, TYPES, VALUES, batch, checked, filter, ids, people, people_rows, plain, request, table, values,
+    Fixture, TYPES, VALUES, batch, checked, filter, ids, keys, people, people_rows, plain, request, statement, table,
+    values,
 };
 
 /// Small units, so that a few thousand rows make many segments of several row groups; all rows go to segments.
@@ -135,6 +136,48 @@ fn a_second_scan_reads_no_file() {
     assert_eq!((counted("cache_hits"), counted("cache_misses"), counted("bytes_read")), (7 * 3, 0, 0));
     assert_eq!(counted("rows_read"), 100_000);
     assert_eq!(first, second);
+}
+
+#[test]
+fn rows_that_do_not_match_are_left_out_where_rows_were_deleted() {
+    let (fixture, _directory) = fixture();
+    let (table, rows) = cities();
+    fixture.load(&table, &rows, 1);
+    let gone = (0..100_000).filter(|id| id % 1000 == 0);
+    let transaction = new_ulid();
+    let mut writer = fixture.engine().stage(statement(transaction, 1, 1), &table, 0).unwrap();
+    writer.delete(&keys(&table, gone)).unwrap();
+    assert_eq!(writer.finish().unwrap().deleted, 100);
+    fixture.engine().commit(transaction, 2).unwrap();
+
+    let schema = table.arrow_schema();
+    let of_id = |operator, by: i64| binary(col("id", &schema).unwrap(), operator, lit(by), &schema).unwrap();
+    let equals = |left, right: i64| binary(left, Operator::Eq, lit(right), &schema).unwrap();
+    let left = filter(&rows, &[binary(of_id(Operator::Modulo, 1000), Operator::NotEq, lit(0_i64), &schema).unwrap()]);
+    let fails_for_deleted = binary(lit(1000_i64), Operator::Divide, of_id(Operator::Modulo, 1000), &schema).unwrap();
+    // Filters, and whether the scan can know of each row whether they let it through. Every tenth weight is NULL.
+    let cases = [
+        (vec![equals(of_id(Operator::Modulo, 7), 3)], true),
+        (vec![equals(of_id(Operator::Modulo, 7), 3), compare(&table, "weight", Operator::GtEq, 0.0.into())], true),
+        (vec![compare(&table, "weight", Operator::NotEq, 0.5.into())], false),
+        (vec![equals(of_id(Operator::Modulo, 7), 9)], true),
+        (vec![equals(fails_for_deleted, 2)], false),
+    ];
+    for (filters, is_exact) in cases {
+        let expected = filter(&left, &filters);
+        // Cold, then from memory.
+        for _ in 0..2 {
+            let (found, counted) = measured(&fixture, ScanRequest { filters: filters.clone(), ..request(&table, 2) });
+            assert_eq!(ids_of(&filter(&found, &filters)), ids_of(&expected), "{filters:?}");
+            let none = expected.num_rows() == 0;
+            assert!(counted("rows_read") == left.num_rows() || none, "{} rows read", counted("rows_read"));
+            assert_eq!(found.num_rows() == expected.num_rows(), is_exact, "{filters:?}");
+            for projection in [vec![1], vec![]] {
+                let part = ScanRequest { filters: filters.clone(), projection, ..request(&table, 2) };
+                assert!(none || fixture.scan(part).unwrap().num_rows() == left.num_rows());
+            }
+        }
+    }
 }
 
 #[test]
