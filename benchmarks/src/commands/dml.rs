@@ -24,7 +24,11 @@ use drsdb_benchmarks::{
 use drsdb_client::{Client, Executed};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{CommonArguments, catalog_size::wait_until_compacted, reference_options};
+use super::{
+    CommonArguments,
+    catalog_size::{segments_below, wait_until_compacted},
+    reference_options,
+};
 use crate::{
     data::Data,
     engine::{child::ChildEngine, datafusion, drsdb::Cluster},
@@ -34,6 +38,13 @@ use crate::{
 
 /// How long compaction may take.
 const COMPACTION_TIME: Duration = Duration::from_secs(300);
+
+/// How long deleted rows are kept for those who may still read them: longer than the queries after the changes take.
+const RETENTION: Duration = Duration::from_secs(120);
+
+/// After which time without changes and queries nobody can read deleted rows any more: versions and tickets are that old, and
+/// the servers have told each other.
+const UNREADABLE: Duration = Duration::from_secs(150);
 
 /// Rows of the point statements' table.
 const POINT_ROWS: usize = 10_000;
@@ -57,7 +68,9 @@ pub async fn run(arguments: DmlArguments) -> Result<()> {
     ensure!(arguments.rounds > 0 && arguments.points > 0, "there must be at least one round and one point statement");
     let progress = Progress::new();
     let data = Data::prepare(common.data.as_deref(), common.scale, &progress)?;
-    let cluster = Cluster::start(&common.cluster).await?;
+    let retention = RETENTION.as_secs().to_string();
+    let settings = [("DRSDB_RETENTION_S", retention.clone()), ("DRSDB_TICKET_LIFETIME_S", retention)];
+    let cluster = Cluster::start_with(&common.cluster, &settings).await?;
     let client = cluster.client();
 
     let parquet_rows_per_second = parquet_rate(data.file(Table::LineItem), &cluster.folder())?;
@@ -76,7 +89,15 @@ pub async fn run(arguments: DmlArguments) -> Result<()> {
         statements.push(cost(&cluster, statement).await.with_context(|| statement.sql)?);
     }
     let after = queries(&cluster, &mut control, common.scale, arguments.rounds).await?;
+    let segments = segments_below(&cluster.folder())?;
+    #[allow(clippy::disallowed_methods, reason = "the servers keep what was deleted for a time")]
+    tokio::time::sleep(UNREADABLE).await;
     wait_until_compacted(&cluster.folder(), COMPACTION_TIME).await?;
+    let left = segments_below(&cluster.folder())?;
+    ensure!(
+        left < segments,
+        "there were {segments} segments, and there are {left} after {UNREADABLE:?}: nothing was compacted"
+    );
     let compacted = queries(&cluster, &mut control, common.scale, arguments.rounds).await?;
     control.stop().await?;
     for ((query, expected), found) in QUERIES.iter().zip(&after.unlimited).zip(&compacted.limited) {

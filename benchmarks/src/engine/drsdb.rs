@@ -53,6 +53,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the processes and waits until a query can be run.
     pub async fn start(arguments: &ClusterArguments) -> Result<Self> {
+        Self::start_with(arguments, &[]).await
+    }
+
+    /// The same, with settings of the servers as environment variables.
+    pub async fn start_with(arguments: &ClusterArguments, settings: &[(&str, String)]) -> Result<Self> {
         let program = match &arguments.drsdb {
             Some(program) => program.clone(),
             None => std::env::current_exe()?.with_file_name("drsdb"),
@@ -78,6 +83,7 @@ impl Cluster {
         }
         let mut child = Command::new(&program)
             .envs((arguments.slow_sync_ms > 0).then_some(("DRSDB_FAULTS_FILE", &faults)))
+            .envs(settings.iter().cloned())
             .args(["local", "--processes", "--exit-with-stdin", "--port", "0"])
             .args(["--storage", &arguments.servers.to_string()])
             .args(index_arguments(arguments.index))

@@ -17,7 +17,7 @@ use arrow::{
         Array, ArrayRef, ArrowNativeTypeOp, BooleanArray, DynComparator, RecordBatch, UInt32Array,
         downcast_primitive_array, make_comparator,
     },
-    compute::{SortOptions, take_record_batch},
+    compute::{FilterBuilder, SortOptions, take_record_batch},
     row::Rows,
 };
 use datafusion::scalar::ScalarValue;
@@ -56,6 +56,15 @@ impl Keys {
         let sorted = take_record_batch(batch, &UInt32Array::from(positions.clone()))?;
         let rows = format.keys_of(sorted.columns())?;
         Ok(Self { columns: sorted.columns().to_vec(), rows, positions })
+    }
+
+    /// The keys that were at the positions for which `is_kept` is set, with the same positions.
+    pub fn kept(&self, format: &KeyFormat, is_kept: &[bool]) -> Result<Self> {
+        let mask: BooleanArray = self.positions.iter().map(|&at| Some(is_kept[at as usize])).collect();
+        let filter = FilterBuilder::new(&mask).optimize().build();
+        let columns = self.columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
+        let positions = self.positions.iter().copied().filter(|&at| is_kept[at as usize]).collect();
+        Ok(Self { rows: format.keys_of(&columns)?, columns, positions })
     }
 
     /// How many there are.

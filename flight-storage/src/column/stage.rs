@@ -12,7 +12,7 @@
 //! staged, and what was committed after the snapshot, is a conflict; a committed row is a violation. On a replica that
 //! does not check, versions do not matter, and whatever else is in the way is a conflict.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{cmp::Reverse, collections::HashSet, sync::Arc};
 
 use arrow::{compute::filter_record_batch, record_batch::RecordBatch};
 use drsdb_core::{Error, ErrorCode, Result, Table, WireError, ids};
@@ -166,16 +166,53 @@ impl Stager<'_> {
     }
 
     /// Finds rows to delete in segments; answers their keys, and those of rows that are not there.
+    ///
+    /// The largest segments come first, since they have most of the rows; a row that is there, and that nobody else is changing,
+    /// is the only one with its key, so that the other segments need not be asked for it.
     fn find_deleted(&self, batch: &RecordBatch, views: &mut [View]) -> Result<(Keys, Option<RecordBatch>)> {
         let primary = self.primary.expect("rows of a table without a primary key are not deleted");
         let keys = Keys::new(primary, batch)?;
         let mut missing = vec![true; batch.num_rows()];
-        let before: Vec<usize> = views.iter().map(|view| view.deletes.len()).collect();
-        for hit in self.locate(primary, &keys, views)? {
-            let view = &mut views[hit.segment];
+        let mut left = missing.len();
+        let mut rest: Option<Keys> = None;
+        let mut largest_first: Vec<usize> = (0..views.len()).collect();
+        largest_first.sort_by_key(|&at| Reverse(views[at].segment.record().rows));
+        for at in largest_first {
+            if left == 0 {
+                break;
+            }
+            let asked = rest.as_ref().unwrap_or(&keys);
+            if left * 2 <= asked.len() {
+                rest = Some(asked.kept(primary, &missing)?);
+            }
+            let asked = rest.as_ref().unwrap_or(&keys);
+            let hits = self.locate(primary, asked, std::slice::from_ref(&views[at]))?;
+            left -= self.delete_hits(primary, asked, &hits, &mut views[at], &mut missing)?;
+        }
+        if let Some(key) = keys.repeated() {
+            return Err(conflict_error(self.table, primary, key, "it is to be deleted twice"));
+        }
+        let missing = match left > 0 {
+            true => Some(filter_record_batch(batch, &missing.into())?),
+            false => None,
+        };
+        Ok((keys, missing))
+    }
+
+    /// Notes that rows of a segment are to be deleted, unless they are gone. Answers how many they are.
+    fn delete_hits(
+        &self,
+        primary: &KeyFormat,
+        keys: &Keys,
+        hits: &[Hit],
+        view: &mut View,
+        missing: &mut [bool],
+    ) -> Result<usize> {
+        let before = view.deletes.len();
+        let StageOptions { transaction, snapshot, checked, .. } = self.options;
+        for hit in hits {
             let conflict = |what: &str| conflict_error(self.table, primary, keys.key(hit.key), what);
-            let StageOptions { transaction, snapshot, checked, .. } = self.options;
-            if view.is_gone(hit.row) || view.deletes[..before[hit.segment]].binary_search(&hit.row).is_ok() {
+            if view.is_gone(hit.row) || view.deletes[..before].binary_search(&hit.row).is_ok() {
                 continue;
             }
             match view.segment.visible_from() {
@@ -192,15 +229,9 @@ impl Stager<'_> {
             }
             view.deletes.push(hit.row);
         }
-        views.iter_mut().for_each(|view| view.deletes.sort_unstable());
-        if let Some(key) = keys.repeated() {
-            return Err(conflict_error(self.table, primary, key, "it is to be deleted twice"));
-        }
-        let missing = match missing.contains(&true) {
-            true => Some(filter_record_batch(batch, &missing.into())?),
-            false => None,
-        };
-        Ok((keys, missing))
+        let found = view.deletes.len() - before;
+        view.deletes.sort_unstable();
+        Ok(found)
     }
 
     /// Compares new rows with each other and with what is there, less `deleted` in the buffer. Rows of the keys `freed` have
