@@ -26,9 +26,12 @@ const MAX_TOKEN_LENGTH: usize = 4096;
 /// How many verified tokens are remembered.
 const REMEMBERED: usize = 1024;
 
-/// Tokens that were verified, by the key and their text. A client sends the same one with every request, and to verify its
-/// signature takes longer than many a request does. When there are too many, all are forgotten.
-static VERIFIED: LazyLock<Mutex<HashMap<(VerifyingKey, Box<str>), Arc<v1::Token>>>> = LazyLock::new(Mutex::default);
+/// Tokens by the key and their text.
+type Tokens = HashMap<(VerifyingKey, Box<str>), Arc<v1::Token>>;
+
+/// What was verified. A client sends the same token with every request, and to verify its signature takes longer than many a
+/// request does. When there are too many, all are forgotten.
+static VERIFIED: LazyLock<Mutex<Tokens>> = LazyLock::new(Mutex::default);
 
 /// A token for `user`, from now for `lifetime`.
 pub fn issue(key: &SigningKey, user: &str, lifetime: Duration) -> String {
