@@ -42,10 +42,6 @@ const COMPACTION_TIME: Duration = Duration::from_secs(300);
 /// How long deleted rows are kept for those who may still read them: longer than the queries after the changes take.
 const RETENTION: Duration = Duration::from_secs(120);
 
-/// After which time without changes and queries nobody can read deleted rows any more: versions and tickets are that old, and
-/// the servers have told each other.
-const UNREADABLE: Duration = Duration::from_secs(150);
-
 /// Rows of the point statements' table.
 const POINT_ROWS: usize = 10_000;
 
@@ -89,15 +85,8 @@ pub async fn run(arguments: DmlArguments) -> Result<()> {
         statements.push(cost(&cluster, statement).await.with_context(|| statement.sql)?);
     }
     let after = queries(&cluster, &mut control, common.scale, arguments.rounds).await?;
-    let segments = segments_below(&cluster.folder())?;
-    #[allow(clippy::disallowed_methods, reason = "the servers keep what was deleted for a time")]
-    tokio::time::sleep(UNREADABLE).await;
+    wait_until_fewer_segments(&cluster.folder()).await?;
     wait_until_compacted(&cluster.folder(), COMPACTION_TIME).await?;
-    let left = segments_below(&cluster.folder())?;
-    ensure!(
-        left < segments,
-        "there were {segments} segments, and there are {left} after {UNREADABLE:?}: nothing was compacted"
-    );
     let compacted = queries(&cluster, &mut control, common.scale, arguments.rounds).await?;
     control.stop().await?;
     for ((query, expected), found) in QUERIES.iter().zip(&after.unlimited).zip(&compacted.limited) {
@@ -208,6 +197,17 @@ fn parquet_rate(source: &Path, folder: &Path) -> Result<f64> {
     let seconds = started.elapsed().as_secs_f64();
     std::fs::remove_file(&target)?;
     Ok(rows as f64 / seconds)
+}
+
+/// Until compaction has begun: not before nobody can read deleted rows any more.
+async fn wait_until_fewer_segments(folder: &Path) -> Result<()> {
+    let (segments, deadline) = (segments_below(folder)?, Instant::now() + RETENTION + COMPACTION_TIME);
+    while segments_below(folder)? >= segments {
+        ensure!(Instant::now() < deadline, "there are still {segments} segments or more: nothing was compacted");
+        #[allow(clippy::disallowed_methods, reason = "polls other processes")]
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 /// The 22 queries at one time.
