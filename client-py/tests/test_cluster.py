@@ -178,6 +178,21 @@ def test_a_token_that_ended_is_renewed(fake: Start, connect_fake: Connect) -> No
     assert server.behavior.logins == 2
 
 
+def test_a_password_that_is_wrong_by_now_is_said_at_once(
+    fake: Start, connect_fake: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    server = fake(answering("a", log))
+    db = connect_fake(server)
+    monkeypatch.setattr("fakes.PASSWORD", "another")
+    server.behavior.token = b"Bearer another"
+    for logins in (2, 3):
+        with pytest.raises(drsdb.OperationalError, match="the password is wrong") as caught:
+            db.query("SELECT 1")
+        assert caught.value.code == drsdb.ErrorCode.UNAUTHENTICATED
+        assert (server.behavior.logins, log) == (logins, [])
+
+
 def test_a_wrong_password_is_said_at_once(fake: Start, connect_fake: Connect) -> None:
     first, second = fake(), fake()
     with pytest.raises(drsdb.OperationalError, match="the password is wrong") as caught:

@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_token_is_seen_and_garbage_has_none() {
-        let body = v1::Token { user: "admin".into(), expires_unix_ms: 1234 }.encode_to_vec().into();
+        let body = v1::Token { user: "admin".into(), expires_unix_ms: 1234, credentials: 7 }.encode_to_vec().into();
         let signed = v1::Signed { body, signature: vec![1; 64].into() };
         assert_eq!(expiry(&BASE64_URL_SAFE_NO_PAD.encode(signed.encode_to_vec())), Some(1234));
         assert_eq!(expiry("not a token"), None);

@@ -206,22 +206,18 @@ async fn announce(catalog: &Catalog, url: &str) {
     }
 }
 
-/// Accepts the tokens that this cluster signed, for users that still exist.
+/// Accepts the tokens that this cluster signed, for users that still exist, with the passwords that they have now.
 #[derive(Debug)]
-struct CatalogTokens {
-    catalog: Arc<Catalog>,
-    planner: Arc<Planner>,
+pub(crate) struct CatalogTokens {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) planner: Arc<Planner>,
 }
 
 impl TokenVerifier for CatalogTokens {
     fn verify(&self, text: &str) -> Result<Identity> {
         let state = self.catalog.state();
         let identity = token::verify(&self.planner.signing_key(&state)?.verifying_key(), text)?;
-        match &identity {
-            Identity::User(user) if state.user(user).is_none() => {
-                Err(Error::new(ErrorCode::Unauthenticated, format!("user {user} does not exist any more")))
-            }
-            _ => Ok(identity),
-        }
+        state.user_of(identity.login()?)?;
+        Ok(identity)
     }
 }

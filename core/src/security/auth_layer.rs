@@ -32,8 +32,8 @@ const RAFT: &str = "/drsdb.v1.Raft/";
 
 /// Says who a bearer token belongs to.
 pub trait TokenVerifier: Send + Sync + 'static {
-    /// The user that `token` (the text after `Bearer `) proves. Errors: `unauthenticated`, and `unavailable` while the
-    /// server cannot know.
+    /// The user that `token` (the text after `Bearer `) proves. Errors: `unauthenticated`, also when the login counts no
+    /// more, and `unavailable` while the server cannot know.
     fn verify(&self, token: &str) -> Result<Identity>;
 }
 
@@ -210,7 +210,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::security::keys::SigningKey;
+    use crate::security::{Login, keys::SigningKey};
 
     const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
     const STAGE: &str = "/drsdb.v1.Storage/Stage";
@@ -222,9 +222,13 @@ mod tests {
         token: String,
     }
 
+    fn ada() -> Login {
+        Login { user: "ada".to_owned(), credentials: 7 }
+    }
+
     fn fixture() -> Fixture {
         let (key, _) = SigningKey::generate().unwrap();
-        let token = token::issue(&key, "ada", Duration::from_secs(60));
+        let token = token::issue(&key, &ada(), Duration::from_secs(60));
         Fixture { auth: AuthLayer::new(Arc::new(key.verifying_key())), token }
     }
 
@@ -246,7 +250,7 @@ mod tests {
     fn the_table_of_the_module_documentation_holds() {
         let f = fixture();
         let bearer = format!("Bearer {}", f.token);
-        let ada = Ok(Some(Identity::User("ada".into())));
+        let ada = Ok(Some(Identity::User(ada())));
         let server = |role| Ok(Some(Identity::Server(role)));
         use ErrorCode::{PermissionDenied, Unauthenticated};
 
@@ -314,8 +318,8 @@ mod tests {
         let (key, _) = SigningKey::generate().unwrap();
         late.set(key.verifying_key()).unwrap();
         late.set(key.verifying_key()).unwrap();
-        let text = token::issue(&key, "ada", Duration::from_secs(60));
-        assert_eq!(late.verify(&text).unwrap(), Identity::User("ada".into()));
+        let text = token::issue(&key, &ada(), Duration::from_secs(60));
+        assert_eq!(late.verify(&text).unwrap(), Identity::User(ada()));
         let (other, _) = SigningKey::generate().unwrap();
         assert_eq!(late.set(other.verifying_key()).unwrap_err().code(), ErrorCode::Internal);
     }

@@ -76,11 +76,21 @@ pub struct Peer {
     pub role: Option<Role>,
 }
 
+/// A user, and what proved it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The catalog's version at which the user got the password that was shown. A name alone says too little: the user may
+    /// have been dropped since, and somebody else have the name.
+    pub credentials: u64,
+}
+
 /// Who sent a request. [`super::auth_layer::AuthLayer`] puts it among the request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// A user, by a token.
-    User(String),
+    User(Login),
     /// A server of the cluster, by its certificate.
     Server(Role),
 }
@@ -91,10 +101,15 @@ impl Identity {
         request.extensions().get().ok_or_else(unauthenticated)
     }
 
-    /// The user; an error when a server asks in its own name.
+    /// The user's name; an error when a server asks in its own name.
     pub fn user(&self) -> Result<&str> {
+        Ok(&self.login()?.user)
+    }
+
+    /// The user's login; an error when a server asks in its own name.
+    pub fn login(&self) -> Result<&Login> {
         match self {
-            Identity::User(name) => Ok(name),
+            Identity::User(login) => Ok(login),
             Identity::Server(role) => Err(WireError::new(
                 ErrorCode::PermissionDenied,
                 format!("this request needs a user, and an {role} server sent it in its own name"),
@@ -108,9 +123,9 @@ impl Identity {
     pub fn server(&self) -> Result<Role> {
         match self {
             Identity::Server(role) => Ok(*role),
-            Identity::User(name) => Err(Error::new(
+            Identity::User(login) => Err(Error::new(
                 ErrorCode::PermissionDenied,
-                format!("user {name:?} sent a request that only servers of the cluster may send"),
+                format!("user {:?} sent a request that only servers of the cluster may send", login.user),
             )),
         }
     }
@@ -138,9 +153,10 @@ mod tests {
     #[test]
     fn users_and_servers_are_not_mixed_up() {
         let mut request = tonic::Request::new(());
-        request.extensions_mut().insert(Identity::User("ada".into()));
+        let login = Login { user: "ada".to_owned(), credentials: 7 };
+        request.extensions_mut().insert(Identity::User(login.clone()));
         let user = Identity::of(&request).unwrap();
-        assert_eq!(user.user().unwrap(), "ada");
+        assert_eq!((user.user().unwrap(), user.login().unwrap()), ("ada", &login));
         assert_eq!(user.server().unwrap_err().code(), ErrorCode::PermissionDenied);
         let server = Identity::Server(Role::Storage);
         assert_eq!(server.server().unwrap(), Role::Storage);

@@ -27,6 +27,6 @@ pub mod token;
 
 pub use auth_layer::{AuthLayer, LateKey, TokenVerifier};
 pub use dev_ca::DevCa;
-pub use identity::{Identity, Peer, Role};
+pub use identity::{Identity, Login, Peer, Role};
 pub use keys::{Purpose, SigningKey, VerifyingKey};
 pub use tls::{TlsFiles, TlsIdentity};

@@ -1,5 +1,8 @@
 //! Tokens: a login, proven. Stateless, so that every server accepts one without asking another server.
 //!
+//! Not here: whether a login still counts, for the user may have another password by now. The catalog knows that on index
+//! servers, and they tell storage servers.
+//!
 //! A token is base64url (RFC 4648, without padding) of an encoded [`v1::Signed`] around an encoded [`v1::Token`].
 
 use std::{
@@ -14,7 +17,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use super::{
-    Identity,
+    Identity, Login,
     keys::{Purpose, SigningKey, VerifyingKey},
     ticket::decode_signed,
 };
@@ -33,15 +36,16 @@ type Tokens = HashMap<(VerifyingKey, Box<str>), Arc<v1::Token>>;
 /// request does. When there are too many, all are forgotten.
 static VERIFIED: LazyLock<Mutex<Tokens>> = LazyLock::new(Mutex::default);
 
-/// A token for `user`, from now for `lifetime`.
-pub fn issue(key: &SigningKey, user: &str, lifetime: Duration) -> String {
-    issue_at(key, user, lifetime, ids::unix_ms())
+/// A token for `login`, from now for `lifetime`.
+pub fn issue(key: &SigningKey, login: &Login, lifetime: Duration) -> String {
+    issue_at(key, login, lifetime, ids::unix_ms())
 }
 
 /// [`issue`] at the time `now_unix_ms`.
-pub fn issue_at(key: &SigningKey, user: &str, lifetime: Duration, now_unix_ms: u64) -> String {
+pub fn issue_at(key: &SigningKey, login: &Login, lifetime: Duration, now_unix_ms: u64) -> String {
     let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-    let token = v1::Token { user: user.to_owned(), expires_unix_ms: now_unix_ms.saturating_add(lifetime_ms) };
+    let Login { user, credentials } = login.clone();
+    let token = v1::Token { user, expires_unix_ms: now_unix_ms.saturating_add(lifetime_ms), credentials };
     URL_SAFE_NO_PAD.encode(key.sign(Purpose::Token, token.encode_to_vec()).encode_to_vec())
 }
 
@@ -72,7 +76,7 @@ pub fn verify_at(key: &VerifyingKey, token: &str, now_unix_ms: u64) -> Result<Id
     if token.expires_unix_ms <= now_unix_ms {
         return Err(refused("the login has expired"));
     }
-    Ok(Identity::User(token.user.clone()))
+    Ok(Identity::User(Login { user: token.user.clone(), credentials: token.credentials }))
 }
 
 fn verify_signature(key: &VerifyingKey, token: &str) -> Result<v1::Token> {
@@ -81,6 +85,11 @@ fn verify_signature(key: &VerifyingKey, token: &str) -> Result<v1::Token> {
     key.verify(Purpose::Token, &signed).map_err(|_| refused("the token was altered, or another cluster made it"))?;
     v1::Token::decode(signed.body)
         .map_err(|error| Error::internal(format!("a signed token cannot be decoded: {error}")))
+}
+
+/// The error of a login from before `user` was dropped or got another password.
+pub fn revoked(user: &str) -> Error {
+    refused(&format!("this login counts no more: user {user} has another password since, or was dropped"))
 }
 
 fn refused(message: &str) -> Error {
@@ -100,15 +109,19 @@ mod tests {
 
     static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate().unwrap().0);
 
+    fn login(user: &str) -> Login {
+        Login { user: user.to_owned(), credentials: 7 }
+    }
+
     fn code(token: &str) -> ErrorCode {
         verify_at(&KEY.verifying_key(), token, NOW).unwrap_err().code()
     }
 
     #[test]
     fn a_token_names_its_user_until_it_expires() {
-        let token = issue_at(&KEY, "ada", HOUR, NOW);
+        let token = issue_at(&KEY, &login("ada"), HOUR, NOW);
         let end = NOW + 3_600_000;
-        assert_eq!(verify_at(&KEY.verifying_key(), &token, end - 1).unwrap(), Identity::User("ada".into()));
+        assert_eq!(verify_at(&KEY.verifying_key(), &token, end - 1).unwrap(), Identity::User(login("ada")));
         let error = verify_at(&KEY.verifying_key(), &token, end).unwrap_err();
         assert_eq!(error.code(), ErrorCode::Unauthenticated);
         assert!(error.to_string().contains("expired"));
@@ -116,29 +129,41 @@ mod tests {
 
     #[test]
     fn a_token_that_was_verified_counts_for_its_cluster_only() {
-        let token = issue_at(&KEY, "ada", HOUR, NOW);
+        let token = issue_at(&KEY, &login("ada"), HOUR, NOW);
         let (other, _) = SigningKey::generate().unwrap();
         for _ in 0..2 {
-            assert_eq!(verify_at(&KEY.verifying_key(), &token, NOW).unwrap(), Identity::User("ada".into()));
+            assert_eq!(verify_at(&KEY.verifying_key(), &token, NOW).unwrap(), Identity::User(login("ada")));
             assert_eq!(verify_at(&other.verifying_key(), &token, NOW).unwrap_err().code(), ErrorCode::Unauthenticated);
         }
         for number in 0..2 * REMEMBERED {
-            let token = issue_at(&KEY, &number.to_string(), HOUR, NOW);
-            assert_eq!(verify_at(&KEY.verifying_key(), &token, NOW).unwrap(), Identity::User(number.to_string()));
+            let token = issue_at(&KEY, &login(&number.to_string()), HOUR, NOW);
+            assert_eq!(
+                verify_at(&KEY.verifying_key(), &token, NOW).unwrap(),
+                Identity::User(login(&number.to_string()))
+            );
         }
         assert!(VERIFIED.lock().len() <= REMEMBERED);
     }
 
     #[test]
+    fn a_token_names_the_credentials_that_were_shown() {
+        let of = |credentials| Login { credentials, ..login("ada") };
+        let tokens = [0, 7, u64::MAX].map(|credentials| (of(credentials), issue_at(&KEY, &of(credentials), HOUR, NOW)));
+        for (login, token) in tokens {
+            assert_eq!(verify_at(&KEY.verifying_key(), &token, NOW).unwrap(), Identity::User(login));
+        }
+    }
+
+    #[test]
     fn a_ticket_is_no_token() {
-        let body = v1::Token { user: "ada".into(), expires_unix_ms: u64::MAX }.encode_to_vec();
+        let body = v1::Token { user: "ada".into(), expires_unix_ms: u64::MAX, credentials: 7 }.encode_to_vec();
         let ticket = URL_SAFE_NO_PAD.encode(KEY.sign(Purpose::Ticket, body).encode_to_vec());
         assert_eq!(code(&ticket), ErrorCode::Unauthenticated);
     }
 
     #[test]
     fn a_token_fits_a_header_and_its_limit() {
-        let token = issue_at(&KEY, &"ä".repeat(256), HOUR, NOW);
+        let token = issue_at(&KEY, &login(&"ä".repeat(256)), HOUR, NOW);
         assert!(http::HeaderValue::from_str(&format!("Bearer {token}")).is_ok());
         assert!(verify_at(&KEY.verifying_key(), &token, NOW).is_ok());
         assert_eq!(code(&"A".repeat(1 << 20)), ErrorCode::Unauthenticated);
@@ -148,7 +173,7 @@ mod tests {
         #[test]
         fn any_changed_character_is_refused(position in any::<prop::sample::Index>(), other in any::<prop::sample::Index>()) {
             const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+/ .";
-            let token = issue_at(&KEY, "ada", HOUR, NOW);
+            let token = issue_at(&KEY, &login("ada"), HOUR, NOW);
             let position = position.index(token.len());
             let replacement = ALPHABET[other.index(ALPHABET.len())];
             prop_assume!(token.as_bytes()[position] != replacement);
@@ -159,7 +184,7 @@ mod tests {
 
         #[test]
         fn any_flipped_byte_below_the_text_is_refused(position in any::<prop::sample::Index>(), mask in 1u8..=255) {
-            let mut bytes = URL_SAFE_NO_PAD.decode(issue_at(&KEY, "ada", HOUR, NOW)).unwrap();
+            let mut bytes = URL_SAFE_NO_PAD.decode(issue_at(&KEY, &login("ada"), HOUR, NOW)).unwrap();
             let position = position.index(bytes.len());
             bytes[position] ^= mask;
             prop_assert_eq!(code(&URL_SAFE_NO_PAD.encode(bytes)), ErrorCode::Unauthenticated);

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use tonic::transport::Channel;
 
-use crate::fixture::{Fixture, code, pool_of, who, with_authorization};
+use crate::fixture::{Fixture, code, login, pool_of, who, with_authorization};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_needs_a_login_except_the_login() {
@@ -39,9 +39,9 @@ async fn a_token_makes_the_user_and_any_other_text_nobody() {
     let good = fixture.token("ada");
     assert_eq!(who(&mut client, Some(&format!("Bearer {good}"))).await.unwrap(), "user ada");
 
-    let expired = token::issue(&fixture.key, "ada", Duration::ZERO);
+    let expired = token::issue(&fixture.key, &login("ada"), Duration::ZERO);
     let (stranger, _) = SigningKey::generate().unwrap();
-    let forged = token::issue(&stranger, "ada", Duration::from_secs(60));
+    let forged = token::issue(&stranger, &login("ada"), Duration::from_secs(60));
     let cut = &good[..good.len() - 1];
     for bad in [&expired, &forged, cut, "", "garbage", "AAAA"] {
         let answer = who(&mut client, Some(&format!("Bearer {bad}"))).await;

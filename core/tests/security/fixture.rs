@@ -18,7 +18,9 @@ use arrow_flight::{
 use drsdb_core::{
     ErrorCode, Result, WireError,
     net::{self, ChannelPool},
-    security::{AuthLayer, DevCa, Identity, Role, SigningKey, TlsFiles, TlsIdentity, VerifyingKey, ticket, tls, token},
+    security::{
+        AuthLayer, DevCa, Identity, Login, Role, SigningKey, TlsFiles, TlsIdentity, VerifyingKey, ticket, tls, token,
+    },
     v1::{self, raft_server::RaftServer, storage_client::StorageClient, storage_server::StorageServer},
 };
 use futures::{StreamExt, stream::BoxStream};
@@ -82,7 +84,7 @@ impl Fixture {
     }
 
     pub fn token(&self, user: &str) -> String {
-        token::issue(&self.key, user, Duration::from_secs(60))
+        token::issue(&self.key, &login(user), Duration::from_secs(60))
     }
 
     /// Checks that the server serves a well-behaved client, soon.
@@ -91,6 +93,10 @@ impl Fixture {
         let answer = tokio::time::timeout(Duration::from_secs(2), call).await.expect("the server is stuck");
         assert_eq!(answer.unwrap(), "user ada");
     }
+}
+
+pub fn login(user: &str) -> Login {
+    Login { user: user.to_owned(), credentials: 1 }
 }
 
 pub fn pool_of(files: &TlsFiles) -> ChannelPool {
@@ -154,7 +160,7 @@ impl Services {
 
 fn name(identity: &Identity) -> String {
     match identity {
-        Identity::User(user) => format!("user {user}"),
+        Identity::User(login) => format!("user {}", login.user),
         Identity::Server(role) => format!("server {role}"),
     }
 }

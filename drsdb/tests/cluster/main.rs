@@ -12,6 +12,7 @@ mod dml;
 mod faults;
 #[path = "../golden/mod.rs"]
 mod golden;
+mod logins;
 mod programs;
 mod queries;
 mod raft;

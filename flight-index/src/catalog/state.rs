@@ -7,7 +7,7 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Blob, ColumnSummary, Outcome, Replica, ServerState, ShardState, StorageServer, View};
+use super::{Blob, ColumnSummary, Outcome, Replica, ServerState, ShardState, StorageServer, User, View};
 
 /// A map whose clones share what they have in common.
 pub(super) type Map<K, V> = RedBlackTreeMapSync<K, V>;
@@ -35,6 +35,9 @@ pub struct CatalogState {
     /// Up to which commit each storage server is known to have taken in all.
     pub(super) applied: Map<Ulid, u64>,
     pub(super) users: Map<String, Arc<User>>,
+    /// Whose logins from before which version count no more; only the newest, for storage servers.
+    #[serde(default)]
+    pub(super) revoked_logins: Map<String, u64>,
     /// Outcomes that somebody may still ask for.
     pub(super) transactions: Map<Ulid, Outcome>,
     /// What storage servers have to know, by version.
@@ -70,23 +73,6 @@ pub struct TableState {
     pub created_version: u64,
     /// The version of the last commit that added rows.
     pub changed_version: u64,
-}
-
-/// Who may log in.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// Its name.
-    pub name: String,
-    /// Its password, hashed.
-    pub password_hash: String,
-    /// Whether it may do everything.
-    pub admin: bool,
-}
-
-impl fmt::Debug for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("User").field("name", &self.name).field("admin", &self.admin).finish_non_exhaustive()
-    }
 }
 
 /// How a storage server is used, and whether it answers.
@@ -150,6 +136,7 @@ impl Default for CatalogState {
             conditions: Map::new_sync(),
             applied: Map::new_sync(),
             users: Map::new_sync(),
+            revoked_logins: Map::new_sync(),
             transactions: Map::new_sync(),
             events: Map::new_sync(),
             forgotten: 0,
@@ -305,16 +292,6 @@ impl CatalogState {
         }
         let active: Vec<_> = all().filter(|server| self.condition(server.id).state == ServerState::Active).collect();
         if active.is_empty() { all().collect() } else { active }
-    }
-
-    /// The users, by name.
-    pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
-        self.users.values()
-    }
-
-    /// The user called `name`.
-    pub fn user(&self, name: &str) -> Option<&Arc<User>> {
-        self.users.get(name)
     }
 
     /// What is decided about a transaction; `None`: nothing yet, or it is so long ago that nobody may need it.

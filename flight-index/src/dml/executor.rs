@@ -8,8 +8,11 @@ use arrow::{
 };
 use datafusion::sql::{parser::Statement as PlannerStatement, sqlparser::ast};
 use drsdb_core::{
-    Column, Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError, edge::edge_schema,
-    net::ChannelPool, query_session::QueryOptions, security::token,
+    Column, Error, ErrorCode, Result, Table, TableKind, TableName, Ulid, WireError,
+    edge::edge_schema,
+    net::ChannelPool,
+    query_session::QueryOptions,
+    security::{Login, token},
 };
 use futures::{
     Stream, StreamExt, TryStreamExt,
@@ -84,7 +87,7 @@ pub struct Described {
 /// Runs a statement. After an error, the transaction must be rolled back to where it was.
 pub struct Executor<'a> {
     pub(super) services: &'a Services,
-    pub(super) user: &'a str,
+    pub(super) login: &'a Login,
     pub(super) options: &'a QueryOptions,
     pub(super) transaction: &'a mut Transaction,
     /// Values of `$1`, `$2`, ..., one row.
@@ -92,14 +95,14 @@ pub struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    /// An executor in the transaction, for `user`.
+    /// An executor in the transaction, for who has logged in.
     pub fn new(
         services: &'a Services,
-        user: &'a str,
+        login: &'a Login,
         options: &'a QueryOptions,
         transaction: &'a mut Transaction,
     ) -> Self {
-        Self { services, user, options, transaction, parameters: None }
+        Self { services, login, options, transaction, parameters: None }
     }
 
     /// Runs the statement, once for each row of `parameters`.
@@ -175,7 +178,7 @@ impl<'a> Executor<'a> {
 
     pub(super) fn context(&self, with_hidden: Option<Ulid>) -> QueryContext {
         // Its time is that of the whole statement, which drops what it pulls.
-        let context = QueryContext::new(self.user, self.options.clone());
+        let context = QueryContext::new(&self.login.user, self.options.clone());
         QueryContext { view: Some(Arc::new(self.view(with_hidden))), ..context }
     }
 
@@ -227,7 +230,7 @@ impl<'a> Executor<'a> {
             return Err(Error::internal("rows of the catalog are not pulled"));
         };
         let key = self.services.planner.signing_key(&self.services.catalog.state())?;
-        let token = token::issue(&key, self.user, TOKEN_LIFETIME);
+        let token = token::issue(&key, self.login, TOKEN_LIFETIME);
         Ok(pull(Arc::clone(&self.services.channels), token, endpoints))
     }
 

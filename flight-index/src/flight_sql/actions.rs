@@ -125,7 +125,7 @@ impl FlightSqlServer {
         for endpoint in &info.endpoint {
             let sealed = endpoint.ticket.as_ref().map(|ticket| ticket.ticket.as_ref()).unwrap_or_default();
             // An expired ticket may still run; whose it is matters, and each server checks that again.
-            let ticket = ticket::open_at(&key.verifying_key(), sealed, &caller.user, 0)?;
+            let ticket = ticket::open_at(&key.verifying_key(), sealed, &caller.login.user, 0)?;
             servers.extend(ticket.workers);
             // Any of the endpoint's locations can have become the head.
             let locations = endpoint.location.iter().map(|location| location.uri.replace("grpc+tls://", "https://"));

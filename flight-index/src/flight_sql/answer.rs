@@ -66,7 +66,7 @@ impl FlightSqlServer {
         let lifetime: Duration = self.config.ticket_lifetime();
         let ticket = v1::Ticket {
             query_id: new_ulid().to_bytes().to_vec().into(),
-            user: caller.user.clone(),
+            user: caller.login.user.clone(),
             expires_unix_ms: unix_ms() + lifetime.as_millis() as u64,
             snapshot: state.version(),
             workers: Vec::new(),
@@ -89,7 +89,7 @@ impl FlightSqlServer {
     pub(super) async fn answer(&self, sealed: &[u8], caller: &Caller) -> Result<Answers<FlightData>> {
         let state = self.catalog.state();
         let key = self.planner.signing_key(&state)?;
-        let ticket = ticket::open(&key.verifying_key(), sealed, &caller.user)?;
+        let ticket = ticket::open(&key.verifying_key(), sealed, &caller.login.user)?;
         if let Some(Fragment::Rows(rows)) = &ticket.fragment {
             let reader = StreamReader::try_new(&rows[..], None)?;
             let schema = reader.schema();
@@ -146,7 +146,7 @@ impl FlightSqlServer {
                 Ok((batches.first().map_or(schema, RecordBatch::schema), batches))
             }
             Statement::Show(Show::Cluster) => {
-                let batch = self.show_cluster(&state, &caller.user).await?;
+                let batch = self.show_cluster(&state, &caller.login).await?;
                 Ok((batch.schema(), vec![batch]))
             }
             Statement::Show(show) => {

@@ -1,7 +1,7 @@
 //! ALTER CLUSTER and SHOW CLUSTER: which servers there are, for administrators.
 
 use arrow::array::{RecordBatch, StringArray, UInt64Array};
-use drsdb_core::{Result, Ulid};
+use drsdb_core::{Result, Ulid, security::Login};
 
 use super::{FlightSqlServer, metadata};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 
 impl FlightSqlServer {
     /// ALTER CLUSTER; the version at which it is so.
-    pub(super) async fn alter_cluster(&self, change: AlterCluster, caller: &str) -> Result<u64> {
+    pub(super) async fn alter_cluster(&self, change: AlterCluster, caller: &Login) -> Result<u64> {
         let state = self.current_state().await?;
         self.require_admin(&state, caller)?;
         match change {
@@ -32,7 +32,7 @@ impl FlightSqlServer {
     }
 
     /// SHOW CLUSTER: the index servers, then the storage servers.
-    pub(super) async fn show_cluster(&self, state: &CatalogState, caller: &str) -> Result<RecordBatch> {
+    pub(super) async fn show_cluster(&self, state: &CatalogState, caller: &Login) -> Result<RecordBatch> {
         self.require_admin(state, caller)?;
         let servers = self.catalog.index_server_status().await;
         let rows: Vec<Row> = servers.iter().map(index_row).chain(storage_rows(state)).collect();

@@ -23,17 +23,18 @@ const ATTEMPTS: usize = 5;
 
 impl FlightSqlServer {
     /// ALTER TABLE; the version at which it took effect.
-    pub(super) async fn alter_table(&self, alter: &AlterTable, context: &QueryContext) -> Result<u64> {
+    pub(super) async fn alter_table(&self, alter: &AlterTable, caller: &Caller) -> Result<u64> {
         let mut attempt = 1;
         loop {
-            match self.try_alter(alter, context).await {
+            match self.try_alter(alter, caller).await {
                 Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => attempt += 1,
                 done => return done,
             }
         }
     }
 
-    async fn try_alter(&self, alter: &AlterTable, context: &QueryContext) -> Result<u64> {
+    async fn try_alter(&self, alter: &AlterTable, caller: &Caller) -> Result<u64> {
+        let context = &caller.context();
         let state = self.current_state().await?;
         if alter.if_exists && state.table_by_name(&alter.name).is_none() && state.view(&alter.name).is_none() {
             return Ok(state.version());
@@ -54,7 +55,7 @@ impl FlightSqlServer {
         let unchanged_since = (!needs.is_empty()).then_some(state.version());
         if known.rows() > 0 {
             for need in &needs {
-                self.check_rows(&state, (&known.table, &table), need, context).await?;
+                self.check_rows(&state, (&known.table, &table), need, caller).await?;
             }
         }
         let seen = known.table.version;
@@ -67,7 +68,7 @@ impl FlightSqlServer {
         state: &Arc<CatalogState>,
         (before, after): (&Table, &Table),
         need: &Need,
-        context: &QueryContext,
+        caller: &Caller,
     ) -> Result<()> {
         let refused = |why: String, hint: &str| {
             let message = format!("table {} has rows, and {why}", before.name);
@@ -133,7 +134,8 @@ impl FlightSqlServer {
         let sql = format!("SELECT 1 FROM {} AS child WHERE {condition} LIMIT 1", table_text(&before.name));
         let mut transaction = self.writes.begin(Arc::clone(state));
         let found = {
-            let executor = Executor::new(&self.services, &context.user, &context.options, &mut transaction);
+            let options = caller.session.options();
+            let executor = Executor::new(&self.services, &caller.login, options, &mut transaction);
             executor.has_row(&sql).await
         };
         transaction.abort().await;

@@ -27,7 +27,7 @@ use crate::{
 impl Caller {
     /// What the planner wants to know about the caller.
     pub(super) fn context(&self) -> QueryContext {
-        QueryContext::new(self.user.clone(), self.session.options().clone())
+        QueryContext::new(self.login.user.clone(), self.session.options().clone())
     }
 }
 
@@ -105,7 +105,7 @@ impl FlightSqlServer {
         // An estimate must not be taken for a count: some clients stop reading there.
         let info = self.info(planned.schema, endpoints, -1)?.with_ordered(planned.ordered);
         tracing::debug!(
-            user = caller.user,
+            user = caller.login.user,
             endpoints = info.endpoint.len(),
             rows = planned.rows_estimate,
             "query planned"
@@ -147,7 +147,7 @@ impl FlightSqlServer {
             Statement::DropTable { names, if_exists, cascade } => {
                 self.propose(Command::DropTables { names, if_exists, cascade }).await?
             }
-            Statement::AlterTable(alter) => self.alter_table(&alter, &caller.context()).await?,
+            Statement::AlterTable(alter) => self.alter_table(&alter, caller).await?,
             Statement::CreateView(view) => self.create_view(&view, &caller.context()).await?,
             Statement::DropView { names, if_exists, cascade } => {
                 self.propose(Command::DropViews { names, if_exists, cascade }).await?
@@ -164,11 +164,11 @@ impl FlightSqlServer {
                 version
             }
             Statement::CreateUser { name, password, if_not_exists } => {
-                self.create_user(name, password, if_not_exists, &caller.user).await?
+                self.create_user(name, password, if_not_exists, &caller.login).await?
             }
-            Statement::AlterUser { name, password } => self.alter_user(name, password, &caller.user).await?,
-            Statement::DropUser { name, if_exists } => self.drop_user(name, if_exists, &caller.user).await?,
-            Statement::AlterCluster(change) => self.alter_cluster(change, &caller.user).await?,
+            Statement::AlterUser { name, password } => self.alter_user(name, password, &caller.login).await?,
+            Statement::DropUser { name, if_exists } => self.drop_user(name, if_exists, &caller.login).await?,
+            Statement::AlterCluster(change) => self.alter_cluster(change, &caller.login).await?,
             Statement::Set { name, value } => {
                 caller.session.set(name.as_deref(), value.as_deref())?;
                 self.catalog.state().version()

@@ -59,7 +59,8 @@ impl FlightSqlServer {
 
     async fn token_for(&self, name: String, secret: String) -> Result<String> {
         let state = self.current_state().await?;
-        let hash = state.user(&name).map(|user| user.password_hash.clone());
+        let user = state.user(&name).cloned();
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
         // Hashing takes tens of milliseconds by design, and as long for a user who does not exist.
         let verify = move || match hash {
             Some(hash) => password::verify(&secret, &hash),
@@ -71,13 +72,14 @@ impl FlightSqlServer {
             error.with_hint("try again in a moment; keep connections, and the token, instead of logging in each time")
         })?;
         let known = tokio::task::spawn_blocking(verify).await;
-        if !known.map_err(|panic| Error::internal(format!("checking a password failed: {panic}")))? {
+        let known = known.map_err(|panic| Error::internal(format!("checking a password failed: {panic}")))?;
+        let Some(user) = user.filter(|_| known) else {
             return Err(WireError::new(ErrorCode::Unauthenticated, "wrong user name or password")
                 .with_hint("check both; an administrator can set a new password with ALTER USER")
                 .into());
-        }
+        };
         let key = self.planner.signing_key(&state)?;
-        Ok(token::issue(&key, &name, self.config.token_lifetime()))
+        Ok(token::issue(&key, &user.login(), self.config.token_lifetime()))
     }
 }
 

@@ -9,7 +9,10 @@ use arrow_flight::{
     flight_service_server::FlightService,
     sql::{Any, Command},
 };
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, security::Identity};
+use drsdb_core::{
+    Error, ErrorCode, Result, Ulid, WireError,
+    security::{Identity, Login},
+};
 use futures::Stream;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
@@ -23,8 +26,8 @@ pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Who asks, and how their session is set.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The user's name.
-    pub user: String,
+    /// The user, as logged in.
+    pub login: Login,
     /// The session's settings.
     pub session: Session,
     /// The transaction that the request itself names; the session's may be another one.
@@ -59,7 +62,7 @@ impl FlightSqlServer {
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller> {
         let metadata = request.metadata();
         let caller = Caller {
-            user: Identity::of(request)?.user()?.to_owned(),
+            login: Identity::of(request)?.login()?.clone(),
             session: Session::of(metadata, &self.options)?,
             named: None,
             statement: header(metadata, STATEMENT_HEADER, |text| Ulid::from_string(text).ok())?,

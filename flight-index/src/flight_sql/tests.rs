@@ -10,21 +10,17 @@ use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo, Ticket,
     error::FlightError,
     sql::{
-        CommandStatementIngest, SqlInfo, TableDefinitionOptions, TableExistsOption, TableNotExistOption,
-        client::FlightSqlServiceClient,
+        CommandStatementIngest, EndTransaction, SqlInfo, TableDefinitionOptions, TableExistsOption,
+        TableNotExistOption, client::FlightSqlServiceClient,
     },
 };
 use drsdb_core::{
-    Error, ErrorCode, Result, TableName, WireError,
+    Error, ErrorCode, TableName, WireError,
     config::IndexConfig,
     ids::new_ulid,
     net::{self, ChannelPool},
     security::{
-        Identity, Role, TlsIdentity,
-        auth_layer::{AuthLayer, TokenVerifier},
-        dev_ca::DevCa,
-        keys::SigningKey,
-        password, tls, token,
+        Login, Role, TlsIdentity, auth_layer::AuthLayer, dev_ca::DevCa, keys::SigningKey, password, tls, token,
     },
     v1,
 };
@@ -39,6 +35,7 @@ use crate::{
     catalog::Command,
     load::testing::{Servers, registrations},
     raft::CatalogOptions,
+    server::CatalogTokens,
 };
 
 mod ddl;
@@ -51,15 +48,6 @@ struct Front {
     url: Url,
     _stop: tokio_util::sync::DropGuard,
     _dir: tempfile::TempDir,
-}
-
-#[derive(Debug)]
-struct Tokens(SigningKey);
-
-impl TokenVerifier for Tokens {
-    fn verify(&self, text: &str) -> Result<Identity> {
-        token::verify(&self.0.verifying_key(), text)
-    }
 }
 
 impl Front {
@@ -81,7 +69,7 @@ impl Front {
             snapshot_entries: 5_000,
         });
         let catalog = catalog.await.unwrap();
-        let (key, pkcs8) = SigningKey::generate().unwrap();
+        let (_, pkcs8) = SigningKey::generate().unwrap();
         let bootstrap = Command::Bootstrap {
             cluster_id: new_ulid(),
             signing_key_pkcs8: pkcs8.into(),
@@ -97,11 +85,12 @@ impl Front {
         let loader = Arc::new(Loader::new(Arc::clone(&catalog), Arc::new(servers), url.to_string()));
         let server_channels = Arc::new(ChannelPool::new(tls::client_config(&identity).unwrap()));
         let sessions = Sessions::new(Arc::clone(loader.writes()));
+        let tokens = CatalogTokens { catalog: Arc::clone(&catalog), planner: Arc::clone(&planner) };
         let (catalog_of, config) = (Arc::clone(&catalog), Arc::new(config));
         let service =
             FlightSqlServer::new(catalog_of, planner, loader, sessions, server_channels, config).into_service();
         let shutdown = CancellationToken::new();
-        let auth = AuthLayer::new(Arc::new(Tokens(key)));
+        let auth = AuthLayer::new(Arc::new(tokens));
         let server_config = tls::server_config(&identity).unwrap();
         tokio::spawn(net::serve(listener, server_config, auth, Routes::new(service), shutdown.clone()));
         let roots = tls::trust_roots(ca.certificate_file()).unwrap();
@@ -163,6 +152,7 @@ async fn rows_of(client: &mut Client, sql: &str) -> String {
     pull(client, info).await
 }
 
+const LOG_IN_AGAIN: &str = "log in again with user and password";
 const PARENT: &str = "CREATE TABLE parent (a INT, b TEXT, note VARCHAR(10), PRIMARY KEY (b, a)) WITH (shards = 2)";
 const CHILD: &str = "CREATE TABLE child (id BIGINT PRIMARY KEY, pa INT, pb TEXT, price DECIMAL(10,2) NOT NULL,
                      CONSTRAINT to_parent FOREIGN KEY (pb, pa) REFERENCES parent (b, a)) WITH (engine = 'row')";
@@ -492,9 +482,17 @@ async fn users_do_what_they_may() {
     for sql in ["CREATE USER bob PASSWORD 'x'", "DROP USER admin", "ALTER USER admin PASSWORD 'x'"] {
         assert_eq!(refused(&mut ada, sql).await.code, ErrorCode::PermissionDenied, "{sql}");
     }
+    let token = ada.token().unwrap().clone();
     run(&mut ada, "ALTER USER ada PASSWORD 'second'").await;
     assert!(front.stranger().handshake("ada", "first").await.is_err());
+    // The login of the old password counts no more, not even for the one who has set the new one.
+    for sql in ["SELECT 1", "ALTER USER ada PASSWORD 'first'", "BEGIN"] {
+        let error = refused(&mut ada, sql).await;
+        assert_eq!((error.code, error.hint.as_str()), (ErrorCode::Unauthenticated, LOG_IN_AGAIN), "{sql}");
+    }
     let mut ada = front.login("ada", "second").await;
+    assert_ne!(ada.token().unwrap(), &token);
+    assert!(rows_of(&mut ada, "SELECT 1 AS one").await.contains("| 1   |"));
     // A ticket is for the user who asked.
     let info = admin.execute("SHOW TABLES".to_owned(), None).await.unwrap();
     let stolen = ada.do_get(info.endpoint[0].ticket.clone().unwrap()).await.err().map(wire).unwrap();
@@ -502,6 +500,46 @@ async fn users_do_what_they_may() {
     run(&mut admin, "DROP USER ada").await;
     run(&mut admin, "DROP USER IF EXISTS ada").await;
     assert_eq!(refused(&mut admin, "DROP USER ada").await.code, ErrorCode::NotFound);
+    assert_eq!(refused(&mut ada, "SELECT 1").await.code, ErrorCode::Unauthenticated);
+    // Another user of the same name, even with the same password, is not the one who logged in.
+    run(&mut admin, "CREATE USER ada PASSWORD 'second'").await;
+    assert_eq!(refused(&mut ada, "SELECT 1").await.code, ErrorCode::Unauthenticated);
+    let mut ada = front.login("ada", "second").await;
+    assert!(rows_of(&mut ada, "SELECT 1 AS one").await.contains("| 1   |"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_belongs_to_the_login_that_began_it() {
+    let front = Front::new().await;
+    let mut admin = front.admin().await;
+    run(&mut admin, "CREATE USER ada PASSWORD 'first'").await;
+    let mut ada = front.login("ada", "first").await;
+    let transaction = ada.begin_transaction().await.unwrap();
+    // Another login with the same password is the same user, and another user is not.
+    let mut also_ada = front.login("ada", "first").await;
+    also_ada.execute("SELECT 1".to_owned(), Some(transaction.clone())).await.unwrap();
+    let error = wire(admin.execute("SELECT 1".to_owned(), Some(transaction.clone())).await.unwrap_err());
+    assert_eq!(error.code, ErrorCode::PermissionDenied);
+    run(&mut admin, "ALTER USER ada PASSWORD 'second'").await;
+    let mut ada = front.login("ada", "second").await;
+    let error = wire(ada.execute("SELECT 1".to_owned(), Some(transaction.clone())).await.unwrap_err());
+    assert_eq!(error.code, ErrorCode::Conflict);
+    let error = wire(ada.end_transaction(transaction, EndTransaction::Commit).await.unwrap_err());
+    assert_eq!(error.code, ErrorCode::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_another_server_made_of_a_newer_state_may_be_tried_again() {
+    let front = Front::new().await;
+    let state = front.catalog.state();
+    let key = SigningKey::from_pkcs8(state.signing_key_pkcs8().unwrap()).unwrap();
+    let ahead = Login { user: "ada".to_owned(), credentials: state.version() + 1 };
+    let mut ada = front.stranger();
+    ada.set_token(token::issue(&key, &ahead, Duration::from_secs(60)));
+    assert_eq!(refused(&mut ada, "SELECT 1").await.code, ErrorCode::Unavailable);
+    run(&mut front.admin().await, "CREATE USER ada PASSWORD 'first'").await;
+    assert_eq!(front.catalog.state().version(), ahead.credentials);
+    assert!(rows_of(&mut ada, "SELECT 1 AS one").await.contains("| 1   |"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,12 +34,12 @@ impl FlightSqlServer {
             TransactionStatement::Commit => {
                 let handle = named(caller, "COMMIT")?;
                 caller.session.set_transaction(None);
-                return Ok(self.sessions.commit(&handle, &caller.user).await?.version);
+                return Ok(self.sessions.commit(&handle, &caller.login).await?.version);
             }
             TransactionStatement::Rollback => {
                 let handle = named(caller, "ROLLBACK")?;
                 caller.session.set_transaction(None);
-                self.sessions.rollback(&handle, &caller.user).await?;
+                self.sessions.rollback(&handle, &caller.login).await?;
             }
             TransactionStatement::Savepoint(name) => self.required(caller)?.hold().await?.savepoint(name),
             TransactionStatement::RollbackTo(name) => self.required(caller)?.hold().await?.rollback_to(&name).await?,
@@ -55,7 +55,7 @@ impl FlightSqlServer {
             Some(true) => self.state_to_read(&caller.session).await?,
             _ => self.current_state().await?,
         };
-        self.sessions.begin(state, &caller.user, modes, caller.session.timeouts())
+        self.sessions.begin(state, &caller.login, modes, caller.session.timeouts())
     }
 
     fn required(&self, caller: &Caller) -> Result<std::sync::Arc<OpenTransaction>> {
@@ -77,11 +77,11 @@ impl FlightSqlServer {
         let handle = Handle::decode(&request.transaction_id)?;
         match request.action {
             FIRST_END => {
-                let Committed { version, repeated } = self.sessions.commit(&handle, &caller.user).await?;
+                let Committed { version, repeated } = self.sessions.commit(&handle, &caller.login).await?;
                 Ok(Some(v1::WriteResult { rows: repeated.unwrap_or(0), version }.encode_to_vec()))
             }
             ROLLBACK => {
-                self.sessions.rollback(&handle, &caller.user).await?;
+                self.sessions.rollback(&handle, &caller.login).await?;
                 Ok(None)
             }
             _ => Err(no_end()),
@@ -95,7 +95,7 @@ impl FlightSqlServer {
         caller: &Caller,
     ) -> Result<ActionBeginSavepointResult> {
         let handle = Handle::decode(&request.transaction_id)?;
-        self.sessions.find(&handle, &caller.user)?.hold().await?.savepoint(request.name.clone());
+        self.sessions.find(&handle, &caller.login)?.hold().await?.savepoint(request.name.clone());
         let savepoint = v1::SavepointHandle {
             transaction: Some(v1::TransactionHandle { transaction_id: handle.id.to_string(), server: handle.server }),
             name: request.name,
@@ -109,7 +109,7 @@ impl FlightSqlServer {
         let savepoint = v1::SavepointHandle::decode(&request.savepoint_id[..]).map_err(|_| broken())?;
         let transaction = savepoint.transaction.ok_or_else(broken)?;
         let handle = Handle::decode(&transaction.encode_to_vec())?;
-        let open = self.sessions.find(&handle, &caller.user)?;
+        let open = self.sessions.find(&handle, &caller.login)?;
         let mut held = open.hold().await?;
         match request.action {
             FIRST_END => held.release(&savepoint.name),

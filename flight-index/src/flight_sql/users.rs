@@ -1,6 +1,9 @@
 //! CREATE, ALTER and DROP USER: who may, and hashing off the async threads.
 
-use drsdb_core::{Error, ErrorCode, Result, WireError, security::password};
+use drsdb_core::{
+    Error, ErrorCode, Result, WireError,
+    security::{Login, password},
+};
 
 use super::FlightSqlServer;
 use crate::{
@@ -9,12 +12,12 @@ use crate::{
 };
 
 impl FlightSqlServer {
-    /// Refuses unless `user` is an administrator.
-    pub(super) fn require_admin(&self, state: &CatalogState, user: &str) -> Result<()> {
-        if state.user(user).is_some_and(|user| user.admin) {
+    /// Refuses unless the caller is an administrator.
+    pub(super) fn require_admin(&self, state: &CatalogState, caller: &Login) -> Result<()> {
+        if state.user_of(caller)?.admin {
             return Ok(());
         }
-        Err(WireError::new(ErrorCode::PermissionDenied, format!("user {user} is not an administrator"))
+        Err(WireError::new(ErrorCode::PermissionDenied, format!("user {} is not an administrator", caller.user))
             .with_hint("log in as an administrator")
             .into())
     }
@@ -25,7 +28,7 @@ impl FlightSqlServer {
         name: String,
         secret: Password,
         if_not_exists: bool,
-        caller: &str,
+        caller: &Login,
     ) -> Result<u64> {
         let state = self.current_state().await?;
         self.require_admin(&state, caller)?;
@@ -37,9 +40,12 @@ impl FlightSqlServer {
     }
 
     /// ALTER USER; a user may set the own password.
-    pub(super) async fn alter_user(&self, name: String, secret: Password, caller: &str) -> Result<u64> {
-        if name != caller {
-            let state = self.current_state().await?;
+    pub(super) async fn alter_user(&self, name: String, secret: Password, caller: &Login) -> Result<u64> {
+        let state = self.current_state().await?;
+        if name == caller.user {
+            // In the newest state, too: who has only the password from before must not set the next one.
+            state.user_of(caller)?;
+        } else {
             self.require_admin(&state, caller)?;
         }
         let password_hash = hash(secret).await?;
@@ -47,7 +53,7 @@ impl FlightSqlServer {
     }
 
     /// DROP USER.
-    pub(super) async fn drop_user(&self, name: String, if_exists: bool, caller: &str) -> Result<u64> {
+    pub(super) async fn drop_user(&self, name: String, if_exists: bool, caller: &Login) -> Result<u64> {
         let state = self.current_state().await?;
         self.require_admin(&state, caller)?;
         if if_exists && state.user(&name).is_none() {

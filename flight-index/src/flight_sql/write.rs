@@ -45,7 +45,7 @@ impl FlightSqlServer {
 
     /// The transaction that the caller names, if any.
     pub(super) fn open_transaction(&self, caller: &Caller) -> Result<Option<Arc<OpenTransaction>>> {
-        caller.transaction().map(|handle| self.sessions.find(handle, &caller.user)).transpose()
+        caller.transaction().map(|handle| self.sessions.find(handle, &caller.login)).transpose()
     }
 
     /// What the client was answered, or should have been, when it asked for the same write before.
@@ -113,8 +113,8 @@ impl FlightSqlServer {
             return repeated(statement, outcome).map_err(never);
         }
         let mut transaction = self.writes.begin(state);
-        let _listed = self.sessions.list(&transaction, &caller.user);
-        let mut executor = Executor::new(&self.services, &caller.user, caller.session.options(), &mut transaction);
+        let _listed = self.sessions.list(&transaction, &caller.login.user);
+        let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), &mut transaction);
         let ran = limit.keep(executor.run(statement, parameters)).await;
         let written = match ran {
             Ok(written) => written,
@@ -154,8 +154,8 @@ impl FlightSqlServer {
         let limit = caller.limit();
         let state = limit.keep(self.current_state()).await?;
         let mut transaction = self.writes.begin(state);
-        let _listed = self.sessions.list(&transaction, &caller.user);
-        let mut executor = Executor::new(&self.services, &caller.user, caller.session.options(), &mut transaction);
+        let _listed = self.sessions.list(&transaction, &caller.login.user);
+        let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), &mut transaction);
         match limit.keep(executor.load(name, schema, batches)).await {
             Ok(rows) => {
                 let committed = transaction.commit(caller.statement).await?;
@@ -186,7 +186,7 @@ impl FlightSqlServer {
         let before = held.transaction().sequence();
         let ran = {
             let options = caller.session.options();
-            let mut executor = Executor::new(&self.services, &caller.user, options, held.transaction());
+            let mut executor = Executor::new(&self.services, &caller.login, options, held.transaction());
             limit.keep(run(&mut executor)).await
         };
         if let Err(error) = &ran {

@@ -57,7 +57,7 @@ impl OpenTransaction {
         let idle = if state == "active" { 0 } else { self.used.lock().elapsed().as_millis() };
         v1::RunningTransaction {
             id: self.id.to_string(),
-            user: self.user.clone(),
+            user: self.login.user.clone(),
             state: state.to_owned(),
             begun_unix_ms: self.begun_unix_ms,
             snapshot: self.snapshot,

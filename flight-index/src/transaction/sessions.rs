@@ -1,7 +1,8 @@
 //! Transactions that clients hold open between requests.
 //!
 //! A client names its transaction by a [`Handle`], in Flight SQL's `transaction_id` or in the session's cookie. It belongs to
-//! the user who began it and to this index server. One that nobody uses for its idle timeout is undone.
+//! the login that began it and to this index server. One that nobody uses for its idle timeout is undone, and so is that of a
+//! user who was dropped or got another password since.
 //!
 //! A statement that fails is undone alone, and the transaction goes on. A conflict is different: the transaction's snapshot
 //! is too old to commit, so that every statement but ROLLBACK is refused from then on.
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, ids::unix_ms, v1};
+use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, ids::unix_ms, security::Login, v1};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::MutexGuard;
@@ -81,7 +82,7 @@ impl Default for Timeouts {
 #[derive(Debug)]
 pub struct OpenTransaction {
     pub(super) id: Ulid,
-    pub(super) user: String,
+    pub(super) login: Login,
     idle: Option<Duration>,
     pub(super) begun_unix_ms: u64,
     /// The version that it reads.
@@ -232,7 +233,7 @@ impl Sessions {
     pub fn begin(
         self: &Arc<Self>,
         state: Arc<CatalogState>,
-        user: &str,
+        login: &Login,
         modes: Modes,
         timeouts: Timeouts,
     ) -> Result<Handle> {
@@ -242,7 +243,7 @@ impl Sessions {
         let running = Running { transaction, savepoints: Vec::new(), doomed: None };
         let open = OpenTransaction {
             id,
-            user: user.to_owned(),
+            login: login.clone(),
             idle: timeouts.idle,
             begun_unix_ms: unix_ms(),
             snapshot,
@@ -260,16 +261,18 @@ impl Sessions {
         all.insert(id, Arc::new(open));
         drop(all);
         if !self.watched.swap(true, Ordering::Relaxed) {
-            tokio::spawn(end_idle(Arc::downgrade(self)));
+            tokio::spawn(end_unused(Arc::downgrade(self)));
         }
         Ok(Handle { id, server: self.writes.coordinator.clone() })
     }
 
     /// The transaction that a client names.
-    pub fn find(&self, handle: &Handle, user: &str) -> Result<Arc<OpenTransaction>> {
+    pub fn find(&self, handle: &Handle, login: &Login) -> Result<Arc<OpenTransaction>> {
         let found = self.open.lock().get(&handle.id).cloned();
         match found {
-            Some(open) if open.user == user => Ok(open),
+            Some(open) if open.login == *login => Ok(open),
+            // It is about to be undone, see `take_ended`.
+            Some(open) if open.login.user == login.user => Err(over(handle.id)),
             Some(_) => Err(Error::new(
                 ErrorCode::PermissionDenied,
                 format!("transaction {} belongs to another user", handle.id),
@@ -287,8 +290,8 @@ impl Sessions {
     }
 
     /// COMMIT. One that is not here any more is answered with its outcome, and without one it never commits.
-    pub async fn commit(&self, handle: &Handle, user: &str) -> Result<Committed> {
-        match self.find(handle, user) {
+    pub async fn commit(&self, handle: &Handle, login: &Login) -> Result<Committed> {
+        match self.find(handle, login) {
             Ok(open) => {
                 self.open.lock().remove(&handle.id);
                 // From here on nobody else finds it; a statement that still runs comes first.
@@ -321,8 +324,8 @@ impl Sessions {
     }
 
     /// ROLLBACK. One that is not here any more is rolled back already, or will be.
-    pub async fn rollback(&self, handle: &Handle, user: &str) -> Result<()> {
-        match self.find(handle, user) {
+    pub async fn rollback(&self, handle: &Handle, login: &Login) -> Result<()> {
+        match self.find(handle, login) {
             Ok(open) => {
                 self.open.lock().remove(&handle.id);
                 if let Some(running) = open.state.lock().await.take() {
@@ -335,14 +338,16 @@ impl Sessions {
         }
     }
 
-    /// Undoes transactions that nobody has used for long.
-    fn take_idle(&self) -> Vec<Arc<OpenTransaction>> {
+    /// Takes out the transactions that nobody has used for long, and those whose login counts no more.
+    fn take_ended(&self) -> Vec<Arc<OpenTransaction>> {
+        let state = self.writes.catalog().state();
         let mut all = self.open.lock();
-        let idle = |open: &&Arc<OpenTransaction>| {
-            // A statement that runs is not idle.
-            open.state.try_lock().is_ok() && open.idle.is_some_and(|idle| open.used.lock().elapsed() > idle)
+        let ended = |open: &&Arc<OpenTransaction>| {
+            let idle = open.idle.is_some_and(|idle| open.used.lock().elapsed() > idle);
+            // A statement that runs comes to its end first.
+            (idle || state.user_of(&open.login).is_err()) && open.state.try_lock().is_ok()
         };
-        let ended: Vec<_> = all.values().filter(idle).cloned().collect();
+        let ended: Vec<_> = all.values().filter(ended).cloned().collect();
         for open in &ended {
             all.remove(&open.id);
         }
@@ -350,14 +355,15 @@ impl Sessions {
     }
 }
 
-async fn end_idle(sessions: Weak<Sessions>) {
+async fn end_unused(sessions: Weak<Sessions>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let Some(sessions) = sessions.upgrade() else { return };
-        for open in sessions.take_idle() {
-            tracing::info!(transaction = %open.id, user = open.user, "a transaction was idle for too long");
+        for open in sessions.take_ended() {
+            let user = &open.login.user;
+            tracing::info!(transaction = %open.id, user, "a transaction was idle for too long, or its login counts no more");
             if let Some(running) = open.state.lock().await.take() {
                 running.transaction.abort().await;
             }
@@ -368,7 +374,8 @@ async fn end_idle(sessions: Weak<Sessions>) {
 fn over(id: Ulid) -> Error {
     WireError::new(ErrorCode::Conflict, format!("transaction {id} is over: nothing of it took effect"))
         .with_hint(
-            "it was idle for too long (SET idle_in_transaction_timeout), or its index server was restarted: run it again",
+            "it was idle for too long (SET idle_in_transaction_timeout), its index server was restarted, or its user has \
+             another password: run it again",
         )
         .with_field("transaction", id)
         .into()

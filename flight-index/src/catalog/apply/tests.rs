@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use drsdb_core::{Column, Engine, ErrorCode, ForeignKey, SqlType, Table, TableName, Ulid, UniqueKey, WireError};
+use drsdb_core::{
+    Column, Engine, ErrorCode, ForeignKey, SqlType, Table, TableName, Ulid, UniqueKey, WireError, security::Login,
+};
 use proptest::prelude::*;
 
-use super::{super::*, apply, cluster::KEPT_OUTCOMES, transactions::MAX_ABORTED};
+use super::{super::*, apply, cluster::KEPT_OUTCOMES, transactions::MAX_ABORTED, users};
 
 fn table(id: u128, name: &str) -> Table {
     Table {
@@ -342,6 +344,91 @@ fn the_last_administrator_stays() {
     assert_eq!(refused(&mut state, Command::DropUser { name: "admim".to_owned() }).hint, "did you mean admin?");
 }
 
+fn set_password(name: &str) -> Command {
+    Command::AlterUser { name: name.to_owned(), password_hash: "hash".to_owned() }
+}
+
+fn create_user(name: &str) -> Command {
+    Command::CreateUser { name: name.to_owned(), password_hash: "hash".to_owned() }
+}
+
+fn drop_user(name: &str) -> Command {
+    Command::DropUser { name: name.to_owned() }
+}
+
+#[test]
+fn a_login_counts_until_the_credentials_change() {
+    let mut state = cluster();
+    let is_admin = |state: &CatalogState, login: &Login| match state.user_of(login) {
+        Ok(user) => Ok(user.admin),
+        Err(error) => Err(error.code()),
+    };
+    let admin = state.user("admin").unwrap().login();
+    assert_eq!(admin.credentials, 1, "the version of the bootstrap");
+    // Each of them changes the credentials, the password itself need not.
+    let mut before = Vec::new();
+    for command in [create_user("ada"), set_password("ada"), drop_user("ada"), create_user("ada")] {
+        done(&mut state, command);
+        if let Some(user) = state.user("ada") {
+            let login = user.login();
+            assert_eq!(login.credentials, state.version());
+            assert_eq!(is_admin(&state, &login), Ok(false));
+            before.push(login);
+        }
+    }
+    let current = before.pop().unwrap();
+    for old in &before {
+        assert_eq!(is_admin(&state, old), Err(ErrorCode::Unauthenticated), "{old:?}");
+    }
+    // What has nothing to do with the user changes nothing, and neither does a refused command.
+    done(&mut state, set_password("admin"));
+    refused(&mut state, create_user("ada"));
+    assert_eq!(is_admin(&state, &current), Ok(false));
+    assert_eq!(is_admin(&state, &admin), Err(ErrorCode::Unauthenticated));
+    done(&mut state, drop_user("ada"));
+    assert_eq!(is_admin(&state, &current), Err(ErrorCode::Unauthenticated));
+}
+
+#[test]
+fn a_login_that_is_newer_than_the_state_is_not_refused_for_good() {
+    let mut behind = cluster();
+    done(&mut behind, create_user("ada"));
+    let mut ahead = behind.clone();
+    for command in [set_password("ada"), create_user("bob")] {
+        done(&mut ahead, command);
+    }
+    for name in ["ada", "bob"] {
+        let login = ahead.user(name).unwrap().login();
+        assert_eq!(behind.user_of(&login).unwrap_err().code(), ErrorCode::Unavailable, "{name}");
+    }
+}
+
+#[test]
+fn storage_servers_are_told_of_the_newest_revocations() {
+    let mut state = cluster();
+    done(&mut state, create_user("ada"));
+    assert_eq!(state.revoked_logins().count(), 0, "nobody had logged in as a new user");
+    done(&mut state, set_password("ada"));
+    let login = state.user("ada").unwrap().login();
+    assert_eq!(state.revoked_logins().collect::<Vec<_>>(), [("ada", login.credentials)], "that login is no older");
+    done(&mut state, drop_user("ada"));
+    assert_eq!(state.revoked_logins().collect::<Vec<_>>(), [("ada", login.credentials + 1)]);
+    // In one entry of the log, dropped and made again: logins at its version are of the new user.
+    let version = state.version() + 1;
+    for command in [set_password("admin"), create_user("bob"), drop_user("bob"), create_user("bob")] {
+        assert_eq!(apply(&mut state, version, &command), Response::Done { changed: true });
+    }
+    assert_eq!(state.revoked_logins().find(|(user, _)| *user == "bob"), Some(("bob", version)));
+    assert_eq!(state.user("bob").unwrap().credentials, version);
+    for number in 0..users::KEPT_REVOKED {
+        let name = number.to_string();
+        done(&mut state, create_user(&name));
+        done(&mut state, drop_user(&name));
+    }
+    assert_eq!(state.revoked_logins().count(), users::KEPT_REVOKED);
+    assert!(state.revoked_logins().all(|(user, _)| user.parse::<usize>().is_ok()), "the oldest are forgotten");
+}
+
 #[test]
 fn secrets_are_not_printed() {
     let mut state = cluster();
@@ -496,7 +583,8 @@ fn any_command() -> impl Strategy<Value = Command> {
             .prop_map(|(name, cascade)| Command::DropSchema { name: name.to_owned(), if_exists: false, cascade }),
         1 => name.clone()
             .prop_map(|name| Command::CreateUser { name: name.to_owned(), password_hash: String::new() }),
-        1 => name.prop_map(|name| Command::DropUser { name: name.to_owned() }),
+        1 => name.clone().prop_map(set_password),
+        1 => name.prop_map(drop_user),
         3 => any_replica_command(),
     ]
 }
