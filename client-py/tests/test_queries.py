@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,53 @@ def test_a_ticket_is_bound_to_its_user(db: drsdb.Connection, cluster: LocalClust
         db.execute("DROP USER eve")
 
 
+def test_a_login_ends_with_its_password(db: drsdb.Connection, cluster: LocalCluster, numbers: str) -> None:
+    db.execute("CREATE USER eve PASSWORD 'eve knows it'")
+    try:
+        with cluster.connect(user="eve", password="eve knows it") as eve:
+            endpoint = _flight_info(eve, f"SELECT * FROM {numbers}").endpoints[0]
+            index, storage = eve.index_servers[0], endpoint.locations[0].uri.decode()
+            old = eve._cluster._bearer
+            assert old is not None
+
+            def refused(ask: Callable[[Answer], object], server: str) -> bool:
+                """Asks with the old token, without logging in again."""
+                try:
+                    ask(eve._cluster._answer(server, old, None))
+                except drsdb.OperationalError as error:
+                    if error.code != drsdb.ErrorCode.UNAUTHENTICATED:
+                        raise
+                    return "log in again" in error.hint
+                return False
+
+            def plan(answer: Answer) -> None:
+                descriptor = flight.FlightDescriptor.for_command(_proto.statement_query("SELECT 1"))
+                with CallErrors(answer.location).translated():
+                    answer.client.get_flight_info(descriptor, answer.options)
+
+            def pull(answer: Answer) -> None:
+                _pull(answer, endpoint.ticket)
+
+            assert not refused(plan, index)
+            assert not refused(pull, storage)
+            db.execute("ALTER USER eve PASSWORD 'eve does not'")
+            assert refused(plan, index)
+            # Storage servers hear of it with the next ping.
+            _until(lambda: refused(pull, storage))
+            with pytest.raises(drsdb.OperationalError, match="wrong user name or password"):
+                eve.query("SELECT 1")
+
+            # Another user of the same name and password: the client logs in again, the old token stays refused.
+            db.execute("DROP USER eve")
+            db.execute("CREATE USER eve PASSWORD 'eve knows it'")
+            assert eve.query("SELECT 1 AS one").arrow().num_rows == 1
+            assert refused(plan, index)
+            assert refused(pull, storage)
+            assert eve.query(f"SELECT count(name) AS n FROM {numbers}").arrow().to_pylist() == [{"n": ROWS}]
+    finally:
+        db.execute("DROP USER eve")
+
+
 def test_a_ticket_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRSDB_TICKET_LIFETIME_S", "1")
     cluster = LocalCluster(tmp_path, storage_servers=1)
@@ -266,6 +313,13 @@ def values(column: Any) -> list[Any]:
 def _flight_info(db: drsdb.Connection, sql: str) -> flight.FlightInfo:
     descriptor = flight.FlightDescriptor.for_command(_proto.statement_query(sql))
     return db._cluster.request(lambda answer: answer.client.get_flight_info(descriptor, answer.options), READ)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _pull(answer: Answer, ticket: flight.Ticket) -> pa.Table:

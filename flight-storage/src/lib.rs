@@ -10,6 +10,7 @@
 //! - [`maintenance`]: compaction and checks of what is stored, in the background.
 //! - `lookup`: rows by their keys, without a plan.
 //! - [`needed_snapshots`]: what index servers still read, so that it is not compacted away.
+//! - [`revoked_logins`]: whose tokens are refused although they have not expired.
 //! - [`repair`]: has copied from other servers what was found damaged.
 //! - [`stage_service`]: takes the rows of loads from index servers.
 //! - [`rebuild`]: copies shards from other storage servers, when their replicas here are stale or new.
@@ -48,6 +49,7 @@ pub mod open_loads;
 pub mod query;
 pub mod rebuild;
 pub mod repair;
+pub mod revoked_logins;
 pub mod row;
 pub mod server;
 mod small_file;

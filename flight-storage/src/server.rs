@@ -43,6 +43,7 @@ use crate::{
     query::{FlightServer, OnQueryRuntime, QueryEngine},
     rebuild::{Rebuilds, copy::Rebuilder, floors::Floors},
     repair::{self, Reporter},
+    revoked_logins::RevokedLogins,
     small_file::{self, Points},
     stage_service::StageService,
 };
@@ -212,7 +213,8 @@ pub async fn serve(
     };
     rebuilder.resume(left);
     let repairing = repair::run(rebuilder.clone(), shutdown.clone());
-    let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries), needed, progress);
+    let revoked = RevokedLogins::default();
+    let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries), needed, revoked.clone(), progress);
     let follower = tokio::spawn(commits::follow(follower, shutdown.clone()));
 
     drsdb_core::id_functions::set_storage_node(registration.server_id);
@@ -222,7 +224,7 @@ pub async fn serve(
         .add_service(FlightServiceServer::new(FlightServer::new(Arc::clone(&queries), key.clone())))
         .add_service(StorageServer::new(stage).max_decoding_message_size(LOAD_MESSAGE_BYTES))
         .add_service(OnQueryRuntime::new(worker, queries.handle().clone(), queries.ended()));
-    let auth = AuthLayer::new(Arc::new(TokenKey(key)));
+    let auth = AuthLayer::new(Arc::new(Tokens { key, revoked }));
     tracing::info!(server = %registration.server_id, url = %config.public_url, "storage server is ready");
     let _ = ready.send(());
     let serving = net::serve(listener, tls::server_config(&identity)?, auth, routes.routes(), shutdown.clone());
@@ -290,11 +292,17 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Accepts the tokens that the cluster signed, as long as their logins count.
 #[derive(Debug)]
-struct TokenKey(VerifyingKey);
+struct Tokens {
+    key: VerifyingKey,
+    revoked: RevokedLogins,
+}
 
-impl TokenVerifier for TokenKey {
+impl TokenVerifier for Tokens {
     fn verify(&self, text: &str) -> Result<Identity> {
-        token::verify(&self.0, text)
+        let identity = token::verify(&self.key, text)?;
+        self.revoked.check(identity.login()?)?;
+        Ok(identity)
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     needed_snapshots::NeededSnapshots,
     query::QueryEngine,
     rebuild::{Mode, copy::Rebuilder, replay, spool::Spool},
+    revoked_logins::RevokedLogins,
 };
 
 /// Messages between the network and the thread that writes.
@@ -59,6 +60,7 @@ pub struct StageService {
     rebuilder: Rebuilder,
     queries: Arc<QueryEngine>,
     needed: NeededSnapshots,
+    revoked: RevokedLogins,
     upkeep: Progress,
     writers: Arc<Semaphore>,
 }
@@ -73,9 +75,10 @@ impl StageService {
         rebuilder: Rebuilder,
         queries: Arc<QueryEngine>,
         needed: NeededSnapshots,
+        revoked: RevokedLogins,
         upkeep: Progress,
     ) -> Self {
-        Self { follower, rebuilder, queries, needed, upkeep, writers: Arc::new(Semaphore::new(MAX_WRITERS)) }
+        Self { follower, rebuilder, queries, needed, revoked, upkeep, writers: Arc::new(Semaphore::new(MAX_WRITERS)) }
     }
 
     async fn stage_call(
@@ -408,6 +411,7 @@ impl Storage for StageService {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let request = request.into_inner();
         self.needed.note(&request.index_server, request.oldest_snapshot, std::time::Instant::now());
+        self.revoked.note(request.revoked);
         let usage = process::usage();
         Ok(Response::new(v1::StatusResponse {
             server_id: self.follower.server_id.to_string(),

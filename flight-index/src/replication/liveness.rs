@@ -8,7 +8,7 @@ use std::{
 
 use drsdb_core::{
     Error, ErrorCode, Result, Ulid,
-    v1::{StatusRequest, StatusResponse, storage_client::StorageClient},
+    v1::{RevokedLogins, StatusRequest, StatusResponse, storage_client::StorageClient},
 };
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
@@ -137,10 +137,13 @@ impl Liveness {
                     _ = ticks.tick() => {}
                     () = self.wake.notified() => {}
                 }
-                let servers: Vec<Arc<StorageServer>> = self.catalog.state().servers().cloned().collect();
+                let state = self.catalog.state();
+                let servers: Vec<Arc<StorageServer>> = state.servers().cloned().collect();
                 self.servers.lock().retain(|id, _| servers.iter().any(|server| server.id == *id));
-                let oldest_snapshot = self.needed.lock().oldest(Instant::now(), self.catalog.state().version());
-                let request = StatusRequest { index_server: self.url.clone(), oldest_snapshot };
+                let oldest_snapshot = self.needed.lock().oldest(Instant::now(), state.version());
+                let revoked = state.revoked_logins();
+                let revoked = revoked.map(|(user, before)| RevokedLogins { user: user.to_owned(), before }).collect();
+                let request = StatusRequest { index_server: self.url.clone(), oldest_snapshot, revoked };
                 join_all(servers.iter().map(|server| self.ping(server, request.clone()))).await;
             }
         };
