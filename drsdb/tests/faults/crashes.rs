@@ -7,6 +7,7 @@ use std::{
 
 use drsdb_client::Client;
 use drsdb_core::crash_point::{INDEX_POINTS, STORAGE_POINTS};
+use tokio::time::timeout;
 
 use crate::{
     cluster::{Cluster, Topology, pause},
@@ -22,6 +23,8 @@ const PATIENCE_WITH_ONE: Duration = Duration::from_secs(2);
 /// How often a server is given something to rebuild, and how long it is waited for each time.
 const REBUILDS: usize = 10;
 const REBUILD_TIME: Duration = Duration::from_secs(5);
+/// How long a leader that was cut off may take to hear of the next one.
+const DEPOSING_TIME: Duration = Duration::from_secs(8);
 /// Workloads at a time.
 const WORKLOADS: usize = 2;
 
@@ -108,7 +111,7 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             dies(cluster, others[0], point, PATIENCE).await
         }
         ["raft", "truncate", _] => {
-            // One that is brought up to date by a snapshot has nothing to truncate.
+            // The client's server may be another one than it is for, and a snapshot may be due at that very moment.
             for _ in 0..5 {
                 if depose(cluster, clients, point).await? {
                     return Ok(true);
@@ -158,22 +161,41 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
     }
 }
 
-/// Has the leader take entries that it cannot commit, and lets it die when it gives them up for another leader's.
+/// Has the leader take an entry that it cannot commit, and lets it die when it gives that up for another leader's.
 async fn depose(cluster: &mut Cluster, clients: &[Client], point: &str) -> Result<bool, String> {
-    let old = leader(&clients[0]).await;
+    let table = "CREATE TABLE IF NOT EXISTS deposed (id BIGINT PRIMARY KEY) WITH (engine = 'row')";
+    let made = clients[0].execute(table).await;
+    made.map_err(|error| format!("{table}: {}: {error}", error.code()))?;
+    let leads = column(&ask(&clients[0], "SELECT id FROM drsdb.raft WHERE role = 'leader'").await?, 0);
+    let Some(number) = leads.first().and_then(|id| usize::try_from(*id).ok()) else { return Ok(false) };
+    let old = Node::Index(number);
+    // A commit needs nobody's answer before it is in the log; to begin a transaction takes a majority's.
+    let Ok(transaction) = clients[number - 1].begin().await else { return Ok(false) };
+    let insert = format!("INSERT INTO deposed VALUES ({})", rand::random::<u32>());
+    if transaction.execute(&insert).await.is_err() {
+        return Ok(false);
+    }
     let others: Vec<Node> = cluster.topology.index_nodes().filter(|node| *node != old).collect();
     for &other in &others {
         cluster.network.cut(old, other);
         cluster.network.cut(other, old);
     }
-    // Clients still reach the old one, which takes what they write into its log. Nobody without a majority answers this.
-    let Node::Index(number) = others[0] else { unreachable!("only index servers lead") };
-    let led = ask(&clients[number - 1], "SELECT count(*) FROM drsdb.replicas").await;
+    let committing = tokio::spawn(transaction.commit());
+    // While nothing is staged, nothing is committed: a new leader with many entries more sends a snapshot instead of them.
+    let storage: Vec<Node> = cluster.topology.storage_nodes().collect();
+    storage.iter().for_each(|node| cluster.set_stopped(*node, true));
+    // Nobody without a majority answers this.
+    let Node::Index(other) = others[0] else { unreachable!("only index servers lead") };
+    let led = ask(&clients[other - 1], "SELECT count(*) FROM drsdb.replicas").await;
     cluster.arm(old, point, 1).await;
     cluster.network.heal_all();
-    led?;
-    wait_for_death(cluster, old, PATIENCE_WITH_ONE).await;
-    Ok(cluster.disarm(old).await)
+    wait_for_death(cluster, old, DEPOSING_TIME).await;
+    storage.iter().for_each(|node| cluster.set_stopped(*node, false));
+    let died = cluster.disarm(old).await;
+    // It was told what became of it, or that nobody knows.
+    let told = timeout(PATIENCE, committing).await;
+    told.map_err(|_| format!("a commit at a deposed leader hangs for {PATIENCE:?}"))?.ok();
+    led.map(|_| died)
 }
 
 async fn dies_after_start(cluster: &mut Cluster, node: Node, point: &str, patience: Duration) -> Result<bool, String> {
