@@ -26,7 +26,7 @@ use drsdb_core::{
     query_session::{QueryOptions, session_config, session_like},
 };
 
-use crate::planner::{ParseIds, explain_column};
+use crate::planner::{ParseIds, explain_column, exponents_in, stay_approximate_expr};
 
 /// Turns expressions into what computes them. `now()` is the same for all that one of these has made.
 pub struct Expressions {
@@ -42,7 +42,8 @@ impl Expressions {
     /// What computes `expr`, whose names are looked up in `names`, over batches of `schema`. Placeholders are the columns
     /// [`parameter_name`].
     pub fn compile(&self, expr: ast::Expr, names: &DFSchema, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
-        let expr = ast::ExprWithAlias { expr, alias: None };
+        let mut expr = ast::ExprWithAlias { expr, alias: None };
+        exponents_in(&mut expr.expr);
         let logical = self.state.create_logical_expr_from_sql_expr(expr, names).map_err(explain_column)?;
         let over_rows = |expr: &Expr| Ok(matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_)));
         if logical.exists(over_rows)? {
@@ -65,7 +66,8 @@ impl Expressions {
             .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
             .build();
         let simplifier = ExprSimplifier::new(context);
-        let ids = logical.data.transform_up(|expr| ParseIds.rewrite(expr, schema, options))?;
+        let approximate = stay_approximate_expr(logical.data, schema)?;
+        let ids = approximate.transform_up(|expr| ParseIds.rewrite(expr, schema, options))?;
         let checked = simplifier
             .coerce(ids.data, schema)?
             .transform_up(|expr| CheckIntegers::default().rewrite(expr, schema, options))?;

@@ -18,7 +18,11 @@ use drsdb_core::{
     Check, Column, ErrorCode, Result, Table, WireError, checked_arithmetic::CheckIntegers, initial::initial_literal,
 };
 
-use super::{PlanSession, Planner, QueryContext, name_errors};
+use super::{
+    PlanSession, Planner, QueryContext,
+    approximate::{exponents_in, stay_approximate_expr},
+    name_errors,
+};
 use crate::{
     catalog::CatalogState,
     load::{check_assignable, convert_column, stored_column},
@@ -82,7 +86,8 @@ fn check_condition(session: &PlanSession, table: &Table, check: &Check) -> Resul
 }
 
 /// A logical expression without aggregates and windows.
-fn planned(session: &PlanSession, expr: ast::Expr, schema: &DFSchema) -> Result<Expr> {
+fn planned(session: &PlanSession, mut expr: ast::Expr, schema: &DFSchema) -> Result<Expr> {
+    exponents_in(&mut expr);
     let logical = session.state.create_logical_expr_from_sql_expr(ast::ExprWithAlias { expr, alias: None }, schema);
     let logical = logical.map_err(|error| name_errors::explain(error, &session.catalog))?;
     let over_rows = |expr: &Expr| Ok(matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_)));
@@ -90,7 +95,7 @@ fn planned(session: &PlanSession, expr: ast::Expr, schema: &DFSchema) -> Result<
         let message = "there is one row here, and nothing to aggregate";
         return Err(WireError::new(ErrorCode::InvalidArgument, message).with_hint("use the row's own values").into());
     }
-    Ok(logical)
+    Ok(stay_approximate_expr(logical, schema)?)
 }
 
 fn is_volatile(expr: &Expr) -> Result<bool> {

@@ -13,7 +13,7 @@ use datafusion::{
 use drsdb_core::{Column, Error, ErrorCode, Result, SQL_TYPE_KEY, SqlType, TableName, Ulid, WireError};
 use futures::future::BoxFuture;
 
-use super::{PlanSession, Planner, QueryContext, name_errors, sharded_table::scanned_table};
+use super::{PlanSession, Planner, QueryContext, sharded_table::scanned_table};
 use crate::{
     catalog::{CatalogState, View, ViewUse},
     statement::{self, Statement as Classified},
@@ -61,8 +61,7 @@ impl Planner {
 
 async fn plan(session: &PlanSession, statement: Statement) -> Result<LogicalPlan> {
     expand_views(session, &statement).await?;
-    let plan = session.state.statement_to_plan(statement).await;
-    plan.map_err(|error| name_errors::explain(error, &session.catalog))
+    session.logical_plan(statement).await
 }
 
 /// Plans the views that a statement reads, so that the catalog has them when the statement is planned.

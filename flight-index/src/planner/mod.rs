@@ -16,6 +16,7 @@
 //! Invariant: no row of a table comes here. The only rows an index server computes are about the catalog itself
 //! ([`Planner::answer`]), or constants of a statement.
 
+mod approximate;
 mod catalog_view;
 mod choose_replicas;
 mod cut_endpoints;
@@ -74,6 +75,7 @@ use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use approximate::{exponents_in, stay_approximate_expr};
 pub use explain::report_schema as explain_schema;
 pub(crate) use id_text::ParseIds;
 pub use lookup::{Lookup, LookupCall, MAX_LOOKUP_KEYS};
@@ -296,14 +298,14 @@ impl Planner {
         parameters: Option<&RecordBatch>,
     ) -> Result<LogicalPlan> {
         expand_views::expand_views(session, &statement).await?;
-        let plan = session.state.statement_to_plan(unique_names::tell_apart(statement)).await;
-        let plan = plan.map_err(|error| name_errors::explain(error, &session.catalog))?;
+        let plan = session.logical_plan(unique_names::tell_apart(statement)).await?;
         match parameters {
             None => Ok(plan),
             Some(batch) => {
                 let mut values = parameter_values(batch)?;
                 id_text::parse_parameters(&mut values, &plan.get_parameter_fields()?)?;
-                Ok(plan.with_param_values(ParamValues::from(values))?)
+                // Some parameters have a type only now.
+                Ok(approximate::stay_approximate(plan.with_param_values(ParamValues::from(values))?)?)
             }
         }
     }
@@ -419,6 +421,15 @@ struct PlanSession {
     state: SessionState,
     catalog: Arc<catalog_view::CatalogView>,
     workers: stamp_servers::Workers,
+}
+
+impl PlanSession {
+    /// The plan of a statement as it is written, all of whose views are known.
+    async fn logical_plan(&self, statement: Statement) -> Result<LogicalPlan> {
+        let plan = self.state.statement_to_plan(approximate::exponents(statement)).await;
+        let plan = plan.map_err(|error| name_errors::explain(error, &self.catalog))?;
+        Ok(approximate::stay_approximate(plan)?)
+    }
 }
 
 fn parameter_values(batch: &RecordBatch) -> Result<Vec<ScalarValue>> {
