@@ -179,12 +179,15 @@ class Parts:
         self.server = fake(Behavior(flight_info=self._plan, get=self._rows, action=lambda _name, _body: []))
         self.locations = [*locations, self.server.location]
         self.plans = 0
+        self.no_plan_at: set[int] = set()
         self.broken_after: list[int] = []
         # Nothing breaks before it is open.
         self.gate = Gate()
 
     def _plan(self, _command: bytes) -> flight.FlightInfo:
         self.plans += 1
+        if self.plans in self.no_plan_at:
+            raise flight.FlightUnavailableError("no leader")
         place = self.locations[min(self.plans, len(self.locations)) - 1]
         return info_of(EMPTY, [(b"part", [place])])
 
@@ -213,6 +216,26 @@ def test_a_result_of_which_no_row_was_seen_is_planned_again(
     assert FORMS[form](db.query("SELECT x FROM t")) == [0, 1, 2]
     assert parts.plans == 2
     assert len(pauses) == 1
+
+
+def test_it_is_planned_again_until_a_silent_server_is_suspect(
+    fake: Start, connect_fake: Connect, pauses: list[float]
+) -> None:
+    dead = "grpc+tls://127.0.0.1:1"
+    parts = Parts(fake, *[dead] * 4)
+    db = connect_fake(parts.server)
+    # The second plan cannot be had either, for a moment.
+    parts.no_plan_at = {2}
+    assert db.query("SELECT x FROM t").arrow()["x"].to_pylist() == [0, 1, 2]
+    assert parts.plans == 5
+    # There is an end to it, and other errors are the last word.
+    parts.locations, parts.plans = [dead], 0
+    pauses.clear()
+    with pytest.raises(drsdb.OperationalError) as caught:
+        db.query("SELECT x FROM t").arrow()
+    assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+    assert parts.plans == len(pauses) + 1
+    assert 5 < sum(pauses) < 10
 
 
 def test_a_result_of_which_a_row_was_seen_is_not(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:

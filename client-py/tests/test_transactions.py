@@ -223,6 +223,20 @@ def test_work_that_meets_a_conflict_is_run_again(db: drsdb.Connection, index: In
         db.run_transaction(lambda _: 1 // 0)
 
 
+@pytest.mark.parametrize("failing", ["BeginTransaction", "INSERT"])
+def test_work_that_meets_a_dead_server_is_run_again(
+    db: drsdb.Connection, index: Index, servers: list[FakeServer], failing: str
+) -> None:
+    for server in servers:
+        server.behavior.detail = error_detail("unavailable", "a storage server died")
+    # Every index server says so of the beginning; a statement is asked of one.
+    index.failures = {failing: [flight.FlightServerError("x")] * (2 if failing == "BeginTransaction" else 1)}
+    db.run_transaction(lambda tx: tx.execute("INSERT"))
+    log = [what for _, what, _ in index.take()]
+    assert log.count(failing) == (3 if failing == "BeginTransaction" else 2)
+    assert log.count(COMMIT) == 1
+
+
 def test_without_autocommit_a_statement_begins_a_transaction(connect_fake: Connect, fake: Start, index: Index) -> None:
     db = connect_fake(fake(index.behavior("a")), autocommit=False)
     assert not db.autocommit

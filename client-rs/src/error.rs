@@ -44,10 +44,16 @@ impl Error {
         self.0.fields.get(name).map(String::as_str)
     }
 
-    /// Whether another transaction was in the way: nothing of this one took effect, and running it again from its start
-    /// may succeed.
+    /// Whether nothing took effect, and running the transaction again from its start may succeed: another one was in the
+    /// way, or a statement met a storage server that is gone.
     pub fn is_retryable(&self) -> bool {
-        self.code() == ErrorCode::Conflict && !self.is_outcome_unknown()
+        !self.is_outcome_unknown() && (self.code() == ErrorCode::Conflict || self.field("outcome") == Some("none"))
+    }
+
+    /// Whether a transaction that ended in this error, wherever in it, may be run again. What is unavailable has not
+    /// committed it, be it a statement, a query or its very beginning.
+    pub(crate) fn allows_another_run(&self) -> bool {
+        self.is_retryable() || self.code() == ErrorCode::Unavailable && !self.is_outcome_unknown()
     }
 
     /// Whether nobody could say if the statement took effect.
@@ -190,6 +196,29 @@ mod tests {
         let failure = Failure::of_status(status, &server());
         assert_eq!(failure.kind, FailureKind::Answered);
         assert_eq!(failure.error.message(), "shard 3 has no server");
+    }
+
+    #[test]
+    fn what_surely_did_nothing_may_be_run_again() {
+        let error = |code, outcome: Option<&str>| {
+            let error = WireError::new(code, "m");
+            Error::from(match outcome {
+                Some(outcome) => error.with_field("outcome", outcome),
+                None => error,
+            })
+        };
+        for (code, outcome, retryable, another_run) in [
+            (ErrorCode::Conflict, None, true, true),
+            (ErrorCode::Conflict, Some("unknown"), false, false),
+            (ErrorCode::Unavailable, Some("none"), true, true),
+            // A statement of its own may have done something before the answer was lost.
+            (ErrorCode::Unavailable, None, false, true),
+            (ErrorCode::Unavailable, Some("unknown"), false, false),
+            (ErrorCode::InvalidValue, None, false, false),
+        ] {
+            let error = error(code, outcome);
+            assert_eq!((error.is_retryable(), error.allows_another_run()), (retryable, another_run), "{error:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,13 @@
-//! What happens to one endpoint when a server fails it. A pure state machine: no I/O, no clock.
+//! What happens to one endpoint when a server fails it, and to the whole result when no server can give an endpoint. Pure
+//! state machines: no I/O, no clock.
 //!
 //! An endpoint's ticket gives the same rows at each of its locations, but not in a promised order: so another location
 //! is tried only while no row was handed out. After that, a failure is the whole result's failure.
+//!
+//! A ticket names the servers that work on it together. When one of them is dead, every location fails alike, and what
+//! helps is another plan, once an index server knows of the death.
+
+use std::time::Duration;
 
 use drsdb_proto::ErrorCode;
 
@@ -67,6 +73,33 @@ impl Failover {
     }
 }
 
+/// Waits before a result is planned again. An index server suspects a storage server that was killed within two seconds,
+/// and one that has stopped within five: together they are longer than that. They begin short, since another plan may do
+/// without the dead server by chance.
+const PLAN_AGAIN_AFTER: [Duration; 7] = [
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(600),
+    Duration::from_millis(800),
+    Duration::from_millis(1000),
+    Duration::from_millis(1500),
+    Duration::from_millis(1500),
+];
+
+/// How often a result was planned again.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replans(usize);
+
+impl Replans {
+    /// The result, or its next plan, failed, and nobody has seen a row of it: how long to wait before it is planned again;
+    /// `None`: the failure is final.
+    pub fn failed(&mut self, code: ErrorCode) -> Option<Duration> {
+        let pause = *PLAN_AGAIN_AFTER.get(self.0).filter(|_| code == ErrorCode::Unavailable)?;
+        self.0 += 1;
+        Some(pause)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -84,6 +117,15 @@ mod tests {
         let mut failover = Failover::new(3);
         failover.handed_out();
         assert_eq!(failover.failed(FailureKind::Lost, ErrorCode::Unavailable), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_result_is_planned_again_until_a_silent_server_is_suspect() {
+        let mut replans = Replans::default();
+        assert_eq!(replans.failed(ErrorCode::TicketExpired), None);
+        let waited: Duration = std::iter::from_fn(|| replans.failed(ErrorCode::Unavailable)).sum();
+        assert!((Duration::from_secs(5)..Duration::from_secs(10)).contains(&waited), "{waited:?}");
+        assert_eq!(replans, Replans(PLAN_AGAIN_AFTER.len()));
     }
 
     fn failure() -> impl Strategy<Value = (FailureKind, ErrorCode)> {

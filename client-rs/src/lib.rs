@@ -20,7 +20,8 @@
 //! 2. The answer is a list of endpoints: tickets, each with the storage servers that accept it.
 //! 3. [`QueryStream`] pulls all endpoints at once, directly from the storage servers, into a buffer bounded in bytes;
 //!    `failover` says what happens when a server does not answer.
-//!    When no location answers and no row was handed out, the query is planned again.
+//!    When no location answers and no row was handed out, the query is planned again, until the index servers have noticed
+//!    which server is gone.
 //! 4. Dropping the stream, or [`CancelHandle::cancel`], resets every pull; the servers stop working on it.
 //!
 //! # Life of a write
@@ -30,7 +31,7 @@
 //!    and its first outcome is the answer. When nobody says what became of it, the error does
 //!    ([`Error::is_outcome_unknown`]).
 //! 3. [`Client::begin`] opens a [`Transaction`]; it stays with the index server that began it. [`Client::transaction`]
-//!    runs one again when it met another ([`Error::is_retryable`]).
+//!    runs one again when it met another, or a server that is gone ([`Error::is_retryable`]).
 //!
 //! A result is never silently short: a stream that ends without a gRPC status, a connection that breaks, or a pull that
 //! dies is an [`Error`] that names the server.

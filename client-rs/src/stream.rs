@@ -44,11 +44,9 @@ use crate::{
     calls::wait,
     client::Planned,
     error::Failure,
+    failover::Replans,
     pull::{BUFFER_UNIT_BYTES, Delivery, Pull, locations},
 };
-
-/// Waits before a result is planned again: the index servers must notice what this client has noticed.
-const PLAN_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1000)];
 
 /// The rows of one result. Dropping it cancels what is still running.
 pub struct QueryStream {
@@ -60,7 +58,7 @@ pub struct QueryStream {
     /// The command, if it may be planned again.
     again: Option<Bytes>,
     /// How often it was.
-    planned_again: usize,
+    replans: Replans,
     planning: Option<JoinHandle<Result<Planned>>>,
     /// Whether a row of it has left.
     handed_out: bool,
@@ -236,7 +234,7 @@ impl QueryStream {
             ended: pulling.unfinished == 0,
             pulling,
             again: planned.again,
-            planned_again: 0,
+            replans: Replans::default(),
             planning: None,
             handed_out: false,
             cancelled: Box::pin(cancel.clone().cancelled_owned()),
@@ -290,10 +288,10 @@ impl QueryStream {
         // What is only here was handed out to nobody yet.
         let handed_out = self.handed_out;
         loop {
-            let plans = self.planned_again;
+            let plans = self.replans;
             let batch = std::future::poll_fn(|cx| self.poll_batch(cx)).await?;
             self.handed_out = handed_out;
-            if plans != self.planned_again {
+            if plans != self.replans {
                 batches.clear();
             }
             match batch {
@@ -312,8 +310,10 @@ impl QueryStream {
                 let planned = ready!(planning.poll_unpin(cx));
                 self.planning = None;
                 let planned = planned.unwrap_or_else(|panic| Err(Error::new(ErrorCode::Internal, panic.to_string())));
-                if let Err(error) = planned.and_then(|planned| self.restart(&planned)) {
-                    return self.failed(error);
+                match planned.map(|planned| self.restart(&planned)) {
+                    Ok(Ok(())) => {}
+                    Err(error) if self.may_plan_again(&error) => continue,
+                    Ok(Err(error)) | Err(error) => return self.failed(error),
                 }
             }
             match ready!(self.pulling.poll_batch(cx)) {
@@ -337,14 +337,9 @@ impl QueryStream {
 
     /// Begins to plan the query again, where that may help and nobody has seen a row of it.
     fn may_plan_again(&mut self, error: &Error) -> bool {
-        let (Some(command), Some(&pause)) = (&self.again, PLAN_AGAIN_AFTER.get(self.planned_again)) else {
-            return false;
-        };
-        if self.handed_out || error.code() != ErrorCode::Unavailable {
-            return false;
-        }
+        let Some(command) = self.again.as_ref().filter(|_| !self.handed_out) else { return false };
+        let Some(pause) = self.replans.failed(error.code()) else { return false };
         tracing::debug!(%error, "the query is planned again");
-        self.planned_again += 1;
         let (client, command) = (self.client.clone(), command.clone());
         self.planning = Some(tokio::spawn(async move {
             wait(pause).await;

@@ -46,8 +46,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 /// An open transaction. It is a [`Client`] whose statements, loads and prepared statements belong to the transaction:
 /// they see its snapshot and its own writes. Dropping the last clone rolls it back.
 ///
-/// An error of code `conflict` ([`Error::is_retryable`]) means that another transaction was first, or that the
-/// transaction's index server is lost: nothing of it took effect, and it may be run again from its start.
+/// An error of code `conflict` means that another transaction was first, or that the transaction's index server is lost:
+/// nothing of it took effect, and it may be run again from its start, as after every error that says so
+/// ([`Error::is_retryable`]).
 #[derive(Debug, Clone)]
 pub struct Transaction {
     client: Client,
@@ -87,8 +88,9 @@ impl Client {
         Ok(Transaction { client: Client { transaction: Some(Arc::new(open)), ..self.clone() } })
     }
 
-    /// Runs `work` in a transaction and commits it. When it ends in a conflict, whether a statement's or the commit's,
-    /// `work` is run again in a new transaction, a few times; any other error rolls it back and is returned.
+    /// Runs `work` in a transaction and commits it. When it ends in a conflict, whether a statement's or the commit's, or in
+    /// `unavailable` before anything was committed, `work` is run again in a new transaction, a few times; any other error
+    /// rolls it back and is returned.
     ///
     /// ```no_run
     /// # async fn example(client: drsdb_client::Client) -> drsdb_client::Result<()> {
@@ -112,7 +114,7 @@ impl Client {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            if !error.is_retryable() || run == MAX_RUNS {
+            if !error.allows_another_run() || run == MAX_RUNS {
                 return Err(error);
             }
             tracing::debug!(%error, run, "the transaction is run again");

@@ -113,8 +113,9 @@ class Connection(Session):
         return Transaction(self._cluster)
 
     def run_transaction(self, work: Callable[[Transaction], T], *, attempts: int = 10) -> T:
-        """Runs `work(tx)` in a transaction and commits it. When that ends in a `ConflictError`, `work` is run again in
-        a new transaction, up to `attempts` times; any other exception rolls it back and is raised.
+        """Runs `work(tx)` in a transaction and commits it. When that ends in a `ConflictError`, or in an error of code
+        `unavailable` before anything was committed, `work` is run again in a new transaction, up to `attempts` times;
+        any other exception rolls it back and is raised.
         """
         return _transaction.run(self._cluster, work, attempts)
 

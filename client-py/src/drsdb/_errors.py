@@ -76,8 +76,10 @@ class Error(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether another transaction was in the way: nothing of this one took effect, and it may be run again."""
-        return self.code == ErrorCode.CONFLICT and not self.outcome_unknown
+        """Whether nothing took effect, and the transaction may be run again from its start: another one was in the way,
+        or a statement met a storage server that is gone."""
+        nothing_done = self.code == ErrorCode.CONFLICT or self.fields.get("outcome") == "none"
+        return nothing_done and not self.outcome_unknown
 
     @property
     def outcome_unknown(self) -> bool:

@@ -124,15 +124,21 @@ class Savepoint:
 
 
 def run(cluster: Cluster, work: Callable[[Transaction], T], attempts: int) -> T:
-    """Runs `work` in a transaction and commits it; on a conflict, again in a new one."""
+    """Runs `work` in a transaction and commits it; on a conflict or without a server, again in a new one."""
     attempt = 1
     while True:
         try:
             with Transaction(cluster) as transaction:
                 return work(transaction)
         except Error as error:
-            if not error.retryable or attempt >= attempts:
+            if not _allows_another_run(error) or attempt >= attempts:
                 raise
         # Random, so that transactions that met once do not meet again.
         time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)))
         attempt += 1
+
+
+def _allows_another_run(error: Error) -> bool:
+    """Whether a transaction that ended in this error, wherever in it, may be run again. What is unavailable has not
+    committed it, be it a statement, a query or its very beginning."""
+    return error.retryable or (error.code == ErrorCode.UNAVAILABLE and not error.outcome_unknown)

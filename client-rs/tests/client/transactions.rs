@@ -170,6 +170,12 @@ async fn work_that_meets_a_conflict_is_run_again() {
         "COMMIT action in transaction 2",
     ];
     assert_eq!(told(&cluster.script.take_calls()), expected);
+    // A storage server that is gone has committed nothing, whether a statement, a query or the beginning met it.
+    cluster.script.fail("INSERT", WireError::new(ErrorCode::Unavailable, "a server died"));
+    client.transaction(|tx| async move { tx.execute("INSERT").await }).await.unwrap();
+    let calls = told(&cluster.script.take_calls());
+    assert_eq!(calls.iter().filter(|call| *call == "BeginTransaction").count(), 2, "{calls:?}");
+    assert_eq!(calls.iter().filter(|call| call.starts_with("COMMIT")).count(), 1, "{calls:?}");
     // Other errors are returned at once, and conflicts in the end.
     for (error, begun) in [(WireError::new(ErrorCode::InvalidValue, "1 / 0"), 1), (conflict(), 10)] {
         let failing = Error::from(error);

@@ -16,6 +16,7 @@ mod logins;
 mod programs;
 mod queries;
 mod raft;
+mod replans;
 mod replication;
 mod support;
 mod transactions;

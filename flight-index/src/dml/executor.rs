@@ -231,7 +231,9 @@ impl<'a> Executor<'a> {
         };
         let key = self.services.planner.signing_key(&self.services.catalog.state())?;
         let token = token::issue(&key, self.login, TOKEN_LIFETIME);
-        Ok(pull(Arc::clone(&self.services.channels), token, endpoints))
+        let writes = Arc::clone(self.transaction.writes());
+        let rows = pull(Arc::clone(&self.services.channels), token, endpoints);
+        Ok(rows.inspect_err(move |error| writes.query_failed(error)).boxed())
     }
 
     pub(super) fn returning(

@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use drsdb_core::{ErrorCode, Result, Table, TableName, WireError, ids::new_ulid};
 
-use super::{FlightSqlServer, service::Caller};
+use super::{
+    FlightSqlServer,
+    service::Caller,
+    write::{self, pause},
+};
 use crate::{
     catalog::{CatalogState, Command},
     dml::Executor,
@@ -133,10 +137,18 @@ impl FlightSqlServer {
         };
         let sql = format!("SELECT 1 FROM {} AS child WHERE {condition} LIMIT 1", table_text(&before.name));
         let mut transaction = self.writes.begin(Arc::clone(state));
-        let found = {
+        let (limit, mut attempt) = (caller.limit(), 1);
+        let found = loop {
             let options = caller.session.options();
             let executor = Executor::new(&self.services, &caller.login, options, &mut transaction);
-            executor.has_row(&sql).await
+            match executor.has_row(&sql).await {
+                Err(error) if error.code() == ErrorCode::Unavailable && attempt < write::ATTEMPTS => {
+                    tracing::debug!(%error, attempt, "rows are looked at again");
+                    limit.keep(pause(attempt, &error)).await?;
+                    attempt += 1;
+                }
+                found => break found,
+            }
         };
         transaction.abort().await;
         if !found? {
@@ -176,6 +188,12 @@ impl FlightSqlServer {
             && let Err(error) = self.propose(Command::DropEmptyTable { table }).await
         {
             tracing::warn!(%error, "the table of a CREATE TABLE AS that failed could not be dropped");
+            // So something was done.
+            return loaded.map_err(|error| {
+                let mut wire = error.to_wire();
+                wire.fields.remove("outcome");
+                wire.into()
+            });
         }
         loaded
     }

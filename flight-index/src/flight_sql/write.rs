@@ -1,7 +1,10 @@
 //! Statements and bulk loads that change rows: in the client's transaction, or in one of their own.
 //!
 //! A statement without a transaction is run again, with a fresh snapshot, when another one was faster or a storage server
-//! was lost under it: nothing of the first run is seen by anybody. Rows of a bulk load come only once, so that it is not.
+//! was lost under it: nothing of the first run is seen by anybody. In a client's transaction it is undone and, when a storage
+//! server was lost, run again at the same snapshot. Rows of a bulk load come only once, so that it is not.
+//!
+//! What still fails for want of a server has done nothing, and its error says so, in the field `outcome`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,9 +24,12 @@ use crate::{
 };
 
 /// How often a statement is run, at most.
-const ATTEMPTS: u32 = 8;
-/// The wait before the second run, which doubles with each; a random part of it is taken.
+pub(super) const ATTEMPTS: u32 = 8;
+/// The wait before the second run, which doubles with each; after a conflict, a random part of it is taken.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The same after a server was lost. All of them together are longer than it takes until a dead server is suspect, should
+/// the error not have named it.
+const FIRST_PAUSE_WITHOUT_SERVER: Duration = Duration::from_millis(25);
 
 impl FlightSqlServer {
     /// What the caller's query sees: the catalog now, or as the transaction sees it.
@@ -64,18 +70,27 @@ impl FlightSqlServer {
         parameters: Option<RecordBatch>,
         caller: &Caller,
     ) -> Result<(Written, LoadOutcome)> {
-        if let Some(open) = self.open_transaction(caller)? {
-            let written = self
-                .in_transaction(&open, caller, async |executor: &mut Executor<'_>| {
-                    executor.run(statement, parameters).await
-                })
-                .await?;
-            let rows = written.rows;
-            return Ok((written, LoadOutcome { rows, version: 0 }));
-        }
         // Of all attempts together.
         let limit = caller.limit();
         let mut attempt = 1;
+        if let Some(open) = self.open_transaction(caller)? {
+            loop {
+                let parameters = parameters.clone();
+                let run = async |executor: &mut Executor<'_>| executor.run(statement, parameters).await;
+                match self.in_transaction(&open, caller, limit, run).await {
+                    Err((error, Again::Yes)) if attempt < ATTEMPTS => {
+                        tracing::debug!(%error, attempt, "a statement of a transaction is run again");
+                        limit.keep(pause(attempt, &error)).await?;
+                        attempt += 1;
+                    }
+                    Err((error, _)) => return Err(error),
+                    Ok(written) => {
+                        let rows = written.rows;
+                        return Ok((written, LoadOutcome { rows, version: 0 }));
+                    }
+                }
+            }
+        }
         // Without a leader there is no commit: better to hear that before anything is staged.
         let known = reads_nothing(statement) && self.catalog.knows_leader();
         let mut basis = if known { Basis::Known } else { Basis::Newest };
@@ -87,7 +102,7 @@ impl FlightSqlServer {
                 }
                 Err((error, Again::Yes)) if attempt < ATTEMPTS => {
                     tracing::debug!(%error, attempt, "a statement is run again");
-                    pause(attempt).await;
+                    limit.keep(pause(attempt, &error)).await?;
                     attempt += 1;
                 }
                 Err((error, _)) => return Err(error),
@@ -121,7 +136,7 @@ impl FlightSqlServer {
             Err(error) => {
                 transaction.abort().await;
                 let again = if basis == Basis::Known { Again::Yes } else { Again::after(&error) };
-                return Err((error, again));
+                return Err((nothing_done(error), again));
             }
         };
         match transaction.commit(caller.statement).await {
@@ -148,7 +163,8 @@ impl FlightSqlServer {
     ) -> Result<LoadOutcome> {
         if let Some(open) = self.open_transaction(caller)? {
             let load = async |executor: &mut Executor<'_>| executor.load(name, schema, batches).await;
-            let rows = self.in_transaction(&open, caller, load).await?;
+            let loaded = self.in_transaction(&open, caller, caller.limit(), load).await;
+            let rows = loaded.map_err(|(error, _)| error)?;
             return Ok(LoadOutcome { rows, version: 0 });
         }
         let limit = caller.limit();
@@ -173,15 +189,15 @@ impl FlightSqlServer {
         &self,
         open: &OpenTransaction,
         caller: &Caller,
+        limit: TimeLimit,
         run: impl AsyncFnOnce(&mut Executor<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let limit = caller.limit();
-        let mut held = limit.keep(open.hold()).await?;
+    ) -> Result<T, (Error, Again)> {
+        let mut held = limit.keep(open.hold()).await.map_err(|error| (error, Again::No))?;
         if open.is_read_only() {
-            return Err(WireError::new(ErrorCode::InvalidArgument, "the transaction is READ ONLY")
+            let error = WireError::new(ErrorCode::InvalidArgument, "the transaction is READ ONLY")
                 .with_hint("begin it without READ ONLY")
-                .with_field("transaction", open.id())
-                .into());
+                .with_field("transaction", open.id());
+            return Err((error.into(), Again::No));
         }
         let before = held.transaction().sequence();
         let ran = {
@@ -189,10 +205,17 @@ impl FlightSqlServer {
             let mut executor = Executor::new(&self.services, &caller.login, options, held.transaction());
             limit.keep(run(&mut executor)).await
         };
-        if let Err(error) = &ran {
-            held.failed(before, error).await;
+        match ran {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                // A conflict stays one: the snapshot is the transaction's.
+                let again = match held.failed(before, &error).await {
+                    true => Again::after(&error),
+                    false => Again::No,
+                };
+                Err((nothing_done(error), again))
+            }
         }
-        ran
     }
 
     /// EXPLAIN of a statement that changes rows.
@@ -279,13 +302,32 @@ fn repeated(statement: &Statement, outcome: LoadOutcome) -> Result<(Written, Loa
     Ok((Written { rows: outcome.rows, returned: None }, outcome))
 }
 
-/// Others are at the same rows: who waits a random time meets fewer of them.
-async fn pause(attempt: u32) {
-    let longest = FIRST_PAUSE * 2u32.saturating_pow(attempt - 1);
+/// The error of a statement of which all was undone: when a server was lost, clients are told that they may run it again.
+fn nothing_done(error: Error) -> Error {
+    let wire = error.to_wire();
+    if wire.code != ErrorCode::Unavailable || wire.fields.contains_key("outcome") {
+        return error;
+    }
+    wire.with_field("outcome", "none").into()
+}
+
+/// Waits before run `attempt` + 1, the one before having failed.
+pub(super) async fn pause(attempt: u32, error: &Error) -> Result<()> {
     let part = (drsdb_core::ids::random_bits() % 1000) as u32;
     // Time is what helps here: there is nothing that would tell when the others are done.
     #[allow(clippy::disallowed_methods)]
-    tokio::time::sleep(longest * part / 1000).await;
+    tokio::time::sleep(pause_after(attempt, error.code(), part)).await;
+    Ok(())
+}
+
+/// Others are at the same rows: who waits a random time, of which `part` is the thousandths, meets fewer of them. A server
+/// that is gone is no rival.
+fn pause_after(attempt: u32, code: ErrorCode, part: u32) -> Duration {
+    let doubled = 2u32.saturating_pow(attempt - 1);
+    match code {
+        ErrorCode::Unavailable => FIRST_PAUSE_WITHOUT_SERVER * doubled,
+        _ => FIRST_PAUSE * doubled * part / 1000,
+    }
 }
 
 /// The error of a change of the catalog in a transaction.
@@ -293,4 +335,30 @@ pub fn no_ddl(what: &str) -> Error {
     WireError::new(ErrorCode::Unsupported, format!("{what} cannot be a part of a transaction"))
         .with_hint("COMMIT or ROLLBACK first: changes of tables and users are transactions of their own")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::KILLED_IS_SUSPECT_WITHIN;
+
+    #[test]
+    fn a_statement_is_run_again_until_a_dead_server_is_suspect() {
+        let waited = |code, part| (1..ATTEMPTS).map(|attempt| pause_after(attempt, code, part)).sum::<Duration>();
+        let patience = waited(ErrorCode::Unavailable, 0);
+        assert!(patience > KILLED_IS_SUSPECT_WITHIN + Duration::from_secs(1), "{patience:?}");
+        assert!(patience < Duration::from_secs(5), "{patience:?}");
+        assert_eq!(waited(ErrorCode::Conflict, 0), Duration::ZERO);
+        assert!(waited(ErrorCode::Conflict, 999) < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn only_what_was_lost_for_want_of_a_server_is_said_to_have_done_nothing() {
+        let outcome = |error: WireError| nothing_done(error.into()).to_wire().fields.get("outcome").cloned();
+        let error = |code| WireError::new(code, "m");
+        assert_eq!(outcome(error(ErrorCode::Unavailable)).as_deref(), Some("none"));
+        assert_eq!(outcome(error(ErrorCode::InvalidValue)), None);
+        let unknown = error(ErrorCode::Unavailable).with_field("outcome", "unknown");
+        assert_eq!(outcome(unknown).as_deref(), Some("unknown"));
+    }
 }

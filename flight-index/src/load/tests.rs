@@ -170,6 +170,34 @@ async fn a_server_that_refuses_ends_the_load_everywhere() {
 }
 
 #[tokio::test]
+async fn a_statement_that_has_sent_nothing_is_undone_nowhere() {
+    let bench = Bench::new(Servers::default()).await;
+    let table = bench.create("CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT) WITH (shards = 1)").await;
+    let options = QueryOptions::default();
+    let target = Arc::new(Target::new(&bench.catalog.state(), &table, &options).unwrap());
+    let mut transaction = bench.loader.writes().begin(bench.catalog.state());
+    let load = async |transaction: &mut Transaction, rows: Vec<Result<RecordBatch>>| {
+        let (target, schema) = (Arc::clone(&target), batch(0, 1).schema());
+        Loader::load_into(transaction, target, schema, &options, stream::iter(rows)).await.map(|_| ())
+    };
+    let died = || Err(Error::new(ErrorCode::Unavailable, "a storage server died"));
+    load(&mut transaction, batches(1, 10)).await.unwrap();
+    let first = transaction.sequence();
+    load(&mut transaction, vec![Ok(batch(10, 10)), died()]).await.unwrap_err();
+    transaction.rollback_to(first).await;
+    assert!(bench.servers.rolled_back.lock().is_empty());
+    // What was sent before is undone.
+    let second = transaction.sequence();
+    load(&mut transaction, batches(40, 8_000).into_iter().chain([died()]).collect()).await.unwrap_err();
+    transaction.rollback_to(second).await;
+    assert_eq!(*bench.servers.rolled_back.lock(), BTreeSet::from([(transaction.id(), second)]));
+    transaction.rollback_to(0).await;
+    assert!(bench.servers.rolled_back.lock().contains(&(transaction.id(), 0)));
+    transaction.abort().await;
+    bench.catalog.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_undoes_its_load() {
     let bench = Bench::new(Servers::default()).await;
     let table = bench.create(TABLE).await;

@@ -27,6 +27,9 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_TIME: Duration = Duration::from_secs(2);
 /// After how many failures in a row a server is suspect.
 const SUSPECT_AFTER: u32 = 2;
+/// How long it takes until a server that was killed is suspect, when nobody says a word.
+#[cfg(test)]
+pub const KILLED_IS_SUSPECT_WITHIN: Duration = PING_EVERY.saturating_mul(SUSPECT_AFTER);
 
 /// Servers that do not answer now. Cheap to clone; clones share the list.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +76,19 @@ struct Health {
     applied_version: u64,
 }
 
+impl Health {
+    fn fail(&mut self, failures: u32) {
+        self.failures = (self.failures + failures).min(u32::MAX / 2);
+        self.failing_since.get_or_insert_with(Instant::now);
+    }
+
+    /// One more failure makes it suspect, however often it is doubted.
+    fn doubt(&mut self) {
+        self.failures = self.failures.max(SUSPECT_AFTER - 1);
+        self.failing_since.get_or_insert_with(Instant::now);
+    }
+}
+
 impl std::fmt::Debug for Liveness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Liveness").field("suspects", &self.suspects).finish_non_exhaustive()
@@ -117,6 +133,13 @@ impl Liveness {
     /// Says that a call to `server` failed because it does not answer: it is suspect until a ping is answered.
     pub fn report_failure(&self, server: Ulid) {
         self.failed(server, SUSPECT_AFTER);
+        self.wake.notify_one();
+    }
+
+    /// Says that a query failed, perhaps because `server` does not answer: it is pinged at once, and suspect if it does not
+    /// answer that either. Word of it may come from another server, which alone may be cut off from it.
+    pub fn doubt(&self, server: Ulid) {
+        self.servers.lock().entry(server).or_default().doubt();
         self.wake.notify_one();
     }
 
@@ -184,13 +207,29 @@ impl Liveness {
     fn failed(&self, server: Ulid, failures: u32) {
         let mut servers = self.servers.lock();
         let health = servers.entry(server).or_default();
-        health.failures = (health.failures + failures).min(u32::MAX / 2);
-        health.failing_since.get_or_insert_with(Instant::now);
+        health.fail(failures);
         if health.failures >= SUSPECT_AFTER {
             if !self.is_suspect(server) {
                 tracing::warn!(%server, "a storage server does not answer");
             }
             self.suspects.set(server, true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubted_server_is_suspect_with_the_next_failure_and_not_before() {
+        let mut health = Health::default();
+        health.doubt();
+        health.doubt();
+        assert!(health.failures < SUSPECT_AFTER);
+        health.fail(1);
+        assert_eq!(health.failures, SUSPECT_AFTER);
+        health.doubt();
+        assert_eq!(health.failures, SUSPECT_AFTER, "a doubt takes nothing back");
     }
 }

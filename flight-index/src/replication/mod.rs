@@ -18,5 +18,7 @@ mod plan;
 
 pub use active::{ActiveGuard, ActiveTransactions};
 pub use driver::{DriveOptions, drive};
+#[cfg(test)]
+pub use liveness::KILLED_IS_SUSPECT_WITHIN;
 pub use liveness::{Liveness, Suspects};
 pub use needed_snapshots::NeededSnapshots;

@@ -41,7 +41,7 @@ pub use stager::{Rows, Stager};
 pub use transaction::{Committed, Transaction};
 pub use transport::{GrpcTransport, StageTransport};
 
-use drsdb_core::Ulid;
+use drsdb_core::{Error, ErrorCode, Ulid};
 
 use crate::{
     catalog::CatalogState,
@@ -97,6 +97,19 @@ impl Writes {
         liveness.report_failure(server);
         if first && let Err(error) = liveness.demote(server).await {
             tracing::warn!(%server, %error, "a storage server that does not answer could not be demoted");
+        }
+    }
+
+    /// A query failed with `error`. A server that it names as one that does not answer is doubted, so that the next plan may
+    /// leave it out.
+    pub fn query_failed(&self, error: &Error) {
+        let Some(liveness) = &self.liveness else { return };
+        let error = error.to_wire();
+        let (ErrorCode::Unavailable, Some(named)) = (error.code, error.fields.get("server")) else { return };
+        let named = named.trim_end_matches('/');
+        let state = self.catalog.state();
+        if let Some(server) = state.servers().find(|server| server.url.trim_end_matches('/') == named) {
+            liveness.doubt(server.id);
         }
     }
 

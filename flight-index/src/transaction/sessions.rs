@@ -126,13 +126,15 @@ impl Held<'_> {
         self.guard.as_mut().expect("a hold is made on a transaction that is there")
     }
 
-    /// Undoes a statement that failed, and notes when the whole transaction has.
-    pub async fn failed(&mut self, before: u32, error: &Error) {
+    /// Undoes a statement that failed, and notes when the whole transaction has. Says whether the statement may be run again
+    /// for all that is known of the transaction.
+    pub async fn failed(&mut self, before: u32, error: &Error) -> bool {
         let running = self.running();
         running.transaction.rollback_to(before).await;
         if error.code() == ErrorCode::Conflict {
             running.doomed = Some(error.to_wire());
         }
+        running.doomed.is_none() && !running.transaction.is_spoiled()
     }
 
     /// SAVEPOINT.

@@ -11,7 +11,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::pending,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -59,20 +62,30 @@ pub struct Staged {
 
 /// Servers that may have something of a transaction.
 #[derive(Debug, Clone, Default)]
-pub struct Touched(Arc<Mutex<BTreeMap<Ulid, Arc<StorageServer>>>>);
+pub struct Touched {
+    servers: Arc<Mutex<BTreeMap<Ulid, Arc<StorageServer>>>>,
+    /// Whether the statement that runs now has sent something to any.
+    by_this_statement: Arc<AtomicBool>,
+}
 
 impl Touched {
     pub(super) fn add(&self, server: &Arc<StorageServer>) {
-        self.0.lock().insert(server.id, Arc::clone(server));
+        self.by_this_statement.store(true, Ordering::Release);
+        self.servers.lock().insert(server.id, Arc::clone(server));
     }
 
     pub(super) fn servers(&self) -> Vec<Arc<StorageServer>> {
-        self.0.lock().values().cloned().collect()
+        self.servers.lock().values().cloned().collect()
+    }
+
+    /// The statement is over: what comes next is another's. Says whether it has sent anything.
+    pub(super) fn statement_over(&self) -> bool {
+        self.by_this_statement.swap(false, Ordering::AcqRel)
     }
 
     /// Forgets them: somebody else decides what becomes of what is there.
     pub(super) fn take(&self) -> Vec<Arc<StorageServer>> {
-        std::mem::take(&mut *self.0.lock()).into_values().collect()
+        std::mem::take(&mut *self.servers.lock()).into_values().collect()
     }
 }
 

@@ -68,6 +68,11 @@ impl Transaction {
         self.id
     }
 
+    /// What it shares with all others.
+    pub fn writes(&self) -> &Arc<Writes> {
+        &self.writes
+    }
+
     /// The catalog as the transaction sees it; its version is the snapshot.
     pub fn begun(&self) -> &Arc<CatalogState> {
         &self.begun
@@ -124,6 +129,7 @@ impl Transaction {
     /// Every stager that was given out has been absorbed.
     pub fn statement_done(&mut self) {
         self.unfinished = None;
+        self.touched.statement_over();
     }
 
     /// What must not have happened until the commit.
@@ -140,9 +146,11 @@ impl Transaction {
     }
 
     /// Undoes the statements after `sequence`. When a server does not say that it has, the transaction cannot commit any more:
-    /// the server would make visible whatever it has of it.
+    /// the server would make visible whatever it has of it. A statement that has sent nothing yet, since it did not come to know
+    /// its rows, is undone nowhere.
     pub async fn rollback_to(&mut self, sequence: u32) {
-        let unfinished = self.unfinished.take().is_some();
+        let sent = self.touched.statement_over();
+        let unfinished = self.unfinished.take().is_some() && sent;
         let any = unfinished || self.staged.iter().any(|staged| staged.sequence > sequence);
         self.staged.retain(|staged| staged.sequence <= sequence);
         self.validations.retain(|(of, _)| *of <= sequence);
@@ -165,6 +173,11 @@ impl Transaction {
             self.not_undone_at = Some(Arc::clone(server));
         }
         // Numbers are not used again: a late message of an undone statement must not pass for a new one's.
+    }
+
+    /// Whether a server has kept something that was undone, so that the transaction can only be rolled back.
+    pub fn is_spoiled(&self) -> bool {
+        self.not_undone_at.is_some()
     }
 
     /// Commits; `statement` is the client's id of it. A transaction without rows needs no commit.
