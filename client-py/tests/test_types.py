@@ -119,6 +119,14 @@ def exact(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
     return column
 
 
+def stored(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
+    """The column as it is kept: -0.0 is 0.0."""
+    if not pa.types.is_floating(column.type):
+        return column
+    values = [0.0 if value == 0 else value for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(values, column.type)])
+
+
 @pytest.mark.parametrize("engine", ["row", "column"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.sql)
 def test_a_type_survives(db: drsdb.Connection, table: str, case: Case, engine: str) -> None:
@@ -128,7 +136,7 @@ def test_a_type_survives(db: drsdb.Connection, table: str, case: Case, engine: s
     selected = db.query(f"SELECT id, v FROM {table} ORDER BY id").arrow()
     assert selected.schema.field("v").type == case.arrow
     assert selected["id"].to_pylist() == list(range(loaded.num_rows))
-    assert exact(selected["v"]).equals(exact(loaded["v"]))
+    assert exact(selected["v"]).equals(exact(stored(loaded["v"])))
     assert db.query(f"SELECT count(*) AS n, count(v) AS v FROM {table}").arrow().to_pylist() == [
         {"n": loaded.num_rows, "v": len(case.values)}
     ]

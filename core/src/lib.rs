@@ -8,6 +8,7 @@
 //! - [`net`]: listeners and channels; every connection of drsdb is made here.
 //! - [`Error`]: the error type of the servers, with its code.
 //! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
+//! - [`floats`]: the one zero and the one NaN that are stored.
 //! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
 //! - [`wanted`]: ends joins that nobody waits for.
 //! - [`time_limit`]: how long a statement may take, from server to server.
@@ -22,6 +23,7 @@ pub mod config;
 pub mod crash_point;
 pub mod edge;
 mod error;
+pub mod floats;
 pub mod id_functions;
 pub mod initial;
 pub mod injected;

@@ -15,7 +15,7 @@ use datafusion::{
     physical_expr::{PhysicalExpr, utils::collect_columns},
     sql::sqlparser::ast::{self, BinaryOperator, Expr},
 };
-use drsdb_core::{Result, SqlType, Table};
+use drsdb_core::{Result, SqlType, Table, floats::canonical};
 
 use super::{
     executor::{Executor, check_type, full_width, nullable_schema, to_transit},
@@ -210,7 +210,7 @@ fn as_key(table: &Table, position: usize, value: &ArrayRef) -> Option<ArrayRef> 
     } else {
         return None;
     };
-    (value.null_count() == 0).then_some(value)
+    (value.null_count() == 0).then(|| canonical(value))
 }
 
 #[cfg(test)]

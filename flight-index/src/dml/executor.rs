@@ -31,7 +31,7 @@ use super::{
 use crate::{
     catalog::TableState,
     load::{
-        Loader, check_assignable, convert_column,
+        Loader, cast_column, check_assignable, convert_column,
         insert::{Insert, placeholder, plain_values, target_columns},
         transit_schema, transit_type,
     },
@@ -340,7 +340,7 @@ pub(super) fn insert_target(insert: &ast::Insert) -> Result<TargetName> {
     TargetName::new(name, insert.table_alias.as_ref().map(|alias| &alias.alias))
 }
 
-/// Rows of some of a table's columns, in whatever types -> rows of the transit schema with NULL in the other columns.
+/// Rows of a table, of some of its columns, in whatever types -> rows of the transit schema with NULL in the other columns.
 pub(super) fn full_width(
     table: &Table,
     positions: &[usize],
@@ -350,7 +350,7 @@ pub(super) fn full_width(
 ) -> Result<RecordBatch> {
     let mut full: Vec<Option<ArrayRef>> = vec![None; table.columns.len()];
     for (&position, values) in positions.iter().zip(columns) {
-        full[position] = Some(to_transit(table, position, values, first_row)?);
+        full[position] = Some(cast_column(values, &nullable(table, position), first_row)?);
     }
     let columns = full.into_iter().zip(&table.columns);
     let columns = columns

@@ -15,7 +15,7 @@ use arrow::{
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use drsdb_core::{Column, ErrorCode, Result, SqlType, Ulid, WireError};
+use drsdb_core::{Column, ErrorCode, Result, SqlType, Ulid, WireError, floats::canonical};
 
 /// Microseconds of a day.
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
@@ -105,8 +105,14 @@ fn plain(data_type: &DataType) -> DataType {
     }
 }
 
-/// The column's values in its transit type. `first_row` is the number of the first value in the load, from 1.
+/// The column's values in its transit type, as they are to be stored: all that is written passes here. `first_row` is the
+/// number of the first value in the load, from 1.
 pub fn convert_column(source: &ArrayRef, column: &Column, first_row: u64) -> Result<ArrayRef> {
+    cast_column(source, column, first_row).map(canonical)
+}
+
+/// The same for values that are stored already: they stay as they are.
+pub fn cast_column(source: &ArrayRef, column: &Column, first_row: u64) -> Result<ArrayRef> {
     let unpacked;
     let source = match source.data_type() {
         packed @ (DataType::Dictionary(..) | DataType::RunEndEncoded(..)) => {

@@ -16,7 +16,8 @@ use datafusion::{
     sql::sqlparser::ast::{self, Expr, SetExpr, UnaryOperator, Value},
 };
 use drsdb_core::{
-    Column, ErrorCode, Result, SqlType, Table, WireError, edge::edge_schema, query_session::QueryOptions,
+    Column, ErrorCode, Result, SqlType, Table, WireError, edge::edge_schema, floats::canonical,
+    query_session::QueryOptions,
 };
 
 use super::{
@@ -288,7 +289,7 @@ fn one_row() -> Result<RecordBatch> {
     Ok(RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?)
 }
 
-/// Parameters under the names by which expressions find them.
+/// Parameters under the names by which expressions find them, and as a column would have them: they are compared with some.
 pub fn parameter_columns(batch: &RecordBatch) -> Result<RecordBatch> {
     let fields = batch
         .schema()
@@ -298,7 +299,8 @@ pub fn parameter_columns(batch: &RecordBatch) -> Result<RecordBatch> {
         .map(|(index, field)| field.as_ref().clone().with_name(parameter_name(index + 1)).with_nullable(true))
         .collect::<Vec<_>>();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), batch.columns().to_vec(), &options)?)
+    let columns = batch.columns().iter().map(|column| canonical(Arc::clone(column))).collect();
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 pub use cast::{
-    check_assignable, convert_column, null_in_not_null, parse_ulid, parse_uuid, stored_column, transit_type,
+    cast_column, check_assignable, convert_column, null_in_not_null, parse_ulid, parse_uuid, stored_column,
+    transit_type,
 };
 pub use convert::{Converter, transit_schema, unknown_column};
 use drsdb_core::{Error, Result, query_session::QueryOptions};

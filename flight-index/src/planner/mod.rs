@@ -66,6 +66,7 @@ use drsdb_core::{
     Error, Result,
     checked_arithmetic::{CheckIntegers, register_functions},
     edge::{EdgeConverter, edge_schema},
+    floats::canonical_scalar,
     query_session::{QueryOptions, session_config, session_like},
     security::keys::SigningKey,
     time_limit::TimeLimit,
@@ -439,7 +440,8 @@ fn parameter_values(batch: &RecordBatch) -> Result<Vec<ScalarValue>> {
             format!("a query takes one row of parameters, not {}: execute it once for each row", batch.num_rows()),
         ));
     }
-    let values = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
+    // As a column would have them: they are compared with some.
+    let values = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0).map(canonical_scalar));
     Ok(values.collect::<Result<_, _>>()?)
 }
 

@@ -8,7 +8,7 @@ use datafusion::{
     logical_expr::{BinaryExpr, Expr, Operator, expr::InList},
     scalar::ScalarValue,
 };
-use drsdb_core::{Result, Table, shard::shards_of};
+use drsdb_core::{Result, Table, floats::canonical_scalar, shard::shards_of};
 
 /// Combinations of key values beyond which pruning is not tried.
 const MAX_KEYS: usize = 4096;
@@ -29,7 +29,7 @@ pub fn shards_to_read(table: &Table, filters: &[Expr]) -> Result<Vec<u32>> {
         let cast: Vec<ScalarValue> = of_column
             .iter()
             .filter(|value| !value.is_null())
-            .filter_map(|value| value.cast_to(&data_type).ok())
+            .filter_map(|value| value.cast_to(&data_type).ok().map(canonical_scalar))
             .collect();
         if cast.len() != of_column.iter().filter(|value| !value.is_null()).count() {
             return Ok(all());
