@@ -22,7 +22,7 @@ use super::{
     effects::Effects,
     executor::{Executor, Written, full_width, nullable_schema, to_transit},
     expressions::{Expressions, evaluate},
-    keys::KeySet,
+    keys::{KeySet, differing},
     returning::{Returning, local_batch, qualified},
     select::{TargetName, assignments, refused},
     target::{Target, key_text},
@@ -184,6 +184,7 @@ impl Executor<'_> {
         let mut stager = self.transaction.stager();
         let mut effects = Effects::new(target, &mut stager)?;
         let mut seen: Vec<HashSet<OwnedRow>> = on_conflict.keys.iter().map(|_| HashSet::new()).collect();
+        let mut given = HashSet::new();
         let mut first_row = 1;
         while let Some(batch) = rows.next().await {
             let batch = batch?;
@@ -221,6 +222,9 @@ impl Executor<'_> {
                     && !pairs.is_empty()
                 {
                     let (old, changed) = update.apply(table, &there, &new, &pairs)?;
+                    for key in &on_conflict.keys {
+                        given.extend(given_keys(key, &old, &changed)?);
+                    }
                     if let Some(returning) = &mut returning {
                         returning.add(&changed)?;
                     }
@@ -236,7 +240,7 @@ impl Executor<'_> {
             }
         }
         let ended = self.end(target, effects, stager, returning).await;
-        ended.map_err(|error| came_meanwhile(error, &on_conflict))
+        ended.map_err(|error| came_meanwhile(error, &on_conflict, &given))
     }
 
     /// The rows that have the keys of `new` already.
@@ -314,11 +318,22 @@ fn twice(table: &Table, key: &Key, columns: &[ArrayRef], row: usize) -> Error {
         .into()
 }
 
-/// A key that was not there when it was looked up has come meanwhile: the statement must look again.
-fn came_meanwhile(error: Error, on_conflict: &OnConflict) -> Error {
+/// Keys that DO UPDATE gives rows which had another one, as errors show them.
+fn given_keys(key: &Key, old: &RecordBatch, changed: &RecordBatch) -> Result<Vec<String>> {
+    let columns =
+        |batch: &RecordBatch| -> Vec<ArrayRef> { key.columns.iter().map(|&at| Arc::clone(batch.column(at))).collect() };
+    let after = columns(changed);
+    let differs = differing(&columns(old), &after)?;
+    Ok((0..differs.len()).filter(|&row| differs.value(row)).map(|row| key_text(&after, row)).collect())
+}
+
+/// A key that was not there when it was looked up has come meanwhile: the statement must look again. A key of `given` was not
+/// looked up: DO UPDATE gave it to a row, and that it is taken will be so the next time.
+fn came_meanwhile(error: Error, on_conflict: &OnConflict, given: &HashSet<String>) -> Error {
     let mut wire = error.to_wire();
     let violated = wire.fields.get("constraint");
-    let counts = violated.is_some_and(|name| on_conflict.keys.iter().any(|key| key.name == *name));
+    let counts = violated.is_some_and(|name| on_conflict.keys.iter().any(|key| key.name == *name))
+        && wire.fields.get("key").is_none_or(|key| !given.contains(key));
     if wire.code != ErrorCode::ConstraintViolation || !counts {
         return error;
     }

@@ -70,3 +70,61 @@ INSERT INTO counter VALUES ('home', NULL, 'sun') ON CONFLICT (name) DO NOTHING;
 
 INSERT INTO counter VALUES ('home', 1, 'sun') ON CONFLICT (hits) DO NOTHING;
 --> error : hits
+
+-- Keys may be changed, and change places, but two rows cannot have one.
+
+CREATE TABLE slot (id INT PRIMARY KEY, code TEXT, CONSTRAINT slot_code UNIQUE (code)) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO slot VALUES (1, 'a'), (2, 'b'), (3, 'c');
+--> 3 rows
+
+INSERT INTO slot VALUES (1, 'x'), (2, 'y') ON CONFLICT (id) DO UPDATE SET id = 3 - slot.id;
+--> 2 rows
+
+SELECT * FROM slot ORDER BY id;
+--> id | code
+--> 1  | b
+--> 2  | a
+--> 3  | c
+
+INSERT INTO slot VALUES (1, 'x'), (2, 'y') ON CONFLICT (id) DO UPDATE SET id = 9;
+--> error constraint_violation: slot_pkey, 9
+
+INSERT INTO slot VALUES (1, 'x'), (8, 'y') ON CONFLICT (id) DO UPDATE SET id = 8;
+--> error constraint_violation: slot_pkey, 8
+
+INSERT INTO slot VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET id = 3;
+--> error constraint_violation: slot_pkey, 3
+
+INSERT INTO slot VALUES (7, 'a'), (8, 'b') ON CONFLICT (code) DO UPDATE SET code = 'z';
+--> error constraint_violation: slot_code, z
+
+INSERT INTO slot VALUES (7, 'a'), (8, 'z') ON CONFLICT (code) DO UPDATE SET code = 'z';
+--> error constraint_violation: slot_code, z
+
+INSERT INTO slot VALUES (7, 'a') ON CONFLICT (code) DO UPDATE SET code = 'c';
+--> error constraint_violation: slot_code, c
+
+SELECT * FROM slot ORDER BY id;
+--> id | code
+--> 1  | b
+--> 2  | a
+--> 3  | c
+
+-- So it is with UPDATE.
+
+UPDATE slot SET id = 4 WHERE id < 3;
+--> error constraint_violation: slot_pkey, 4
+
+UPDATE slot SET id = 3 WHERE id = 1;
+--> error constraint_violation: slot_pkey, 3
+
+UPDATE slot SET id = 3 - id WHERE id < 3;
+--> 2 rows
+
+SELECT * FROM slot ORDER BY id;
+--> id | code
+--> 1  | a
+--> 2  | b
+--> 3  | c
