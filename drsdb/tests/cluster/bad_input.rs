@@ -40,6 +40,7 @@ async fn every_mistake_has_its_error() {
         ("SELECT 1 EXCEPT ALL SELECT 1", ErrorCode::Unsupported, "EXCEPT ALL"),
         ("SELECT * FROM (SELECT 1 INTERSECT ALL SELECT 1) x", ErrorCode::Unsupported, "INTERSECT ALL"),
         ("SELECT name SIMILAR TO 'a' FROM city", ErrorCode::Unsupported, "SIMILAR"),
+        ("SELECT * FROM city TABLESAMPLE BERNOULLI (10)", ErrorCode::Unsupported, "TABLESAMPLE"),
         ("CREATE TABLE city (id INTEGER)", ErrorCode::AlreadyExists, "city"),
         ("CREATE TABLE t (a INTEGER GENERATED ALWAYS AS IDENTITY)", ErrorCode::Unsupported, "snowflake_id"),
         ("DROP TABLE nope", ErrorCode::NotFound, "nope"),

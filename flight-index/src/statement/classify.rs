@@ -1,11 +1,8 @@
 //! The parser's tree -> [`Statement`], and the refusals of what drsdb does not do, each with what to do instead.
 
-use std::ops::ControlFlow;
-
 use datafusion::sql::sqlparser::ast::{
-    self, CommentObject, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr, SetOperator,
-    SetQuantifier, ShowStatementOptions, TableObject, TransactionAccessMode, TransactionIsolationLevel,
-    TransactionMode, Value,
+    self, CommentObject, ContextModifier, Expr, ObjectType, Query, Reset, SchemaName, Set, SetExpr,
+    ShowStatementOptions, TableObject, TransactionAccessMode, TransactionIsolationLevel, TransactionMode, Value,
 };
 use drsdb_core::{ErrorCode, Result, WireError};
 
@@ -13,6 +10,7 @@ use super::{
     AlterTable, CommentOn, CreateTable, CreateView, Show, Statement, TransactionStatement,
     expression::split_last,
     names::{identifier, schema_name, simple_name, table_name},
+    wrong_answers::refuse_wrong_answers,
 };
 use crate::transaction::Modes;
 
@@ -129,7 +127,8 @@ pub fn classify(tree: ast::Statement) -> Result<Statement> {
     }
 }
 
-fn refused(what: &str, hint: &str) -> drsdb_core::Error {
+/// The error of what is not done, with what to do instead.
+pub(super) fn refused(what: &str, hint: &str) -> drsdb_core::Error {
     WireError::new(ErrorCode::Unsupported, format!("{what} is not done")).with_hint(hint).into()
 }
 
@@ -151,52 +150,11 @@ fn refuse(statement: &ast::Statement) -> drsdb_core::Error {
     refused(what, hint)
 }
 
-/// What the planner would answer wrongly: it takes EXCEPT ALL and INTERSECT ALL for sets, and SIMILAR TO for a search.
-fn refuse_wrong_answers(statement: &ast::Statement) -> Result<()> {
-    struct Look;
-    impl ast::Visitor for Look {
-        type Break = drsdb_core::Error;
-
-        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
-            let mut bodies = vec![query.body.as_ref()];
-            while let Some(body) = bodies.pop() {
-                let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { continue };
-                let all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
-                if all && *op != SetOperator::Union {
-                    let hint = "leave ALL out, or count the rows of each side with GROUP BY and compare the counts";
-                    return ControlFlow::Break(refused(&format!("{op} ALL"), hint));
-                }
-                bodies.extend([left.as_ref(), right.as_ref()]);
-            }
-            ControlFlow::Continue(())
-        }
-
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
-            match expr {
-                Expr::SimilarTo { .. } => {
-                    ControlFlow::Break(refused("SIMILAR TO", "use LIKE, or ~ with a regular expression"))
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    match ast::Visit::visit(statement, &mut Look) {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(()),
-    }
-}
-
-/// A query may hide a write: WITH x AS (INSERT ...), SELECT ... INTO.
+/// A query may hide a write: WITH x AS (INSERT ...).
 fn refuse_writing_query(query: &Query) -> Result<()> {
-    if !query.locks.is_empty() {
-        return Err(refused("SELECT ... FOR UPDATE", "leave FOR UPDATE out: queries read one snapshot"));
-    }
     match query.body.as_ref() {
         SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
             Err(refused("a query that writes", "write the statement without WITH"))
-        }
-        SetExpr::Select(select) if select.into.is_some() => {
-            Err(refused("SELECT ... INTO", "create the table, then load it"))
         }
         _ => Ok(()),
     }

@@ -26,6 +26,7 @@ mod sql_type;
 mod table_options;
 mod users;
 mod view;
+mod wrong_answers;
 
 use std::fmt;
 

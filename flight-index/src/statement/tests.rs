@@ -128,6 +128,37 @@ fn what_is_not_done_says_what_to_do() {
 }
 
 #[test]
+fn what_would_be_passed_over_is_refused() {
+    insta::assert_snapshot!(golden(&[
+        "SELECT * FROM t TABLESAMPLE BERNOULLI (10)",
+        "SELECT * FROM t AS x TABLESAMPLE SYSTEM (10) REPEATABLE (1)",
+        "SELECT * FROM (SELECT * FROM t) AS x TABLESAMPLE (10 ROWS)",
+        "EXPLAIN SELECT * FROM u JOIN t TABLESAMPLE (10) ON true",
+        "INSERT INTO u SELECT * FROM t TABLESAMPLE (10)",
+        "CREATE VIEW v AS SELECT * FROM t TABLESAMPLE (10)",
+        "CREATE TABLE u AS SELECT * FROM t TABLESAMPLE (10)",
+        "UPDATE u SET a = t.a FROM t TABLESAMPLE (10) WHERE u.b = t.b",
+        "DELETE FROM u USING t TABLESAMPLE (10) WHERE u.b = t.b",
+        "MERGE INTO u USING t TABLESAMPLE (10) ON u.b = t.b WHEN MATCHED THEN DELETE",
+        "DELETE FROM u WHERE a IN (SELECT a FROM t TABLESAMPLE (10))",
+        "WITH x AS (SELECT * FROM t TABLESAMPLE (10)) SELECT * FROM x",
+        "SELECT * FROM t FOR SYSTEM_TIME AS OF '2024-01-01'",
+        "SELECT * FROM t PARTITION (p)",
+        "SELECT * FROM generate_series(1, 3) WITH ORDINALITY",
+        "SELECT a FROM t PREWHERE a = 1",
+        "SELECT a FROM t START WITH a = 1 CONNECT BY PRIOR a = b",
+        "SELECT a, count(*) FROM t GROUP BY a WITH ROLLUP",
+        "SELECT quantile(0.5)(a) FROM t",
+        "SELECT * FROM (SELECT * FROM t FOR UPDATE) AS x",
+        "INSERT INTO u SELECT * FROM t FOR SHARE",
+        "SELECT a FROM t FOR JSON AUTO",
+        "SELECT a FROM t SETTINGS max_threads = 1",
+        "SELECT a FROM t FORMAT CSV",
+        "INSERT INTO u SELECT * INTO v FROM t",
+    ]));
+}
+
+#[test]
 fn create_table_refuses_what_it_would_have_to_ignore() {
     insta::assert_snapshot!(golden(&[
         "CREATE TABLE t (a INT GENERATED ALWAYS AS IDENTITY)",
