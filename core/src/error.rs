@@ -159,6 +159,8 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
         DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
             ArrowError::DivideByZero | ArrowError::ArithmeticOverflow(_) => ErrorCode::InvalidValue,
             ArrowError::CastError(_) | ArrowError::ParseError(_) => ErrorCode::InvalidValue,
+            // Functions such as abs and gcd have no other way to say it.
+            ArrowError::ComputeError(text) if says_overflow(text) => ErrorCode::InvalidValue,
             ArrowError::InvalidArgumentError(_) => ErrorCode::InvalidArgument,
             _ => ErrorCode::Internal,
         },
@@ -166,6 +168,10 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
         _ => ErrorCode::Internal,
     };
     WireError::new(code, plain_text(root))
+}
+
+fn says_overflow(text: &str) -> bool {
+    text.contains("overflow") || text.contains("Overflow")
 }
 
 /// What an error says, without the names of the layers that it came through.
@@ -182,6 +188,14 @@ fn plain_text(root: &DataFusionError) -> String {
         && matches!(arrow.as_ref(), ArrowError::DivideByZero)
     {
         return "division by zero".to_owned();
+    }
+    if let DataFusionError::ArrowError(arrow, _) = root
+        && let ArrowError::ComputeError(text) = arrow.as_ref()
+        && says_overflow(text)
+    {
+        // "Int64Array overflow on abs(-9223372036854775808)": the array is nobody's business.
+        let what = text.split_once("Array overflow on ").map(|(_, what)| format!("overflow on {what}"));
+        return format!("Arithmetic overflow: {}", what.as_ref().unwrap_or(text));
     }
     let text = root.strip_backtrace();
     let mut rest = text.as_str();
@@ -249,6 +263,17 @@ mod tests {
         let code = |text: &str| Error::from(DataFusionError::Execution(text.to_owned()).context("stage")).code();
         assert_eq!(code(late), ErrorCode::Unavailable);
         assert_eq!(code("Exceeded the maximum length"), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn a_function_that_overflows_blames_the_value() {
+        let wire = |text: &str| Error::from(ArrowError::ComputeError(text.to_owned())).to_wire();
+        let abs = wire("Int64Array overflow on abs(-9223372036854775808)");
+        assert_eq!(abs.code, ErrorCode::InvalidValue);
+        assert_eq!(abs.message, "Arithmetic overflow: overflow on abs(-9223372036854775808)");
+        let gcd = wire("Signed integer overflow in GCD(-9223372036854775808, 0)");
+        assert_eq!(gcd.code, ErrorCode::InvalidValue);
+        assert_eq!(wire("a kernel is broken").code, ErrorCode::Internal);
     }
 
     #[test]
