@@ -144,7 +144,7 @@ impl<'a> Executor<'a> {
         let target = self.target(name)?;
         let loaded = Loader::load_into(self.transaction, Arc::clone(&target), schema, self.options, batches).await?;
         let rows = loaded.rows;
-        self.finish(&target, loaded, 0).await?;
+        self.finish(&target, loaded).await?;
         Ok(rows)
     }
 
@@ -259,18 +259,13 @@ impl<'a> Executor<'a> {
         self.transaction.absorb(stager.finish().await?);
         self.transaction.statement_done();
         let rows = effects.rows;
-        self.finish(target, effects, 0).await?;
+        self.finish(target, effects).await?;
         Ok(Written { rows, returned: returning.map(Returning::finish) })
     }
 
-    /// Boxed: CASCADE comes back here.
-    pub(super) fn finish<'b>(
-        &'b mut self,
-        target: &'b Arc<Target>,
-        effects: Effects,
-        depth: usize,
-    ) -> BoxFuture<'b, Result<()>> {
-        Box::pin(self.foreign_keys(target, effects, depth))
+    /// Boxed: CASCADE of very many keys comes back here.
+    pub(super) fn finish<'b>(&'b mut self, target: &'b Arc<Target>, effects: Effects) -> BoxFuture<'b, Result<()>> {
+        Box::pin(self.foreign_keys(target, effects))
     }
 }
 

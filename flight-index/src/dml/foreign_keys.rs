@@ -29,7 +29,7 @@ use crate::{
     statement::{Statement, parse, parse_query},
 };
 
-/// Tables that one deletion may reach, one after the other.
+/// How far one change may lead, from rows to those that refer to them: each step is a level, in whichever table it ends.
 const MAX_DEPTH: usize = 64;
 
 /// Why referring rows are changed.
@@ -39,30 +39,55 @@ enum Cause {
     Updated,
 }
 
+/// Changes whose foreign keys are being looked at, and how far that is.
+struct Level {
+    target: Arc<Target>,
+    effects: Effects,
+    /// Foreign keys that refer to the table, each with both causes, that have been followed.
+    followed: usize,
+}
+
+impl Level {
+    fn new(target: Arc<Target>, mut effects: Effects) -> Result<Self> {
+        effects.forget_what_came_back(&target)?;
+        Ok(Self { target, effects, followed: 0 })
+    }
+}
+
 impl Executor<'_> {
-    pub(super) async fn foreign_keys(
-        &mut self,
-        target: &Arc<Target>,
-        mut effects: Effects,
-        depth: usize,
-    ) -> Result<()> {
+    pub(super) async fn foreign_keys(&mut self, target: &Arc<Target>, effects: Effects) -> Result<()> {
         if !target.has_foreign_keys() {
             return Ok(());
         }
-        if depth > MAX_DEPTH {
-            let message = format!("foreign keys with CASCADE lead through more than {MAX_DEPTH} tables");
-            return Err(Error::new(ErrorCode::ResourceExhausted, message));
-        }
-        effects.forget_what_came_back(target)?;
-        // Rows that follow come first: a parent that changes takes its children along, then all must be right.
-        for (at, (child, key)) in target.children.iter().enumerate() {
-            self.referring(target, child, key, &effects.gone_keys[at], Cause::Deleted, depth).await?;
-            self.referring(target, child, key, &effects.moved_keys[at], Cause::Updated, depth).await?;
-        }
-        for (at, (key, parent)) in target.parents.iter().enumerate() {
-            let keys = &effects.parent_keys[at];
-            if !keys.is_empty() {
-                self.referred(target, parent, key, keys).await?;
+        // Rows that follow come first: a parent that changes takes its children along, then all must be right. The levels are
+        // a list, and not calls in calls, for which a thread's stack would be too small.
+        let mut levels = vec![Level::new(Arc::clone(target), effects)?];
+        while let Some(level) = levels.last_mut() {
+            let Some((child, key)) = level.target.children.get(level.followed / 2) else {
+                for (at, (key, parent)) in level.target.parents.iter().enumerate() {
+                    let keys = &level.effects.parent_keys[at];
+                    if !keys.is_empty() {
+                        self.referred(&level.target, parent, key, keys).await?;
+                    }
+                }
+                levels.pop();
+                continue;
+            };
+            let (keys, cause) = match level.followed % 2 {
+                0 => (&level.effects.gone_keys[level.followed / 2], Cause::Deleted),
+                _ => (&level.effects.moved_keys[level.followed / 2], Cause::Updated),
+            };
+            let next = self.referring(&level.target, child, key, keys, cause).await?;
+            level.followed += 1;
+            if let Some((target, effects)) = next
+                && target.has_foreign_keys()
+            {
+                levels.push(Level::new(target, effects)?);
+            }
+            if levels.len() > MAX_DEPTH + 1 {
+                let message = format!("foreign keys with CASCADE lead through more than {MAX_DEPTH} levels of rows");
+                let hint = "change the rows at the far end first";
+                return Err(WireError::new(ErrorCode::ResourceExhausted, message).with_hint(hint).into());
             }
         }
         Ok(())
@@ -107,7 +132,7 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Rows that refer to keys that are gone: there must be none, or they follow.
+    /// Rows that refer to keys that are gone: there must be none, or they follow; then their own foreign keys come next.
     async fn referring(
         &mut self,
         target: &Target,
@@ -115,19 +140,19 @@ impl Executor<'_> {
         key: &ForeignKey,
         keys: &KeySet,
         cause: Cause,
-        depth: usize,
-    ) -> Result<()> {
+    ) -> Result<Option<(Arc<Target>, Effects)>> {
         if keys.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.watch(child, &key.columns, Absent::Inserts, keys)?;
         if target.emptied.contains(&child.table.id) {
-            return Ok(());
+            return Ok(None);
         }
         let action = if cause == Cause::Deleted { key.on_delete } else { key.on_update };
         let refuses = matches!(action, ReferentialAction::NoAction | ReferentialAction::Restrict);
         if keys.overflowed {
-            return self.referring_many(target, child, key, cause, action).await;
+            self.referring_many(target, child, key, cause, action).await?;
+            return Ok(None);
         }
         let table = &child.table;
         let child_target = if refuses { None } else { Some(self.target_of(child)?) };
@@ -151,10 +176,9 @@ impl Executor<'_> {
             }
             batches.extend(found);
         }
-        let Some(child_target) = child_target else { return Ok(()) };
-        if batches.iter().all(|batch| batch.num_rows() == 0) {
-            return Ok(());
-        }
+        let Some(child_target) = child_target.filter(|_| batches.iter().any(|batch| batch.num_rows() > 0)) else {
+            return Ok(None);
+        };
         let mut stager = self.transaction.stager();
         let mut effects = Effects::new(&child_target, &mut stager)?;
         for batch in batches {
@@ -168,7 +192,7 @@ impl Executor<'_> {
         }
         self.transaction.absorb(stager.finish().await?);
         self.transaction.statement_done();
-        self.finish(&child_target, effects, depth + 1).await
+        Ok(Some((child_target, effects)))
     }
 
     /// The same when there are too many keys to remember: what has no parent now is what is meant.

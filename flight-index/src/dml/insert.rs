@@ -91,7 +91,7 @@ impl Executor<'_> {
         let Some(mut returning) = returning else {
             let loaded = Loader::load_into(self.transaction, Arc::clone(target), schema, self.options, rows).await?;
             let count = loaded.rows;
-            self.finish(target, loaded, 0).await?;
+            self.finish(target, loaded).await?;
             return Ok(Written { rows: count, returned: None });
         };
         let converter = Converter::new(Arc::clone(&target.table), &schema, self.options)?;

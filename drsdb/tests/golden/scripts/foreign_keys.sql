@@ -158,3 +158,21 @@ DROP TABLE seat CASCADE;
 
 INSERT INTO ticket VALUES (3, 2, 1);
 --> 1 row
+
+-- How far CASCADE leads is bounded, and what is too far is not begun.
+
+CREATE TABLE chain (id INT PRIMARY KEY, follows INT REFERENCES chain (id) ON DELETE CASCADE) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO chain SELECT value, nullif(value - 1, 0) FROM generate_series(1, 70);
+--> 70 rows
+
+DELETE FROM chain WHERE id = 1;
+--> error resource_exhausted: 64 levels
+
+DELETE FROM chain WHERE id = 11;
+--> 1 row
+
+SELECT count(*) AS n FROM chain;
+--> n
+--> 10
