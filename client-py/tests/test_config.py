@@ -34,6 +34,17 @@ def test_arguments_win(folder: Path, tls: Tls) -> None:
     assert (config.user, config.password, config.ca) == ("me", "mine", tls.other_ca)
 
 
+@pytest.mark.parametrize(
+    ("user", "password", "complaint"),
+    [("ä" * 128, "p", "user name has at most 255 bytes, and this one 256"), ("u", "p" * 1025, "at most 1024 bytes")],
+)
+def test_a_login_that_nobody_can_have_is_refused(tls: Tls, user: str, password: str, complaint: str) -> None:
+    with pytest.raises(drsdb.InterfaceError, match=complaint) as caught:
+        resolve(["a:1"], None, user, password, tls.ca)
+    assert caught.value.code == drsdb.ErrorCode.INVALID_ARGUMENT
+    assert resolve(["a:1"], None, "u" * 255, "p" * 1024, tls.ca).user == "u" * 255
+
+
 def test_the_password_is_not_shown(folder: Path) -> None:
     assert "from file" not in repr(resolve(None, folder / "client.toml", None, None, None))
 

@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use drsdb_proto::ErrorCode;
+use drsdb_proto::{
+    ErrorCode,
+    limits::{MAX_NAME_BYTES, MAX_PASSWORD_BYTES},
+};
 use url::Url;
 
 use crate::{Error, Result};
@@ -57,9 +60,9 @@ pub struct ClientOptions {
     pub index_servers: Vec<Url>,
     /// Whom to trust.
     pub tls_roots: TlsRoots,
-    /// The user who logs in by password; none: the client certificate alone says who it is.
+    /// The user who logs in by password, at most 255 bytes; none: the client certificate alone says who it is.
     pub user: Option<String>,
-    /// That user's password.
+    /// That user's password, at most 1,024 bytes.
     pub password: Option<Secret>,
     /// A certificate that the client shows to servers.
     pub client_identity: Option<ClientIdentity>,
@@ -121,6 +124,14 @@ impl ClientOptions {
         if self.user.as_ref().is_some_and(|user| user.contains(':')) {
             return bad("a user name cannot contain a colon");
         }
+        // Nobody has a longer one, and a server may be unable to read so much, and so to say it.
+        if let Some(user) = self.user.as_ref().filter(|user| user.len() > MAX_NAME_BYTES) {
+            return bad(&format!("a user name has at most {MAX_NAME_BYTES} bytes, and this one {}", user.len()));
+        }
+        if let Some(password) = self.password.as_ref().filter(|password| password.expose().len() > MAX_PASSWORD_BYTES) {
+            let bytes = password.expose().len();
+            return bad(&format!("a password has at most {MAX_PASSWORD_BYTES} bytes, and this one {bytes}"));
+        }
         if self.buffer_bytes == 0 || self.parallel_endpoints == 0 || self.window_bytes == 0 {
             return bad("buffer_bytes, parallel_endpoints and window_bytes must be at least 1");
         }
@@ -137,4 +148,21 @@ pub(crate) fn check_server(server: &Url) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_that_nobody_can_have_is_refused() {
+        let options = ClientOptions::new([Url::parse("https://a:1").unwrap()]);
+        let refused = |user: String, password: String| options.clone().with_login(user, password).validate();
+        assert_eq!(refused("u".repeat(255), "p".repeat(1024)), Ok(()));
+        let too_long = refused("u".repeat(256), "p".to_owned()).unwrap_err();
+        assert_eq!((too_long.code(), too_long.message().contains("255")), (ErrorCode::InvalidArgument, true));
+        let too_long = refused("u".to_owned(), "secret".repeat(200)).unwrap_err();
+        assert_eq!((too_long.code(), too_long.message().contains("1024")), (ErrorCode::InvalidArgument, true));
+        assert!(!too_long.to_string().contains("secret"));
+    }
 }

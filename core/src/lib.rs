@@ -38,7 +38,7 @@ pub mod telemetry;
 pub mod time_limit;
 pub mod wanted;
 
-pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, v1};
+pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, limits, v1};
 pub use error::{Error, Result, carried_status, nearest_name};
 pub use sql_type::SqlType;
 pub use table::{

@@ -17,6 +17,9 @@ from drsdb._errors import ErrorCode, InterfaceError
 
 DEFAULT_CONFIG: Final = Path("drsdb-data/client.toml")
 _KEYS: Final = frozenset({"index_servers", "ca", "user", "password_file"})
+# Nobody has a longer one, and a server may be unable to read so much, and so to say it.
+_MAX_USER_BYTES: Final = 255
+_MAX_PASSWORD_BYTES: Final = 1024
 _TLS_SCHEMES: Final = frozenset({"https", "grpc+tls"})
 
 
@@ -60,6 +63,9 @@ def resolve(
         raise _wrong(
             f"no password is given for user {user}", "pass password=, or name a password_file in the config file"
         )
+    for what, text, limit in [("user name", user, _MAX_USER_BYTES), ("password", password, _MAX_PASSWORD_BYTES)]:
+        if (size := len(text.encode("utf-8", "surrogatepass"))) > limit:
+            raise _wrong(f"a {what} has at most {limit} bytes, and this one {size}", "pass the right one")
     if ca is None and "ca" in from_file:
         ca = folder / from_file["ca"]
     return Config(tuple(location(server) for server in servers), _pem(ca), user, password)

@@ -33,10 +33,11 @@ def connect(
 ) -> Connection:
     """Connects to a cluster and logs in.
 
-    `index_servers` are URLs (`https://host:port`); one that answers is enough, the others are learned from it. `ca` is
-    the path or content of a PEM file with the certificates to trust; without it, the system's are. `config` names a
-    `client.toml`, as `drsdb local` writes it, for whatever is not passed; `drsdb-data/client.toml` is read when neither
-    it nor `index_servers` is given. `autocommit`: see `Connection.autocommit`.
+    `index_servers` are URLs (`https://host:port`); one that answers is enough, the others are learned from it. A `user`
+    has at most 255 bytes in UTF-8, a `password` 1,024. `ca` is the path or content of a PEM file with the certificates
+    to trust; without it, the system's are. `config` names a `client.toml`, as `drsdb local` writes it, for whatever is
+    not passed; `drsdb-data/client.toml` is read when neither it nor `index_servers` is given. `autocommit`: see
+    `Connection.autocommit`.
     """
     cluster = Cluster(_config.resolve(index_servers, config, user, password, ca))
     try:

@@ -5,14 +5,12 @@
 //! one of a user who is.
 
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::SaltString};
+pub use drsdb_proto::limits::MAX_PASSWORD_BYTES;
 use drsdb_proto::{ErrorCode, WireError};
 use parking_lot::{Condvar, Mutex};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::{Error, Result};
-
-/// Longer passwords are refused. Far above what anyone types, far below what costs anything.
-pub const MAX_PASSWORD_BYTES: usize = 1024;
 
 /// How many hashes are computed at once, each with 19 MiB of memory.
 const CONCURRENT_HASHES: usize = 4;

@@ -87,5 +87,9 @@ async fn nobody_gets_in_without_the_right_login() {
     options.user = Some("nobody".to_owned());
     let refused = Client::connect(options).await.map(drop).expect_err("an unknown user is refused");
     assert_eq!(refused.code(), ErrorCode::Unauthenticated);
+    let mut options = cluster.cluster.client_options();
+    options.password = Some("x".repeat(100_000).into());
+    let refused = Client::connect(options).await.map(drop).expect_err("a password that nobody has is refused");
+    assert_eq!(refused.code(), ErrorCode::InvalidArgument);
     cluster.cluster.shutdown().await.unwrap();
 }

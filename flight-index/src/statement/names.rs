@@ -4,13 +4,12 @@ use datafusion::sql::sqlparser::{
     ast::{Ident, ObjectName, ObjectNamePart, Spanned},
     tokenizer::Location,
 };
-use drsdb_core::{Error, ErrorCode, Result, TableName, WireError};
+use drsdb_core::{Error, ErrorCode, Result, TableName, WireError, limits::MAX_NAME_BYTES};
 
 /// The one catalog there is.
 pub const CATALOG: &str = "drsdb";
 /// The schema of a table named without one.
 pub const DEFAULT_SCHEMA: &str = "public";
-const MAX_NAME_BYTES: usize = 255;
 
 /// The error with fields `line` and `column`, which count from 1. Text that has no place keeps none.
 pub fn positioned(error: WireError, location: Location) -> WireError {

@@ -15,7 +15,7 @@ mod views;
 
 use std::sync::Arc;
 
-use drsdb_core::{ErrorCode, WireError};
+use drsdb_core::{ErrorCode, WireError, limits::MAX_NAME_BYTES};
 
 use super::{
     CatalogState, Command, Response,
@@ -91,9 +91,6 @@ impl CatalogState {
 
 const CHANGED: Applied = Ok(Response::Done { changed: true });
 const UNCHANGED: Applied = Ok(Response::Done { changed: false });
-
-/// The longest name of a schema, table, column or user, in bytes.
-const MAX_NAME_BYTES: usize = 255;
 
 fn check_name(what: &str, name: &str) -> Result<(), WireError> {
     let refuse = |message: String| Err(WireError::new(ErrorCode::InvalidArgument, message));
