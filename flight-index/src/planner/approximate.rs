@@ -478,7 +478,7 @@ mod tests {
             ("SELECT f FROM t INTERSECT SELECT d FROM t WHERE id = 2", "0.5"),
             ("SELECT d FROM t WHERE id < 3 EXCEPT SELECT f FROM t", "0.00"),
             ("SELECT a.id FROM t AS a JOIN t AS b ON a.f = b.d", "2"),
-            ("SELECT id FROM (SELECT id, f AS k FROM t) JOIN (SELECT d AS k FROM t) USING (k)", "2"),
+            ("SELECT id FROM (SELECT id, f AS k FROM t) AS a JOIN (SELECT d AS k FROM t) AS b USING (k)", "2"),
             ("SELECT max(id) FROM t GROUP BY f HAVING max(f) = 0.5", "2"),
             ("SELECT lag(f, 1, 0.25) OVER (ORDER BY id) FROM t WHERE id < 3", "0.25 1e-20"),
             ("WITH x AS (SELECT coalesce(f, 0.0) AS g FROM t) SELECT g FROM x WHERE g > 0.5 ORDER BY g", "1e300 inf"),
