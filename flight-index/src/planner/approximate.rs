@@ -8,19 +8,19 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType, Field};
+use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType, Field, Schema};
 use datafusion::{
     catalog::cte_worktable::CteWorkTable,
     common::{
         DFSchema, DFSchemaRef, Result as DfResult,
-        tree_node::{Transformed, TransformedResult, TreeNode},
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
     datasource::provider_as_source,
     logical_expr::{
         BinaryExpr, Cast, Expr, ExprSchemable, Join, LogicalPlan, Operator, Projection, RecursiveQuery, Subquery,
-        TableScan, TableScanBuilder, Union,
+        TableScan, TableScanBuilder, Union, Values,
         expr::{Alias, Between, Case, InList, InSubquery, SetComparison, WindowFunctionDefinition},
-        expr_rewriter::NamePreserver,
+        expr_rewriter::{NamePreserver, coerce_plan_expr_for_schema},
         type_coercion::functions::{UDFCoercionExt, fields_with_udf},
         utils::merge_schema,
     },
@@ -71,28 +71,43 @@ pub fn exponents_in(part: &mut impl VisitMut) {
 
 /// The plan, in which nothing approximate is compared as a decimal. Types of its columns may change with it.
 pub fn stay_approximate(plan: LogicalPlan) -> DfResult<LogicalPlan> {
-    plan.transform_down_up_with_subqueries(before_inputs, after_inputs).data()
+    plan.transform_down_up(before_inputs, after_inputs).data()
 }
 
-/// The same for an expression over columns of `schema`.
+/// The same for an expression over columns of `schema`, which is not a part of a plan.
 pub fn stay_approximate_expr(expr: Expr, schema: &DFSchema) -> DfResult<Expr> {
-    expr.transform_up(|expr| rewrite(expr, schema)).data()
+    let rewritten = expr.transform_up(|expr| rewrite(expr, schema))?;
+    Ok(if rewritten.transformed { rewritten.data.unalias_nested().data } else { rewritten.data })
 }
 
 /// The recursive part of a query reads what its first part makes, in types that were decided before.
 fn before_inputs(plan: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
     let LogicalPlan::RecursiveQuery(query) = plan else { return Ok(Transformed::no(plan)) };
     let RecursiveQuery { name, static_term, recursive_term, is_distinct, schema } = query;
+    let before = Arc::clone(static_term.schema());
     let static_term = Arc::new(stay_approximate(Arc::unwrap_or_clone(static_term))?);
-    let recursive_term = Arc::unwrap_or_clone(recursive_term).transform_up_with_subqueries(|node| match node {
-        LogicalPlan::TableScan(scan) if is_work_table(&scan, &name) => {
-            work_table_like(scan, &name, static_term.schema()).map(Transformed::yes)
+    let first = static_term.schema();
+    let changed: Vec<bool> =
+        before.fields().iter().zip(first.fields()).map(|(old, new)| old.data_type() != new.data_type()).collect();
+    let mut recursive_term = Arc::unwrap_or_clone(recursive_term);
+    if changed.contains(&true) {
+        recursive_term = without_casts(reading(recursive_term, &name, first)?, &before, &changed);
+    }
+    let recursive_term = Arc::new(coerce_plan_expr_for_schema(stay_approximate(recursive_term)?, first)?);
+    let query = RecursiveQuery { name, static_term, recursive_term, is_distinct, schema };
+    // Both parts are done.
+    Ok(Transformed::new(LogicalPlan::RecursiveQuery(query), true, TreeNodeRecursion::Jump))
+}
+
+/// The recursive part, which reads its own rows with the types of `first`.
+fn reading(recursive_term: LogicalPlan, name: &str, first: &DFSchemaRef) -> DfResult<LogicalPlan> {
+    let read = recursive_term.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::TableScan(scan) if is_work_table(&scan, name) => {
+            work_table_like(scan, name, first).map(Transformed::yes)
         }
         other => other.recompute_schema().map(Transformed::yes),
     });
-    let recursive_term = Arc::new(recursive_term.data()?);
-    let query = RecursiveQuery { name, static_term, recursive_term, is_distinct, schema };
-    Ok(Transformed::yes(LogicalPlan::RecursiveQuery(query)))
+    read.data()
 }
 
 fn is_work_table(scan: &TableScan, name: &str) -> bool {
@@ -108,26 +123,91 @@ fn work_table_like(scan: TableScan, name: &str, first: &DFSchemaRef) -> DfResult
     let fields = known.fields().iter().zip(first.fields());
     let fields: Vec<Field> =
         fields.map(|(field, first)| field.as_ref().clone().with_data_type(first.data_type().clone())).collect();
-    let table = CteWorkTable::new(name, Arc::new(arrow::datatypes::Schema::new(fields)));
+    let table = CteWorkTable::new(name, Arc::new(Schema::new(fields)));
     let source = provider_as_source(Arc::new(table));
     let scan = TableScanBuilder::new(scan.table_name, source).with_filters(scan.filters).with_fetch(scan.fetch);
     scan.build().map(LogicalPlan::TableScan)
 }
 
+/// Without the casts to the types that the first part had before, where they are `changed`: the planner has put them on top.
+fn without_casts(plan: LogicalPlan, before: &DFSchemaRef, changed: &[bool]) -> LogicalPlan {
+    let LogicalPlan::Projection(mut projection) = plan else { return plan };
+    for (at, expr) in projection.expr.iter_mut().enumerate() {
+        if !changed.get(at).is_some_and(|changed| *changed) {
+            continue;
+        }
+        let (relation, name) = expr.qualified_name();
+        let computed = if let Expr::Alias(alias) = &mut *expr { alias.expr.as_mut() } else { &mut *expr };
+        let inner = cast_to(computed, before.field(at).data_type());
+        if let Some(inner) = inner {
+            *expr = inner.alias_qualified(relation, name);
+        }
+    }
+    LogicalPlan::Projection(projection)
+}
+
+/// What is cast to that type.
+fn cast_to(expr: &mut Expr, data_type: &DataType) -> Option<Expr> {
+    match expr {
+        Expr::Cast(cast) if cast.field.data_type() == data_type => Some(std::mem::take(cast.expr.as_mut())),
+        _ => None,
+    }
+}
+
 fn after_inputs(plan: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
+    // Of all inputs: it is for looking up types only.
     let schema = merge_schema(&plan.inputs());
-    let names = NamePreserver::new(&plan);
-    let plan = plan.map_expressions(|expr| {
+    let plan = plan.map_subqueries(|node| match node {
+        LogicalPlan::Subquery(subquery) => {
+            let plan = with_outer(Arc::unwrap_or_clone(subquery.subquery), &schema)?.data;
+            let outer = subquery.outer_ref_columns.into_iter().map(|expr| retyped(expr, &schema)).collect();
+            let plan = Arc::new(stay_approximate(plan)?);
+            let subquery = Subquery { subquery: plan, outer_ref_columns: outer, spans: subquery.spans };
+            Ok(Transformed::yes(LogicalPlan::Subquery(subquery)))
+        }
+        other => Ok(Transformed::no(other)),
+    })?;
+    let names = NamePreserver::new(&plan.data);
+    let plan = plan.data.map_expressions(|expr| {
         let name = names.save(&expr);
         let rewritten = expr.transform_up(|expr| rewrite(expr, &schema))?;
         Ok(rewritten.update_data(|expr| name.restore(expr)))
     })?;
     let plan = match plan.data {
-        LogicalPlan::Join(join) => LogicalPlan::Join(rewrite_keys(join)?),
+        LogicalPlan::Join(join) => LogicalPlan::Join(rewrite_join(join)?),
         LogicalPlan::Union(union) => LogicalPlan::Union(rewrite_union(union)?),
+        LogicalPlan::Values(values) => LogicalPlan::Values(rewrite_values(values)?),
         other => other,
     };
     plan.recompute_schema().map(Transformed::yes)
+}
+
+/// A subquery that reads the columns of `outer` with the types that they have now.
+fn with_outer(plan: LogicalPlan, outer: &DFSchema) -> DfResult<Transformed<LogicalPlan>> {
+    plan.transform_up_with_subqueries(|node| {
+        node.map_expressions(|expr| {
+            expr.transform_up(|expr| match expr {
+                Expr::OuterReferenceColumn(..) => {
+                    let new = retyped(expr.clone(), outer);
+                    Ok(if new == expr { Transformed::no(expr) } else { Transformed::yes(new) })
+                }
+                other => Ok(Transformed::no(other)),
+            })
+        })
+    })
+}
+
+fn retyped(expr: Expr, outer: &DFSchema) -> Expr {
+    match &expr {
+        Expr::OuterReferenceColumn(field, column) => match outer.qualified_field_from_column(column) {
+            Ok((_, now)) if now.data_type() != field.data_type() => {
+                let field = field.as_ref().clone().with_data_type(now.data_type().clone());
+                Expr::OuterReferenceColumn(Arc::new(field), column.clone())
+            }
+            _ => expr,
+        },
+        _ => expr,
+    }
 }
 
 fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
@@ -246,8 +326,12 @@ fn align_arguments(arguments: &mut [Expr], function: &impl UDFCoercionExt, schem
     if loses { align(arguments.iter_mut().collect(), schema) } else { Ok(false) }
 }
 
-/// Keys of joins that are written as USING, or stand for INTERSECT and EXCEPT.
-fn rewrite_keys(mut join: Join) -> DfResult<Join> {
+/// Keys of joins that are written as USING, or stand for INTERSECT and EXCEPT; and what is LATERAL, and so reads the left side.
+fn rewrite_join(mut join: Join) -> DfResult<Join> {
+    let right = with_outer(join.right.as_ref().clone(), join.left.schema())?;
+    if right.transformed {
+        join.right = Arc::new(stay_approximate(right.data)?);
+    }
     for (left, right) in &mut join.on {
         let (Ok(left_type), Ok(right_type)) = (left.get_type(join.left.schema()), right.get_type(join.right.schema()))
         else {
@@ -257,14 +341,18 @@ fn rewrite_keys(mut join: Join) -> DfResult<Join> {
         let (exact, data_type) = if has_decimal(&left_type) { (left, left_type) } else { (right, right_type) };
         *exact = cast(std::mem::take(exact), &data_type, &target);
     }
+    join.filter = join.filter.map(|filter| filter.unalias_nested().data);
     Ok(join)
 }
 
 fn rewrite_union(union: Union) -> DfResult<Union> {
     let columns = union.schema.fields().len();
+    // Its own type is what its inputs had before.
     let of_column = |at: usize| {
-        let types = union.inputs.iter().filter_map(move |input| input.schema().fields().get(at));
-        common_float(types.map(|field| field.data_type()))
+        let schemas = union.inputs.iter().map(|input| input.schema()).chain([&union.schema]);
+        let types: Vec<DataType> =
+            schemas.filter_map(|schema| Some(schema.fields().get(at)?.data_type().clone())).collect();
+        common_float(&types)
     };
     let targets: Vec<Option<DataType>> = (0..columns).map(of_column).collect();
     let inputs = union.inputs.iter().map(|input| {
@@ -286,6 +374,41 @@ fn rewrite_union(union: Union) -> DfResult<Union> {
     });
     let schema = DFSchema::new_with_metadata(fields.collect(), union.schema.metadata().clone())?;
     Ok(Union { inputs, schema: Arc::new(schema) })
+}
+
+/// The cells of VALUES have got the column's type already.
+fn rewrite_values(mut values: Values) -> DfResult<Values> {
+    let nothing = DFSchema::empty();
+    let mut fields = Vec::with_capacity(values.schema.fields().len());
+    for (at, (qualifier, field)) in values.schema.iter().enumerate() {
+        let column = field.data_type();
+        let mut types = Vec::new();
+        for row in &values.values {
+            types.extend(written(&row[at], column).get_type(&nothing).ok());
+        }
+        let Some(target) = common_float(&types).filter(|_| has_decimal(column)) else {
+            fields.push((qualifier.cloned(), Arc::clone(field)));
+            continue;
+        };
+        for row in &mut values.values {
+            let cell = written(&row[at], column).clone();
+            row[at] = match nearest_literal(&cell, &target) {
+                Some(literal) => literal,
+                None => cell.cast_to(&target, &nothing)?,
+            };
+        }
+        fields.push((qualifier.cloned(), Arc::new(field.as_ref().clone().with_data_type(target))));
+    }
+    values.schema = Arc::new(DFSchema::new_with_metadata(fields, values.schema.metadata().clone())?);
+    Ok(values)
+}
+
+/// A cell as it was before it was cast to its column's type.
+fn written<'a>(cell: &'a Expr, column: &DataType) -> &'a Expr {
+    match cell {
+        Expr::Cast(cast) if cast.field.data_type() == column => &cast.expr,
+        other => other,
+    }
 }
 
 /// The plan, of whose columns those with a type are cast to it. Names stay.
@@ -333,14 +456,17 @@ fn inner(data_type: &DataType) -> &DataType {
     }
 }
 
-/// An exact value as an approximate one.
+/// An exact value as an approximate one. A literal keeps its name, so that the names of what it is in stay.
 fn cast(expr: Expr, from: &DataType, float: &DataType) -> Expr {
-    match &expr {
-        Expr::Literal(value, metadata) if let Some(value) = nearest(value, float) => {
-            Expr::Literal(value, metadata.clone())
-        }
-        _ => Expr::Cast(Cast::new(Box::new(expr), with_inner(from, float))),
+    match nearest_literal(&expr, float) {
+        Some(literal) => literal.alias(expr.schema_name().to_string()),
+        None => Expr::Cast(Cast::new(Box::new(expr), with_inner(from, float))),
     }
+}
+
+fn nearest_literal(expr: &Expr, float: &DataType) -> Option<Expr> {
+    let Expr::Literal(value, metadata) = expr else { return None };
+    nearest(value, float).map(|value| Expr::Literal(value, metadata.clone()))
 }
 
 fn with_inner(data_type: &DataType, target: &DataType) -> DataType {
@@ -401,7 +527,7 @@ mod tests {
         let schema = Arc::clone(plan.schema());
         let rows = context.execute_logical_plan(plan).await?.collect().await?;
         for batch in &rows {
-            let types = |schema: &arrow::datatypes::Schema| -> Vec<DataType> {
+            let types = |schema: &Schema| -> Vec<DataType> {
                 schema.fields().iter().map(|field| field.data_type().clone()).collect()
             };
             assert_eq!(types(&batch.schema()), types(schema.as_arrow()), "{sql}: the plan says what comes");
@@ -488,12 +614,58 @@ mod tests {
                 "1e-20 1e-20",
             ),
             (
+                "WITH RECURSIVE x AS (SELECT coalesce(f, 0.0) AS g, 1 AS n FROM t WHERE id = 3 \
+                 UNION ALL SELECT g * 2, n + 1 FROM x WHERE n < 3) SELECT g FROM x",
+                "1e300 2e300 4e300",
+            ),
+            ("SELECT coalesce(f, 0.0) AS v FROM t WHERE id = 1 UNION ALL SELECT f FROM t WHERE id = 3", "1e-20 1e300"),
+            (
+                "SELECT v FROM (SELECT coalesce(f, 0.0) AS v FROM t UNION SELECT coalesce(f, 0.1) FROM t) \
+                 WHERE v > 0.5 ORDER BY v",
+                "1e300 inf",
+            ),
+            ("SELECT x FROM (VALUES (1e-20), (0.5), (NULL), (3)) AS v(x)", "1e-20 0.5  3.0"),
+            ("SELECT x FROM (VALUES (1.5), (0.25)) AS v(x)", "1.50 0.25"),
+            ("SELECT f > 0.5, count(*) FROM t WHERE id < 4 GROUP BY ROLLUP (f > 0.5) ORDER BY 2", "true false "),
+            ("SELECT count(*), grouping(f > 0.5) FROM t WHERE id < 4 GROUP BY CUBE (f > 0.5) ORDER BY 1", "1 2 3"),
+            (
+                "SELECT coalesce(f, 0.0) AS g FROM t GROUP BY coalesce(f, 0.0) HAVING coalesce(f, 0.0) > 0.5 \
+                 ORDER BY coalesce(f, 0.0)",
+                "1e300 inf",
+            ),
+            ("SELECT DISTINCT ON (f > 0.5) id FROM t WHERE id < 4 ORDER BY f > 0.5, id", "1 3"),
+            (
+                "SELECT x.g FROM (SELECT coalesce(f, 0.0) AS g FROM t) AS x \
+                 CROSS JOIN LATERAL (SELECT t.id FROM t WHERE t.d = x.g) AS y ORDER BY 1",
+                "0.0 0.5",
+            ),
+            (
+                "SELECT x.g FROM (SELECT coalesce(f, 0.0) AS g FROM t) AS x WHERE x.g IN \
+                 (SELECT t.d FROM t WHERE t.d < 0.6) ORDER BY 1",
+                "0.0 0.5",
+            ),
+            (
                 "SELECT g FROM (SELECT coalesce(f, 0.0) AS g FROM t) AS x WHERE EXISTS (SELECT 1 FROM t WHERE t.d = x.g) ORDER BY g",
                 "0.0 0.5",
             ),
         ] {
             assert_eq!(values(sql).await, found, "{sql}");
         }
+    }
+
+    /// Each recursion reads the one before it: what is done to one must not double with each.
+    #[tokio::test]
+    async fn recursions_over_recursions_are_planned_once() {
+        let mut sql = "WITH RECURSIVE a0 AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM a0 WHERE n < 2)".to_owned();
+        for at in 1..25 {
+            let before = at - 1;
+            sql += &format!(", a{at} AS (SELECT n FROM a{before} UNION ALL SELECT n + 1 FROM a{at} WHERE n < 2)");
+        }
+        let context = SessionContext::new();
+        let statement = DFParser::parse_sql(&format!("{sql} SELECT n FROM a24")).unwrap().pop_front().unwrap();
+        let plan = context.state().statement_to_plan(statement).await.unwrap();
+        let plan = stay_approximate(plan).unwrap();
+        assert_eq!(plan.schema().fields().len(), 1);
     }
 
     #[tokio::test]
