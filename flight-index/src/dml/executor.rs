@@ -105,8 +105,15 @@ impl<'a> Executor<'a> {
         Self { services, login, options, transaction, parameters: None }
     }
 
-    /// Runs the statement, once for each row of `parameters`.
+    /// Runs the statement, once for each row of `parameters`. Until it is over, its foreign keys included, it counts as one of
+    /// which nothing may stay: whoever drops it has it undone.
     pub async fn run(&mut self, statement: &Statement, parameters: Option<RecordBatch>) -> Result<Written> {
+        let written = self.run_all(statement, parameters).await?;
+        self.transaction.statement_done();
+        Ok(written)
+    }
+
+    async fn run_all(&mut self, statement: &Statement, parameters: Option<RecordBatch>) -> Result<Written> {
         // VALUES takes all parameters at once.
         if let Statement::Insert(insert) = statement
             && plain_values(insert).is_some()
@@ -145,6 +152,7 @@ impl<'a> Executor<'a> {
         let loaded = Loader::load_into(self.transaction, Arc::clone(&target), schema, self.options, batches).await?;
         let rows = loaded.rows;
         self.finish(&target, loaded).await?;
+        self.transaction.statement_done();
         Ok(rows)
     }
 
@@ -257,7 +265,6 @@ impl<'a> Executor<'a> {
         returning: Option<Returning>,
     ) -> Result<Written> {
         self.transaction.absorb(stager.finish().await?);
-        self.transaction.statement_done();
         let rows = effects.rows;
         self.finish(target, effects).await?;
         Ok(Written { rows, returned: returning.map(Returning::finish) })

@@ -191,7 +191,6 @@ impl Executor<'_> {
             effects.change(&child_target, Some(old), new, &mut stager).await?;
         }
         self.transaction.absorb(stager.finish().await?);
-        self.transaction.statement_done();
         Ok(Some((child_target, effects)))
     }
 

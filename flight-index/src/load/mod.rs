@@ -89,6 +89,7 @@ impl Loader {
         let loaded = Self::load_into(&mut transaction, target, schema, &options, batches).await;
         match loaded {
             Ok(effects) => {
+                transaction.statement_done();
                 let version = transaction.commit(None).await?.version;
                 Ok(LoadOutcome { rows: effects.rows, version })
             }
@@ -142,7 +143,6 @@ impl Loader {
         // drop the call's future when it next waits. So it waits once, and nothing of a broken load goes on.
         tokio::task::yield_now().await;
         transaction.absorb(stager.finish().await?);
-        transaction.statement_done();
         Ok(effects)
     }
 }

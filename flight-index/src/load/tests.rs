@@ -182,11 +182,19 @@ async fn a_statement_that_has_sent_nothing_is_undone_nowhere() {
     };
     let died = || Err(Error::new(ErrorCode::Unavailable, "a storage server died"));
     load(&mut transaction, batches(1, 10)).await.unwrap();
+    transaction.statement_done();
     let first = transaction.sequence();
     load(&mut transaction, vec![Ok(batch(10, 10)), died()]).await.unwrap_err();
     transaction.rollback_to(first).await;
     assert!(bench.servers.rolled_back.lock().is_empty());
-    // What was sent before is undone.
+    // What was sent before is undone, also when all was sent and the end of the statement was not heard of: nobody has looked
+    // at its foreign keys.
+    let before = transaction.sequence();
+    load(&mut transaction, batches(20, 10)).await.unwrap();
+    transaction.settle_unfinished().await;
+    assert_eq!(*bench.servers.rolled_back.lock(), BTreeSet::from([(transaction.id(), before)]));
+    transaction.settle_unfinished().await;
+    bench.servers.rolled_back.lock().clear();
     let second = transaction.sequence();
     load(&mut transaction, batches(40, 8_000).into_iter().chain([died()]).collect()).await.unwrap_err();
     transaction.rollback_to(second).await;

@@ -126,7 +126,7 @@ impl Transaction {
         self.staged.extend(staged);
     }
 
-    /// Every stager that was given out has been absorbed.
+    /// The statement has come to its end: every stager that was given out has been absorbed, and foreign keys hold.
     pub fn statement_done(&mut self) {
         self.unfinished = None;
         self.touched.statement_over();
