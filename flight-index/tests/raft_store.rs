@@ -68,7 +68,7 @@ fn alone(dir: &Path, node_id: NodeId) -> CatalogOptions {
 }
 
 fn create_user(name: &str) -> Command {
-    Command::CreateUser { name: name.to_owned(), password_hash: "hash".to_owned() }
+    Command::CreateUser { name: name.to_owned(), password_hash: "hash".to_owned(), by: None }
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn snapshots_of_many_pieces_replace_one_another_while_entries_are_written(
     for round in 0..3 {
         for number in 0..4 {
             let name = format!("large {round} {number}");
-            catalog.propose(Command::CreateUser { name, password_hash: "x".repeat(3 << 20) }).await.unwrap();
+            catalog.propose(Command::CreateUser { name, password_hash: "x".repeat(3 << 20), by: None }).await.unwrap();
         }
         let writing = async {
             for number in 0..20 {
@@ -275,10 +275,11 @@ async fn concurrent_proposals_share_entries_and_their_versions() {
 async fn a_command_that_is_too_large_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = open(dir.path()).await;
-    let huge = Command::CreateUser { name: "ada".to_owned(), password_hash: "x".repeat(9 << 20) };
+    let huge = Command::CreateUser { name: "ada".to_owned(), password_hash: "x".repeat(9 << 20), by: None };
     assert_eq!(catalog.propose(huge).await.unwrap_err().code(), ErrorCode::ResourceExhausted);
     // Large ones that are not too large fit, several at once too, and leave memory for disk.
-    let large = |user: u32| Command::CreateUser { name: format!("user {user}"), password_hash: "x".repeat(3 << 20) };
+    let large =
+        |user: u32| Command::CreateUser { name: format!("user {user}"), password_hash: "x".repeat(3 << 20), by: None };
     let proposals = (0..6).map(|user| catalog.propose(large(user)));
     for proposed in futures::future::join_all(proposals).await {
         proposed.unwrap();

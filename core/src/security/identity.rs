@@ -77,7 +77,7 @@ pub struct Peer {
 }
 
 /// A user, and what proved it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Login {
     /// The user's name.
     pub user: String,

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use drsdb_core::{Error, Result, Table, TableName, Ulid};
+use drsdb_core::{Error, Result, Table, TableName, Ulid, security::Login};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -232,6 +232,9 @@ pub enum Command {
         name: String,
         /// Its password, hashed.
         password_hash: String,
+        /// Who asks: an administrator. `None`: the cluster itself.
+        #[serde(default)]
+        by: Option<Login>,
     },
     /// ALTER USER ... PASSWORD.
     AlterUser {
@@ -239,11 +242,17 @@ pub enum Command {
         name: String,
         /// Its new password, hashed.
         password_hash: String,
+        /// Who asks: an administrator, or the user. To hash takes a while, in which the login may have come to its end.
+        #[serde(default)]
+        by: Option<Login>,
     },
     /// DROP USER. The last administrator stays.
     DropUser {
         /// Its name.
         name: String,
+        /// Who asks: an administrator.
+        #[serde(default)]
+        by: Option<Login>,
     },
 }
 

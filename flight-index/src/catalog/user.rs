@@ -67,6 +67,17 @@ impl CatalogState {
         }
     }
 
+    /// Refuses unless whoever has logged in is an administrator. Errors: `permission_denied`, and those of
+    /// [`CatalogState::user_of`].
+    pub fn require_admin(&self, login: &Login) -> Result<()> {
+        if self.user_of(login)?.admin {
+            return Ok(());
+        }
+        Err(WireError::new(ErrorCode::PermissionDenied, format!("user {} is not an administrator", login.user))
+            .with_hint("log in as an administrator")
+            .into())
+    }
+
     /// Users whose logins from before a version count no more, and that version. Only the newest are here, for storage
     /// servers: index servers know by [`CatalogState::user_of`].
     pub fn revoked_logins(&self) -> impl Iterator<Item = (&str, u64)> {

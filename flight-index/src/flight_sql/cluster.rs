@@ -14,7 +14,7 @@ impl FlightSqlServer {
     /// ALTER CLUSTER; the version at which it is so.
     pub(super) async fn alter_cluster(&self, change: AlterCluster, caller: &Login) -> Result<u64> {
         let state = self.current_state().await?;
-        self.require_admin(&state, caller)?;
+        state.require_admin(caller)?;
         match change {
             AlterCluster::AddIndexServer { id, url } => self.catalog.add_index_server(id, &url).await?,
             AlterCluster::RemoveIndexServer { id } => self.catalog.remove_index_server(id).await?,
@@ -33,7 +33,7 @@ impl FlightSqlServer {
 
     /// SHOW CLUSTER: the index servers, then the storage servers.
     pub(super) async fn show_cluster(&self, state: &CatalogState, caller: &Login) -> Result<RecordBatch> {
-        self.require_admin(state, caller)?;
+        state.require_admin(caller)?;
         let servers = self.catalog.index_server_status().await;
         let rows: Vec<Row> = servers.iter().map(index_row).chain(storage_rows(state)).collect();
         let text = |value: fn(&Row) -> &str| StringArray::from_iter_values(rows.iter().map(value));

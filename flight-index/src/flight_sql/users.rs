@@ -1,27 +1,14 @@
 //! CREATE, ALTER and DROP USER: who may, and hashing off the async threads.
 
 use drsdb_core::{
-    Error, ErrorCode, Result, WireError,
+    Error, Result,
     security::{Login, password},
 };
 
 use super::FlightSqlServer;
-use crate::{
-    catalog::{CatalogState, Command},
-    statement::Password,
-};
+use crate::{catalog::Command, statement::Password};
 
 impl FlightSqlServer {
-    /// Refuses unless the caller is an administrator.
-    pub(super) fn require_admin(&self, state: &CatalogState, caller: &Login) -> Result<()> {
-        if state.user_of(caller)?.admin {
-            return Ok(());
-        }
-        Err(WireError::new(ErrorCode::PermissionDenied, format!("user {} is not an administrator", caller.user))
-            .with_hint("log in as an administrator")
-            .into())
-    }
-
     /// CREATE USER.
     pub(super) async fn create_user(
         &self,
@@ -31,12 +18,12 @@ impl FlightSqlServer {
         caller: &Login,
     ) -> Result<u64> {
         let state = self.current_state().await?;
-        self.require_admin(&state, caller)?;
+        state.require_admin(caller)?;
         if if_not_exists && state.user(&name).is_some() {
             return Ok(state.version());
         }
         let password_hash = hash(secret).await?;
-        self.propose(Command::CreateUser { name, password_hash }).await
+        self.propose(Command::CreateUser { name, password_hash, by: Some(caller.clone()) }).await
     }
 
     /// ALTER USER; a user may set the own password.
@@ -46,20 +33,20 @@ impl FlightSqlServer {
             // In the newest state, too: who has only the password from before must not set the next one.
             state.user_of(caller)?;
         } else {
-            self.require_admin(&state, caller)?;
+            state.require_admin(caller)?;
         }
         let password_hash = hash(secret).await?;
-        self.propose(Command::AlterUser { name, password_hash }).await
+        self.propose(Command::AlterUser { name, password_hash, by: Some(caller.clone()) }).await
     }
 
     /// DROP USER.
     pub(super) async fn drop_user(&self, name: String, if_exists: bool, caller: &Login) -> Result<u64> {
         let state = self.current_state().await?;
-        self.require_admin(&state, caller)?;
+        state.require_admin(caller)?;
         if if_exists && state.user(&name).is_none() {
             return Ok(state.version());
         }
-        self.propose(Command::DropUser { name }).await
+        self.propose(Command::DropUser { name, by: Some(caller.clone()) }).await
     }
 }
 

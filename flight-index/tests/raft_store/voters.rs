@@ -225,7 +225,8 @@ async fn a_node_that_was_away_catches_up_through_a_snapshot() {
     away.stop().await;
     // More than one chunk, and several of them while it is sent.
     for number in 0..12 {
-        let large = Command::CreateUser { name: format!("large {number}"), password_hash: "x".repeat(1 << 20) };
+        let large =
+            Command::CreateUser { name: format!("large {number}"), password_hash: "x".repeat(1 << 20), by: None };
         nodes[0].catalog.propose(large).await.unwrap();
     }
     // A leader forgets no entry that it is just about to send: it is asked until it has.

@@ -73,9 +73,14 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         Command::RemoveReplica { table, shard, server } => replicas::remove(state, *table, *shard, *server),
         Command::SetServerState { server, state: wanted } => cluster::set_server_state(state, *server, *wanted),
         Command::DropServer { server } => cluster::drop_server(state, *server),
-        Command::CreateUser { name, password_hash } => users::create(state, name, password_hash, false),
-        Command::AlterUser { name, password_hash } => users::alter(state, name, password_hash),
-        Command::DropUser { name } => users::drop(state, name),
+        Command::CreateUser { name, password_hash, by } => {
+            users::require_admin(state, by.as_ref()).and_then(|()| users::create(state, name, password_hash, false))
+        }
+        Command::AlterUser { name, password_hash, by } => users::require_self_or_admin(state, by.as_ref(), name)
+            .and_then(|()| users::alter(state, name, password_hash)),
+        Command::DropUser { name, by } => {
+            users::require_admin(state, by.as_ref()).and_then(|()| users::drop(state, name))
+        }
     };
     applied.unwrap_or_else(|error| Response::Error(error.into()))
 }

@@ -332,28 +332,34 @@ fn the_last_administrator_stays() {
     let mut state = cluster();
     let user = |name: &str| (name.to_owned(), "hash".to_owned());
     let (name, password_hash) = user("ada");
-    done(&mut state, Command::CreateUser { name: name.clone(), password_hash: password_hash.clone() });
+    done(&mut state, Command::CreateUser { name: name.clone(), password_hash: password_hash.clone(), by: None });
     assert_eq!(
-        refused(&mut state, Command::CreateUser { name: name.clone(), password_hash }).code,
+        refused(&mut state, Command::CreateUser { name: name.clone(), password_hash, by: None }).code,
         ErrorCode::AlreadyExists
     );
-    done(&mut state, Command::AlterUser { name: name.clone(), password_hash: "new".to_owned() });
+    done(&mut state, Command::AlterUser { name: name.clone(), password_hash: "new".to_owned(), by: None });
     assert_eq!(state.user("ada").unwrap().password_hash, "new");
-    assert_eq!(refused(&mut state, Command::DropUser { name: "admin".to_owned() }).code, ErrorCode::InvalidArgument);
-    done(&mut state, Command::DropUser { name });
-    assert_eq!(refused(&mut state, Command::DropUser { name: "admim".to_owned() }).hint, "did you mean admin?");
+    assert_eq!(
+        refused(&mut state, Command::DropUser { name: "admin".to_owned(), by: None }).code,
+        ErrorCode::InvalidArgument
+    );
+    done(&mut state, Command::DropUser { name, by: None });
+    assert_eq!(
+        refused(&mut state, Command::DropUser { name: "admim".to_owned(), by: None }).hint,
+        "did you mean admin?"
+    );
 }
 
 fn set_password(name: &str) -> Command {
-    Command::AlterUser { name: name.to_owned(), password_hash: "hash".to_owned() }
+    Command::AlterUser { name: name.to_owned(), password_hash: "hash".to_owned(), by: None }
 }
 
 fn create_user(name: &str) -> Command {
-    Command::CreateUser { name: name.to_owned(), password_hash: "hash".to_owned() }
+    Command::CreateUser { name: name.to_owned(), password_hash: "hash".to_owned(), by: None }
 }
 
 fn drop_user(name: &str) -> Command {
-    Command::DropUser { name: name.to_owned() }
+    Command::DropUser { name: name.to_owned(), by: None }
 }
 
 #[test]
@@ -387,6 +393,35 @@ fn a_login_counts_until_the_credentials_change() {
     assert_eq!(is_admin(&state, &admin), Err(ErrorCode::Unauthenticated));
     done(&mut state, drop_user("ada"));
     assert_eq!(is_admin(&state, &current), Err(ErrorCode::Unauthenticated));
+}
+
+#[test]
+fn users_are_changed_by_logins_that_count_when_it_is_done() {
+    let mut state = cluster();
+    done(&mut state, create_user("ada"));
+    let [admin, ada] = ["admin", "ada"].map(|name| state.user(name).unwrap().login());
+    let hash = || "hash".to_owned();
+    let alter = |name: &str, by: &Login| Command::AlterUser {
+        name: name.to_owned(),
+        password_hash: hash(),
+        by: Some(by.clone()),
+    };
+    let create =
+        |by: &Login| Command::CreateUser { name: "bob".to_owned(), password_hash: hash(), by: Some(by.clone()) };
+    let drop = |by: &Login| Command::DropUser { name: "bob".to_owned(), by: Some(by.clone()) };
+    for command in [create(&ada), drop(&ada), alter("admin", &ada)] {
+        assert_eq!(refused(&mut state, command).code, ErrorCode::PermissionDenied);
+    }
+    done(&mut state, create(&admin));
+    done(&mut state, drop(&admin));
+    done(&mut state, alter("ada", &ada));
+    // The old password does not set the next one, however early that was asked for.
+    assert_eq!(refused(&mut state, alter("ada", &ada)).code, ErrorCode::Unauthenticated);
+    done(&mut state, alter("ada", &admin));
+    done(&mut state, alter("admin", &admin));
+    for command in [create(&admin), drop(&admin), alter("ada", &admin)] {
+        assert_eq!(refused(&mut state, command).code, ErrorCode::Unauthenticated);
+    }
 }
 
 #[test]
@@ -433,7 +468,7 @@ fn storage_servers_are_told_of_the_newest_revocations() {
 fn secrets_are_not_printed() {
     let mut state = cluster();
     let secret = "$argon2id$secret".to_owned();
-    let command = Command::CreateUser { name: "ada".to_owned(), password_hash: secret.clone() };
+    let command = Command::CreateUser { name: "ada".to_owned(), password_hash: secret.clone(), by: None };
     assert!(!format!("{command:?}").contains(&secret));
     done(&mut state, command);
     let printed = format!("{state:?}");
@@ -582,7 +617,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => (name.clone(), any::<bool>())
             .prop_map(|(name, cascade)| Command::DropSchema { name: name.to_owned(), if_exists: false, cascade }),
         1 => name.clone()
-            .prop_map(|name| Command::CreateUser { name: name.to_owned(), password_hash: String::new() }),
+            .prop_map(|name| Command::CreateUser { name: name.to_owned(), password_hash: String::new(), by: None }),
         1 => name.clone().prop_map(set_password),
         1 => name.prop_map(drop_user),
         3 => any_replica_command(),

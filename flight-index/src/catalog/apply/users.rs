@@ -2,13 +2,26 @@
 
 use std::sync::Arc;
 
-use drsdb_core::{ErrorCode, WireError, nearest_name};
+use drsdb_core::{ErrorCode, WireError, nearest_name, security::Login};
 
 use super::{Applied, CHANGED, already_exists, check_name};
 use crate::catalog::{CatalogState, User};
 
 /// How many revocations are kept. They travel with every ping, and count for storage servers for as long as tickets live.
 pub(super) const KEPT_REVOKED: usize = 64;
+
+/// Refuses unless whoever asks is an administrator, and has logged in with the password that counts now.
+pub(super) fn require_admin(state: &CatalogState, by: Option<&Login>) -> Result<(), WireError> {
+    by.map_or(Ok(()), |by| state.require_admin(by).map_err(|error| error.to_wire()))
+}
+
+/// The same, where a user may ask about himself.
+pub(super) fn require_self_or_admin(state: &CatalogState, by: Option<&Login>, name: &str) -> Result<(), WireError> {
+    match by {
+        Some(by) if by.user == name => state.user_of(by).map(|_| ()).map_err(|error| error.to_wire()),
+        _ => require_admin(state, by),
+    }
+}
 
 pub(super) fn create(state: &mut CatalogState, name: &str, password_hash: &str, admin: bool) -> Applied {
     check_name("user", name)?;
