@@ -68,7 +68,10 @@ pub(crate) struct Open {
     client: Client,
     pub id: Bytes,
     pub server: Url,
+    /// It ended, or its server is lost.
     over: AtomicBool,
+    /// A server has ended it as it was told.
+    ended: AtomicBool,
 }
 
 impl Client {
@@ -84,7 +87,13 @@ impl Client {
         let route = Route::anywhere(Kind::Read);
         let (server, answer) = self.action(&route, "BeginTransaction", body).await?;
         let begun: ActionBeginTransactionResult = unpack(answer, &server)?;
-        let open = Open { client: self.clone(), id: begun.transaction_id, server, over: AtomicBool::new(false) };
+        let open = Open {
+            client: self.clone(),
+            id: begun.transaction_id,
+            server,
+            over: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        };
         Ok(Transaction { client: Client { transaction: Some(Arc::new(open)), ..self.clone() } })
     }
 
@@ -130,6 +139,8 @@ impl Client {
     {
         let transaction = self.begin().await?;
         match work(transaction.clone()).await {
+            // The work may have ended it itself.
+            Ok(value) if transaction.open().ended.load(Ordering::Acquire) => Ok(value),
             Ok(value) => transaction.commit().await.map(|_| value),
             Err(error) => {
                 // The error of the work is the one that matters; a transaction that is left open ends by itself.
@@ -237,6 +248,7 @@ impl Open {
         }
         let route = Route { kind: Kind::End, place: Place::First(self.server.clone()) };
         let (_, answer) = self.client.action(&route, "EndTransaction", end_request(&self.id, action)).await?;
+        self.ended.store(true, Ordering::Release);
         Ok(answer.unwrap_or_default())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drsdb_client::{Client, Error, ErrorCode, IngestOptions, WireError};
+use drsdb_client::{Client, Error, ErrorCode, IngestOptions, Transaction, WireError};
 use url::Url;
 
 use crate::{Cluster, fake::*, retries::done};
@@ -186,6 +186,20 @@ async fn work_that_meets_a_conflict_is_run_again() {
     }
     let spawned = tokio::spawn(async move { client.transaction(|tx| async move { tx.execute("INSERT").await }).await });
     assert!(spawned.await.unwrap().is_ok(), "its future can go to another thread");
+}
+
+#[tokio::test]
+async fn work_that_ends_its_transaction_itself_is_done_once() {
+    let (cluster, _second, client) = two().await;
+    for (commits, last) in [(true, "COMMIT action in transaction 0"), (false, "ROLLBACK action in transaction 1")] {
+        let work = |tx: Transaction| async move {
+            tx.execute("INSERT").await?;
+            if commits { tx.commit().await.map(|_| ()) } else { tx.rollback().await }
+        };
+        client.transaction(work).await.unwrap();
+        let calls = told(&cluster.script.take_calls());
+        assert_eq!((calls.len(), calls.last().map(String::as_str)), (3, Some(last)), "{calls:?}");
+    }
 }
 
 #[tokio::test]
