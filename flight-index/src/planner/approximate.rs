@@ -200,7 +200,8 @@ fn with_outer(plan: LogicalPlan, outer: &DFSchema) -> DfResult<Transformed<Logic
 fn retyped(expr: Expr, outer: &DFSchema) -> Expr {
     match &expr {
         Expr::OuterReferenceColumn(field, column) => match outer.qualified_field_from_column(column) {
-            Ok((_, now)) if now.data_type() != field.data_type() => {
+            // Only so far as this pass changes types: a column of the same name may be in a nearer scope, which is looked at later.
+            Ok((_, now)) if has_decimal(field.data_type()) && float_of(now.data_type()).is_some() => {
                 let field = field.as_ref().clone().with_data_type(now.data_type().clone());
                 Expr::OuterReferenceColumn(Arc::new(field), column.clone())
             }
@@ -369,7 +370,8 @@ fn rewrite_union(union: Union) -> DfResult<Union> {
     });
     let inputs = inputs.collect::<DfResult<Vec<_>>>()?;
     let fields = union.schema.iter().zip(&targets).map(|((qualifier, field), target)| {
-        let data_type = target.as_ref().map_or(field.data_type(), |target| target).clone();
+        let data_type = field.data_type();
+        let data_type = target.as_ref().map_or_else(|| data_type.clone(), |target| with_inner(data_type, target));
         (qualifier.cloned(), Arc::new(field.as_ref().clone().with_data_type(data_type)))
     });
     let schema = DFSchema::new_with_metadata(fields.collect(), union.schema.metadata().clone())?;
@@ -384,30 +386,55 @@ fn rewrite_values(mut values: Values) -> DfResult<Values> {
         let column = field.data_type();
         let mut types = Vec::new();
         for row in &values.values {
-            types.extend(written(&row[at], column).get_type(&nothing).ok());
+            let data_type = row[at].get_type(&nothing)?;
+            if float_of(&data_type).is_some() {
+                // It was a decimal when the column got its type.
+                types.push(column.clone());
+            }
+            types.push(written(&row[at], column).get_type(&nothing)?);
         }
         let Some(target) = common_float(&types).filter(|_| has_decimal(column)) else {
             fields.push((qualifier.cloned(), Arc::clone(field)));
             continue;
         };
+        let data_type = with_inner(column, &target);
         for row in &mut values.values {
             let cell = written(&row[at], column).clone();
             row[at] = match nearest_literal(&cell, &target) {
                 Some(literal) => literal,
-                None => cell.cast_to(&target, &nothing)?,
+                None => cell.cast_to(&data_type, &nothing)?,
             };
         }
-        fields.push((qualifier.cloned(), Arc::new(field.as_ref().clone().with_data_type(target))));
+        fields.push((qualifier.cloned(), Arc::new(field.as_ref().clone().with_data_type(data_type))));
     }
     values.schema = Arc::new(DFSchema::new_with_metadata(fields, values.schema.metadata().clone())?);
     Ok(values)
 }
 
-/// A cell as it was before it was cast to its column's type.
+/// A cell as it was before the planner cast it to its column's type. Casts that the statement has itself stay.
 fn written<'a>(cell: &'a Expr, column: &DataType) -> &'a Expr {
     match cell {
-        Expr::Cast(cast) if cast.field.data_type() == column => &cast.expr,
-        other => other,
+        Expr::Cast(cast) if cast.field.data_type() == column => match cast.expr.get_type(&DFSchema::empty()) {
+            Ok(from) if from.is_decimal() || comes_of_float(column, &from) => &cast.expr,
+            _ => cell,
+        },
+        _ => cell,
+    }
+}
+
+/// Whether the planner can have chosen the decimal type with that float among the cells: it takes a DOUBLE for DECIMAL(30, 15),
+/// and a REAL for DECIMAL(14, 7).
+fn comes_of_float(column: &DataType, float: &DataType) -> bool {
+    let digits = match inner(float) {
+        DataType::Float64 => 15,
+        DataType::Float32 => 7,
+        _ => return false,
+    };
+    match inner(column) {
+        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
+            i16::from(*scale) >= digits && i16::from(*precision) - i16::from(*scale) >= digits
+        }
+        _ => false,
     }
 }
 
@@ -626,6 +653,18 @@ mod tests {
             ),
             ("SELECT x FROM (VALUES (1e-20), (0.5), (NULL), (3)) AS v(x)", "1e-20 0.5  3.0"),
             ("SELECT x FROM (VALUES (1.5), (0.25)) AS v(x)", "1.50 0.25"),
+            ("SELECT x FROM (VALUES (CAST(sqrt(2) AS DECIMAL(10, 2))), (0.25), (NULL)) AS v(x)", "1.41 0.25 "),
+            ("SELECT x FROM (VALUES (coalesce(1e-20, 0.5)), (3)) AS v(x)", "1e-20 3.0"),
+            ("SELECT x[1] FROM (VALUES (make_array(1e0)), (make_array(0.5))) AS v(x)", "1.0 0.5"),
+            (
+                "SELECT v[1] FROM (SELECT make_array(f) AS v FROM t WHERE id = 1 UNION ALL SELECT make_array(0.5)) AS x",
+                "1e-20 0.5",
+            ),
+            (
+                "SELECT count(*) FROM (SELECT 'a' AS v) AS x WHERE EXISTS (SELECT 1 FROM (SELECT 1 AS v) AS x \
+                 WHERE EXISTS (SELECT 1 FROM t WHERE t.id = x.v + 1))",
+                "1",
+            ),
             ("SELECT f > 0.5, count(*) FROM t WHERE id < 4 GROUP BY ROLLUP (f > 0.5) ORDER BY 2", "true false "),
             ("SELECT count(*), grouping(f > 0.5) FROM t WHERE id < 4 GROUP BY CUBE (f > 0.5) ORDER BY 1", "1 2 3"),
             (
