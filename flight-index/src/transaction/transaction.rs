@@ -34,6 +34,8 @@ pub struct Transaction {
     validations: Vec<(u32, Validation)>,
     /// A statement after this number began and was never heard of again.
     unfinished: Option<u32>,
+    /// What was being undone when nobody waited for it any more: all after this number.
+    undoing: Option<u32>,
     /// A server that may have something of a statement that was undone.
     not_undone_at: Option<Arc<StorageServer>>,
     /// Tells storage servers that it runs here, and what it reads.
@@ -59,6 +61,7 @@ impl Transaction {
             staged: Vec::new(),
             validations: Vec::new(),
             unfinished: None,
+            undoing: None,
             not_undone_at: None,
         }
     }
@@ -138,9 +141,10 @@ impl Transaction {
         self.validations.extend(validations.into_iter().map(|validation| (sequence, validation)));
     }
 
-    /// Undoes a statement of which nobody waits for the end any more: its client went away, or its time was over.
+    /// Undoes a statement of which nobody waits for the end any more: its client went away, or its time was over. That may also
+    /// have happened while it was being undone.
     pub async fn settle_unfinished(&mut self) {
-        if let Some(sequence) = self.unfinished {
+        if let Some(sequence) = self.undoing.into_iter().chain(self.unfinished).min() {
             self.rollback_to(sequence).await;
         }
     }
@@ -151,12 +155,14 @@ impl Transaction {
     pub async fn rollback_to(&mut self, sequence: u32) {
         let sent = self.touched.statement_over();
         let unfinished = self.unfinished.take().is_some() && sent;
-        let any = unfinished || self.staged.iter().any(|staged| staged.sequence > sequence);
+        let any = unfinished || self.undoing.is_some() || self.staged.iter().any(|staged| staged.sequence > sequence);
         self.staged.retain(|staged| staged.sequence <= sequence);
         self.validations.retain(|(of, _)| *of <= sequence);
         if !any {
             return;
         }
+        let sequence = self.undoing.map_or(sequence, |undoing| undoing.min(sequence));
+        self.undoing = Some(sequence);
         let servers = self.touched.servers();
         let undone = servers.iter().map(|server| {
             let undo = self.writes.transport.rollback_to(server, self.id, sequence, self.sequence);
@@ -172,6 +178,7 @@ impl Transaction {
             tracing::warn!(transaction = %self.id, server = %server.url, fault, "a statement could not be undone");
             self.not_undone_at = Some(Arc::clone(server));
         }
+        self.undoing = None;
         // Numbers are not used again: a late message of an undone statement must not pass for a new one's.
     }
 
