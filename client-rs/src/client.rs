@@ -7,7 +7,7 @@ use arrow_flight::{
     sql::{CommandStatementQuery, ProstMessageExt},
 };
 use bytes::Bytes;
-use drsdb_proto::v1;
+use drsdb_proto::{ErrorCode, WireError, v1};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use prost::Message;
@@ -155,7 +155,13 @@ impl Client {
 
     async fn plan(&self, sql: &str) -> Result<Planned> {
         let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: self.transaction_id() };
-        let Some(step) = transaction_step(sql).filter(|_| self.transaction.is_none()) else {
+        let step = transaction_step(sql);
+        if self.transaction.is_some() && matches!(step, Some(Step::Commit | Step::Rollback)) {
+            return Err(WireError::new(ErrorCode::InvalidArgument, "a Transaction is not ended by SQL")
+                .with_hint("call its commit or rollback")
+                .into());
+        }
+        let Some(step) = step.filter(|_| self.transaction.is_none()) else {
             let kind = if is_read_only(sql) { Kind::Read } else { Kind::write() };
             return self.command_info(&command, kind).await;
         };

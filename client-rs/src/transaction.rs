@@ -70,8 +70,10 @@ pub(crate) struct Open {
     pub server: Url,
     /// It ended, or its server is lost.
     over: AtomicBool,
-    /// A server has ended it as it was told.
+    /// Its holder has ended it, whatever came of that.
     ended: AtomicBool,
+    /// It may have been committed: what it did must not be done again.
+    may_be_committed: AtomicBool,
 }
 
 impl Client {
@@ -93,6 +95,7 @@ impl Client {
             server,
             over: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            may_be_committed: AtomicBool::new(false),
         };
         Ok(Transaction { client: Client { transaction: Some(Arc::new(open)), ..self.clone() } })
     }
@@ -121,33 +124,35 @@ impl Client {
         loop {
             let error = match self.run_once(&work).await {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
+                Err((error, true)) if run < MAX_RUNS => error,
+                Err((error, _)) => return Err(error),
             };
-            if !error.allows_another_run() || run == MAX_RUNS {
-                return Err(error);
-            }
             tracing::debug!(%error, run, "the transaction is run again");
             wait(pause_after(run)).await;
             run += 1;
         }
     }
 
-    async fn run_once<T, W, F>(&self, work: &W) -> Result<T>
+    /// An error says whether the work may be run again.
+    async fn run_once<T, W, F>(&self, work: &W) -> Result<T, (Error, bool)>
     where
         W: Fn(Transaction) -> F,
         F: Future<Output = Result<T>>,
     {
-        let transaction = self.begin().await?;
-        match work(transaction.clone()).await {
+        let again = |error: &Error| error.allows_another_run();
+        let transaction = self.begin().await.map_err(|error| (error.clone(), again(&error)))?;
+        let ended = match work(transaction.clone()).await {
             // The work may have ended it itself.
             Ok(value) if transaction.open().ended.load(Ordering::Acquire) => Ok(value),
-            Ok(value) => transaction.commit().await.map(|_| value),
+            Ok(value) => transaction.clone().commit().await.map(|_| value),
             Err(error) => {
                 // The error of the work is the one that matters; a transaction that is left open ends by itself.
-                let _ = transaction.rollback().await;
+                let _ = transaction.clone().rollback().await;
                 Err(error)
             }
-        }
+        };
+        let committed = transaction.open().may_be_committed.load(Ordering::Acquire);
+        ended.map_err(|error| (error.clone(), again(&error) && !committed))
     }
 
     /// The way of a call: to the transaction's server inside of one, anywhere outside.
@@ -247,8 +252,13 @@ impl Open {
             return Err(is_over());
         }
         let route = Route { kind: Kind::End, place: Place::First(self.server.clone()) };
-        let (_, answer) = self.client.action(&route, "EndTransaction", end_request(&self.id, action)).await?;
         self.ended.store(true, Ordering::Release);
+        self.may_be_committed.store(action == EndTransaction::Commit, Ordering::Release);
+        let ended = self.client.action(&route, "EndTransaction", end_request(&self.id, action)).await;
+        if ended.as_ref().is_err_and(Error::allows_another_run) {
+            self.may_be_committed.store(false, Ordering::Release);
+        }
+        let (_, answer) = ended?;
         Ok(answer.unwrap_or_default())
     }
 }

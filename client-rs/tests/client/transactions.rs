@@ -200,6 +200,22 @@ async fn work_that_ends_its_transaction_itself_is_done_once() {
         let calls = told(&cluster.script.take_calls());
         assert_eq!((calls.len(), calls.last().map(String::as_str)), (3, Some(last)), "{calls:?}");
     }
+    // Not even when it goes on, and fails.
+    let on = |tx: Transaction| async move {
+        tx.execute("INSERT").await?;
+        tx.clone().commit().await?;
+        tx.execute("INSERT").await.map(|_| ())
+    };
+    assert_eq!(client.transaction(on).await.unwrap_err().code(), ErrorCode::Conflict);
+    assert_eq!(told(&cluster.script.take_calls()).iter().filter(|call| call.starts_with("COMMIT")).count(), 1);
+    // A commit that surely failed is nothing to keep from doing it again.
+    cluster.script.fail("COMMIT action", conflict());
+    client.transaction(|tx| async move { tx.commit().await.map(|_| ()) }).await.unwrap();
+    assert_eq!(told(&cluster.script.take_calls()).iter().filter(|call| call.starts_with("COMMIT")).count(), 2);
+    for sql in ["COMMIT", "ROLLBACK"] {
+        let ended = client.transaction(|tx| async move { tx.execute(sql).await }).await;
+        assert_eq!(ended.unwrap_err().code(), ErrorCode::InvalidArgument);
+    }
 }
 
 #[tokio::test]
