@@ -4,7 +4,7 @@
 //!
 //! 1. [`Planner::plan`] turns the statement into a logical plan over [`catalog_view`]: the tables of one catalog state,
 //!    whose version becomes the query's snapshot, and the [`system_tables`] made of it. [`expand_views`] plans the views that
-//!    it reads.
+//!    it reads; [`approximate`] has decimals beside floats become floats.
 //! 2. DataFusion optimizes it. [`sharded_table`] answers its questions about a table; [`prune_shards`] leaves out shards
 //!    that cannot hold a match.
 //! 3. [`choose_replicas`] picks the replica of each shard that is read, and [`stamp_servers`] gives all leaves the same list

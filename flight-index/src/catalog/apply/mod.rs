@@ -126,3 +126,5 @@ fn remove_all<K: Ord, V>(map: &mut Map<K, V>, gone: &[K]) {
 mod replica_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod user_tests;
