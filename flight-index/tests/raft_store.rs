@@ -25,9 +25,10 @@ use drsdb_index::{
         store::{Database, LogStore, NodeId, StateMachine, TypeConfig},
     },
 };
+use futures::FutureExt;
 use openraft::{
-    StorageError, StorageIOError,
-    storage::RaftLogStorage,
+    CommittedLeaderId, Entry, EntryPayload, LogId, RaftLogReader, StorageError, StorageIOError, Vote,
+    storage::{RaftLogStorage, RaftLogStorageExt},
     testing::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
@@ -39,7 +40,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for InTempDir {
         let dir = tempfile::tempdir().unwrap();
         let open = || {
             let database = Database::open(dir.path())?;
-            Ok((LogStore::open(database.clone())?, StateMachine::open(database)?))
+            Ok((LogStore::open(database.clone(), 1)?, StateMachine::open(database)?))
         };
         let (log, state_machine) =
             open().map_err(|error: drsdb_core::Error| StorageIOError::read(openraft::AnyError::new(&error)))?;
@@ -50,6 +51,44 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for InTempDir {
 #[test]
 fn the_store_passes_openrafts_suite() {
     Suite::test_all(InTempDir).unwrap();
+}
+
+/// A leader's entries go to the others while its disk writes them, and what is committed waits for the disk.
+#[tokio::test]
+async fn a_leaders_entries_are_early_and_its_commits_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |dir: &Path| LogStore::open(Database::open(dir).unwrap(), 1).unwrap();
+    let id = |index| LogId::new(CommittedLeaderId::new(4, 1), index);
+    let entry = |index| Entry::<TypeConfig> { log_id: id(index), payload: EntryPayload::Blank };
+    let mut log = open(dir.path());
+    log.save_vote(&Vote::new_committed(4, 1)).await.unwrap();
+    log.save_committed(None).await.unwrap();
+    let disk = rusqlite::Connection::open(dir.path().join("catalog.sqlite")).unwrap();
+    disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+    log.blocking_append([entry(0), entry(1)]).await.unwrap();
+    log.blocking_append([entry(2)]).await.unwrap();
+    let sent = log.get_log_reader().await.try_get_log_entries(0..3).await.unwrap();
+    assert_eq!(sent.len(), 3);
+    let mut committer = log.clone();
+    let mut committed = Box::pin(committer.save_committed(Some(id(1))));
+    assert!((&mut committed).now_or_never().is_none(), "its own disk does not have it");
+
+    let lost = crashed(dir.path());
+    disk.execute_batch("ROLLBACK").unwrap();
+    committed.await.unwrap();
+    log.save_committed(Some(id(2))).await.unwrap();
+    let kept = crashed(dir.path());
+    assert_eq!(open(kept.path()).get_log_state().await.unwrap().last_log_id, Some(id(2)));
+
+    // Had power been lost in between: it has voted, and neither has the entries nor leads in that term.
+    let mut restarted = open(lost.path());
+    assert_eq!(restarted.get_log_state().await.unwrap().last_log_id, None);
+    assert_eq!(restarted.read_vote().await.unwrap(), Some(Vote::new(4, 1)));
+    // The entries come from the next leader, and are on disk when they are said to be.
+    restarted.save_vote(&Vote::new_committed(5, 2)).await.unwrap();
+    restarted.blocking_append([entry(0), entry(1), entry(2)]).await.unwrap();
+    let kept = crashed(lost.path());
+    assert_eq!(open(kept.path()).get_log_state().await.unwrap().last_log_id, Some(id(2)));
 }
 
 /// A catalog with one voter.
@@ -295,7 +334,7 @@ async fn a_command_that_is_too_large_is_refused() {
 /// The index of the log's last entry, of a catalog that is closed.
 async fn last_index(dir: &Path) -> u64 {
     let database = Database::open(dir).unwrap();
-    let state = LogStore::open(database).unwrap().get_log_state().await.unwrap();
+    let state = LogStore::open(database, 1).unwrap().get_log_state().await.unwrap();
     state.last_log_id.map_or(0, |last| last.index)
 }
 

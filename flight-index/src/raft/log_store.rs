@@ -1,7 +1,8 @@
 //! The log and the vote, as openraft wants to read and write them.
 //!
 //! The newest entries are also in memory: those that are not on disk yet, and as many before them as fit a budget. So an
-//! entry that was just written is applied and replicated without reading it back.
+//! entry that was just written is applied and replicated without reading it back. A leader's own entries are replicated
+//! before they are on its disk ([`super::unsynced`]).
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,7 @@ use super::{
     codec,
     database::{Change, Database},
     types::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote},
+    unsynced::{Unsynced, are_own, forget_lead},
 };
 
 /// Entries that are on disk stay in memory up to this many bytes.
@@ -32,8 +34,10 @@ const REPLICATION_BYTES: usize = 4 << 20;
 /// openraft's log storage. Clones share the log.
 #[derive(Debug, Clone)]
 pub struct LogStore {
+    node: NodeId,
     database: Arc<Database>,
     log: Arc<Mutex<Log>>,
+    unsynced: Unsynced,
 }
 
 #[derive(Debug, Default)]
@@ -71,17 +75,23 @@ impl Log {
 }
 
 impl LogStore {
-    /// The log in `database`. Blocks.
-    pub fn open(database: Arc<Database>) -> Result<Self> {
+    /// The log of `node` in `database`. Blocks.
+    pub fn open(database: Arc<Database>, node: NodeId) -> Result<Self> {
         let decoded =
             |key: &str| database.meta(key)?.map(|bytes| codec::decode::<Option<LogId>>(key, &bytes)).transpose();
         let purged = decoded("purged")?.flatten();
         let committed = decoded("committed")?.flatten();
         let vote = database.meta("vote")?.map(|bytes| codec::decode("vote", &bytes)).transpose()?;
+        let vote = vote.map(|vote| forget_lead(vote, node));
         let last = database.last_entry()?.map(|bytes| decode_entry(&bytes)).transpose()?;
         let last = last.map(|entry| entry.log_id).or(purged);
         let log = Log { last, purged, vote, committed, ..Log::default() };
-        Ok(Self { database, log: Arc::new(Mutex::new(log)) })
+        Ok(Self { node, database, log: Arc::new(Mutex::new(log)), unsynced: Unsynced::new() })
+    }
+
+    /// What of it is not on disk yet.
+    pub(super) fn unsynced(&self) -> Unsynced {
+        self.unsynced.clone()
     }
 
     /// Entries of `range` in order: all, or the first ones that have `max_bytes` together, and at least one.
@@ -155,7 +165,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        let written = self.database.write(Change::Vote(codec::encode(vote))).await;
+        let kept = forget_lead(*vote, self.node);
+        let written = self.database.write(Change::Vote(codec::encode(&kept))).await;
         written.map_err(|error| write_error(ErrorSubject::Vote, error))?;
         self.log.lock().vote = Some(*vote);
         Ok(())
@@ -166,6 +177,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let synced = self.unsynced.wait(committed.map_or(0, |committed| committed.index)).await;
+        synced.map_err(|error| write_error(ErrorSubject::Logs, error))?;
         self.log.lock().committed = committed;
         // A hint, written with the next entry; if it cannot be written, neither can the entry, which says so.
         self.database.submit(Change::Committed(codec::encode(&committed)), drop);
@@ -181,24 +194,43 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut encoded = Vec::new();
-        {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let encoded: Vec<(u64, Vec<u8>)> =
+            entries.iter().map(|entry| (entry.log_id.index, codec::encode(entry))).collect();
+        let (Some(first), Some(last)) = (encoded.first(), encoded.last()) else {
+            callback.log_io_completed(Ok(()));
+            return Ok(());
+        };
+        let (first, flushed) = (first.0, last.0);
+        let is_early = {
             let mut log = self.log.lock();
-            for entry in entries {
-                let bytes = codec::encode(&entry);
-                let size = bytes.len();
-                encoded.push((entry.log_id.index, bytes));
-                log.push(entry, size);
+            let is_early = are_own(&entries, log.vote.as_ref(), self.node);
+            for (entry, (_, bytes)) in entries.into_iter().zip(&encoded) {
+                log.push(entry, bytes.len());
             }
-        }
+            is_early
+        };
         let log = self.log.clone();
-        let flushed = encoded.last().map_or(0, |(index, _)| *index);
-        self.database.submit(Change::Append(encoded), move |written| {
+        let shrink = move |written: &io::Result<()>| {
             if written.is_ok() {
                 log.lock().shrink(flushed);
             }
-            callback.log_io_completed(written);
-        });
+        };
+        match is_early.then(|| self.unsynced.begin(first)).flatten() {
+            Some(early) => {
+                self.database.submit(Change::Append(encoded), move |written| {
+                    shrink(&written);
+                    if written.is_ok() {
+                        early.written();
+                    }
+                });
+                callback.log_io_completed(Ok(()));
+            }
+            None => self.database.submit(Change::Append(encoded), move |written| {
+                shrink(&written);
+                callback.log_io_completed(written);
+            }),
+        }
         Ok(())
     }
 

@@ -11,9 +11,9 @@
 //! 1. [`Catalog::propose`] hands it to the batcher of the node that leads, over the network if that is another one. The
 //!    batcher takes everything that waits and makes one log entry of it: openraft writes and flushes entry by entry, so this
 //!    is where concurrent proposals come to share an fsync.
-//! 2. The log store writes the entry in a SQLite transaction (WAL, `synchronous = FULL`) on its writer thread and reports
-//!    it flushed when the transaction is on disk.
-//! 3. openraft replicates it; with one voter it is committed at once.
+//! 2. The log store writes the entry in a SQLite transaction (WAL, `synchronous = FULL`) on its writer thread; meanwhile
+//!    openraft replicates it, and the others do the same and answer when it is on their disks.
+//! 3. It is committed when a majority has it on disk, this node among them (`unsynced`).
 //! 4. The state machine applies the entry's commands in order, publishes the new state, and each proposer gets its own
 //!    response and version; a proposer on another node when its own state has that version too.
 //!
@@ -56,6 +56,7 @@ pub mod service;
 mod shell;
 mod state_machine;
 mod types;
+mod unsynced;
 
 pub use agreement::StateHash;
 pub use members::{IndexServerStatus, NodeStatus};

@@ -23,6 +23,7 @@ use super::{
     codec,
     service::MAX_MESSAGE_BYTES,
     types::{NodeId, TypeConfig},
+    unsynced::Unsynced,
 };
 
 /// How to reach a server: the channel to a URL.
@@ -31,6 +32,7 @@ pub type Dial = Arc<dyn Fn(&Url) -> Result<Channel> + Send + Sync>;
 /// Makes a [`Peer`] for each other voter.
 pub(super) struct Network {
     pub(super) dial: Dial,
+    pub(super) unsynced: Unsynced,
 }
 
 /// One other voter.
@@ -38,6 +40,7 @@ pub(super) struct Peer {
     target: NodeId,
     url: String,
     dial: Dial,
+    unsynced: Unsynced,
 }
 
 type CallError<E> = RPCError<NodeId, BasicNode, RaftError<NodeId, E>>;
@@ -52,7 +55,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> Peer {
-        Peer { target, url: node.addr.clone(), dial: self.dial.clone() }
+        Peer { target, url: node.addr.clone(), dial: self.dial.clone(), unsynced: self.unsynced.clone() }
     }
 }
 
@@ -104,6 +107,9 @@ impl RaftNetwork<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, CallError<openraft::error::Infallible>> {
+        // Before the others hear that entries are committed, they are on this node's disk too.
+        let synced = self.unsynced.wait(request.leader_commit.map_or(0, |committed| committed.index)).await;
+        synced.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
         self.call(Method::Append, &request, &option).await
     }
 
@@ -121,5 +127,47 @@ impl RaftNetwork<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<NodeId>, CallError<openraft::error::Infallible>> {
         self.call(Method::Vote, &request, &option).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use futures::FutureExt;
+    use openraft::{CommittedLeaderId, LogId, Vote};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn others_hear_of_a_commit_when_it_is_on_the_own_disk() {
+        let unsynced = Unsynced::new();
+        let early = unsynced.begin(5).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let dial: Dial = Arc::new(move |_: &Url| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Err(drsdb_core::Error::internal("nobody is there"))
+        });
+        let mut network = Network { dial, unsynced };
+        let mut peer = network.new_client(2, &BasicNode::new("https://127.0.0.1:1/")).await;
+        let request = |committed| AppendEntriesRequest {
+            vote: Vote::new_committed(3, 1),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: Some(LogId::new(CommittedLeaderId::new(3, 1), committed)),
+        };
+        let option = || RPCOption::new(Duration::from_secs(60));
+        peer.append_entries(request(4), option()).await.unwrap_err();
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        let mut waits = Box::pin(peer.append_entries(request(5), option()));
+        assert!((&mut waits).now_or_never().is_none());
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        early.written();
+        waits.await.unwrap_err();
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
     }
 }

@@ -21,6 +21,7 @@ use super::{
     service::RaftService,
     state_machine::{Published, StateMachine},
     types::{NodeId, Raft},
+    unsynced::Unsynced,
 };
 use crate::catalog::CatalogState;
 
@@ -55,6 +56,7 @@ impl fmt::Debug for CatalogOptions {
 pub struct Catalog {
     pub(super) peers: Peers,
     pub(super) database: Arc<Database>,
+    unsynced: Unsynced,
     pub(super) published: Arc<Published>,
     pub(super) batcher: Mutex<Option<Arc<Batcher>>>,
     pub(super) rounds: Mutex<Option<Rounds>>,
@@ -84,7 +86,8 @@ impl Catalog {
         }
         let opened = tokio::task::spawn_blocking(move || {
             let database = Database::open(&dir)?;
-            let (log, state_machine) = (LogStore::open(database.clone())?, StateMachine::open(database.clone())?);
+            let (log, state_machine) =
+                (LogStore::open(database.clone(), node_id)?, StateMachine::open(database.clone())?);
             let known = database.meta("node")?.map(|bytes| codec::decode::<NodeId>("node", &bytes)).transpose()?;
             Ok::<_, Error>((database, log, state_machine, known))
         });
@@ -94,7 +97,9 @@ impl Catalog {
 
         let published = state_machine.published();
         let config = config(snapshot_entries)?;
-        let raft = Raft::new(node_id, config, Network { dial: dial.clone() }, log, state_machine)
+        let unsynced = log.unsynced();
+        let network = Network { dial: dial.clone(), unsynced: unsynced.clone() };
+        let raft = Raft::new(node_id, config, network, log, state_machine)
             .await
             .map_err(|error| fatal_error(&database, &error))?;
         let is_new = !raft.is_initialized().await.map_err(|fatal| fatal_error(&database, &fatal))?;
@@ -109,6 +114,7 @@ impl Catalog {
             confirmed: Confirmed::default(),
             peers,
             database,
+            unsynced,
             published,
             batcher: Mutex::new(Some(Arc::new(batcher))),
             changing: tokio::sync::Mutex::new(()),
@@ -186,8 +192,12 @@ impl Catalog {
     /// Returns when the node can go on no longer, with the reason: its disk failed. The server should end.
     pub async fn halted(&self) -> Error {
         let mut metrics = self.peers.raft.metrics();
-        // The sender lives as long as the node, and a node that is gone has stopped.
-        let state = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
+        // The sender lives as long as the node, and a node that is gone has stopped. One whose disk failed under an early entry
+        // need not have heard of it.
+        let state = tokio::select! {
+            state = metrics.wait_for(|metrics| metrics.running_state.is_err()) => state,
+            () = self.unsynced.failed() => return fatal_error(&self.database, &Fatal::Stopped),
+        };
         match state.map(|metrics| metrics.running_state.clone()) {
             Ok(Err(fatal)) => fatal_error(&self.database, &fatal),
             Ok(Ok(())) | Err(_) => stopped(),
@@ -207,8 +217,8 @@ impl Catalog {
         }
     }
 
-    /// A node that votes alone leads from its start on, and applies its whole log before it serves anybody. (It is not to be
-    /// told to elect itself: a second election would turn away the first proposals.)
+    /// A node that votes alone elects itself soon, and applies its whole log before it serves anybody. (It is not to be told to
+    /// elect itself: a second election would turn away the first proposals.)
     async fn catch_up_alone(&self, node_id: NodeId) -> Result<()> {
         // Not from the metrics: they may not have heard yet.
         let alone =

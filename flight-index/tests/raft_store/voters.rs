@@ -250,7 +250,7 @@ async fn a_node_that_was_away_catches_up_through_a_snapshot() {
     agree(&nodes).await;
     nodes.pop().unwrap().stop().await;
     let database = Database::open(&base.path().join(id.to_string())).unwrap();
-    let log = LogStore::open(database).unwrap().get_log_state().await.unwrap();
+    let log = LogStore::open(database, id).unwrap().get_log_state().await.unwrap();
     assert!(log.last_purged_log_id.is_some_and(|purged| purged.index >= 12), "it never had those entries: {log:?}");
     for node in nodes {
         node.stop().await;
