@@ -29,6 +29,7 @@ pub mod cluster_service;
 pub mod dml;
 pub mod flight_sql;
 pub mod load;
+mod offload;
 pub mod placement;
 pub mod planner;
 pub mod raft;

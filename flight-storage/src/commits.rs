@@ -22,7 +22,7 @@ use drsdb_core::{
     parse_ulid,
     v1::{self, cluster_client::ClusterClient, commit::Change},
 };
-use futures::{StreamExt, future::join_all, stream::FuturesOrdered};
+use futures::{StreamExt, future::join_all};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -219,24 +219,25 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
             }
         };
         let Some(batch) = batch else { break };
-        let mut tasks = FuturesOrdered::new();
+        let mut changes = Vec::with_capacity(batch.len());
         let mut complete = 0;
         for commit in batch {
             let commit = commit?;
             complete = commit.complete;
             follower.index_servers.learn(&commit.index_servers);
             if let Some(change) = commit.change {
-                let taker = Taker { engines: engines.clone(), rebuilds: rebuilds.clone(), server_id: *server_id };
                 if let Change::Transaction(outcome) = &change {
                     let transaction = parse_ulid(&outcome.transaction_id)?;
                     coordinators.forget(transaction);
                     follower.open.forget(transaction);
                 }
-                tasks.push_back(tokio::task::spawn_blocking(move || taker.take(commit.version, change)));
+                changes.push((commit.version, change));
             }
         }
-        while let Some(result) = tasks.next().await {
-            result.map_err(|error| Error::internal(format!("applying a commit failed: {error}")))??;
+        if !changes.is_empty() {
+            let taker = Taker { engines: engines.clone(), rebuilds: rebuilds.clone(), server_id: *server_id };
+            let taken = tokio::task::spawn_blocking(move || taker.take_all(changes)).await;
+            taken.map_err(|error| Error::internal(format!("applying commits failed: {error}")))??;
         }
         applied.advance(complete);
     }
@@ -258,12 +259,24 @@ struct Taker {
 }
 
 impl Taker {
+    /// Takes in changes with their versions, in order; outcomes that follow each other together.
+    fn take_all(&self, changes: Vec<(u64, Change)>) -> Result<()> {
+        let mut outcomes = Vec::new();
+        for (version, change) in changes {
+            if let Change::Transaction(outcome) = change {
+                let transaction = parse_ulid(&outcome.transaction_id)?;
+                outcomes.push((transaction, outcome.committed.then_some(version)));
+                continue;
+            }
+            self.decide(&std::mem::take(&mut outcomes))?;
+            self.take(version, change)?;
+        }
+        self.decide(&outcomes)
+    }
+
     fn take(&self, version: u64, change: Change) -> Result<()> {
         match change {
-            Change::Transaction(outcome) => {
-                let transaction = parse_ulid(&outcome.transaction_id)?;
-                self.decide(transaction, outcome.committed.then_some(version))
-            }
+            Change::Transaction(_) => Err(Error::internal("outcomes are taken in together")),
             Change::DroppedTable(table) => {
                 let table = parse_ulid(&table)?;
                 self.engines.floors().drop_table(table)?;
@@ -281,9 +294,12 @@ impl Taker {
         }
     }
 
-    fn decide(&self, transaction: Ulid, outcome: Option<u64>) -> Result<()> {
+    fn decide(&self, outcomes: &[(Ulid, Option<u64>)]) -> Result<()> {
+        if outcomes.is_empty() {
+            return Ok(());
+        }
         crash_point::reach("outcome.received");
-        self.rebuilds.decide(&self.engines, transaction, outcome)?;
+        self.rebuilds.decide_all(&self.engines, outcomes)?;
         crash_point::reach("outcome.applied");
         Ok(())
     }
@@ -380,7 +396,7 @@ async fn resolve(
         Taker { engines: follower.engines.clone(), rebuilds: follower.rebuilds.clone(), server_id: follower.server_id };
     let outcome = outcome.committed.then_some(outcome.version);
     let resolved = tokio::task::spawn_blocking(move || {
-        taker.decide(transaction, outcome)?;
+        taker.decide(&[(transaction, outcome)])?;
         // The stream may be beyond it, and then nobody tells it again.
         taker.engines.sync()
     });

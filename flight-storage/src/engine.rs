@@ -142,10 +142,15 @@ pub trait StorageEngine: Debug + Send + Sync {
     /// is more to do. Scans at older snapshots, and statements that read one, fail with `conflict` where rows are gone.
     fn compact(&self, horizon: u64) -> Result<bool>;
 
-    /// Makes what `transaction` staged visible at snapshots >= `version`. A power loss may take that back until the next
-    /// change that is durable, and then it has to be said again. Does nothing when `transaction` staged nothing here or is
-    /// committed already, so that commits can be replayed.
-    fn commit(&self, transaction: Ulid, version: u64) -> Result<()>;
+    /// Makes what each of the transactions staged visible at snapshots >= its version. A power loss may take that back until
+    /// the next change that is durable, and then it has to be said again. Does nothing for a transaction that staged nothing
+    /// here or is committed already, so that commits can be replayed. After an error, some of them may be committed.
+    fn commit_all(&self, commits: &[(Ulid, u64)]) -> Result<()>;
+
+    /// Commits one, see [`StorageEngine::commit_all`].
+    fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
+        self.commit_all(&[(transaction, version)])
+    }
 
     /// Drops what `transaction` staged. Does nothing when there is nothing staged.
     fn abort(&self, transaction: Ulid) -> Result<()>;

@@ -102,7 +102,12 @@ impl Engines {
         self.row.sync()
     }
 
-    /// Commits in both engines, see [`StorageEngine::commit`].
+    /// Commits in both engines, see [`StorageEngine::commit_all`].
+    pub fn commit_all(&self, commits: &[(Ulid, u64)]) -> Result<()> {
+        self.column.commit_all(commits)
+    }
+
+    /// Commits one in both engines.
     pub fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
         self.column.commit(transaction, version)
     }

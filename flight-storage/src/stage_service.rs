@@ -12,18 +12,20 @@ use drsdb_core::{
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::Instant,
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     commits::{Follower, clear_obstacles, clear_the_way},
-    engine::{ColumnStatistics, ShardId, StageOptions, StagedPiece},
+    engine::{ColumnStatistics, ShardId, StageOptions, StageWriter, StagedPiece},
+    engines::Engines,
     lookup,
     maintenance::Progress,
     metrics::process,
     needed_snapshots::NeededSnapshots,
+    open_loads::Writing,
     query::QueryEngine,
     rebuild::{Mode, copy::Rebuilder, replay, spool::Spool},
     revoked_logins::RevokedLogins,
@@ -32,6 +34,8 @@ use crate::{
 /// Messages between the network and the thread that writes.
 const QUEUE: usize = 2;
 
+/// A call that is no larger is staged when all of it is there, without a thread that waits for its parts.
+const SMALL_BYTES: usize = 64 << 10;
 /// A call of a follower that is no larger is tried again when something is in its way.
 const REPEATABLE_BYTES: usize = 4 << 20;
 /// How long a follower tries, and how long it waits in between.
@@ -134,7 +138,10 @@ impl StageService {
     /// Stages what this replica decides about. Whoever is refused comes again, and should not meet for long what a server has
     /// left behind that is gone: an earlier attempt of its own, for one.
     async fn decide(&self, call: &StageCall, parts: Parts) -> Result<StagedPiece> {
-        let decided = self.stage(call, parts).await;
+        let decided = match hold(parts, SMALL_BYTES).await? {
+            (held, None) => self.stage_held(call, held).await,
+            (held, Some(rest)) => self.stage(call, after(held, rest)).await,
+        };
         if let Err(error) = &decided
             && error.code() == ErrorCode::Conflict
             && let Err(error) = clear_obstacles(&self.follower, call.options.transaction).await
@@ -146,26 +153,17 @@ impl StageService {
 
     /// Stages what the first replica decides about. What is in the way here is so there as well, and then this call is given
     /// up, or it is decided by now, or about to be undone: its outcome comes, or is asked for.
-    async fn follow(&self, call: &StageCall, mut parts: Parts) -> Result<StagedPiece> {
-        let (mut held, mut bytes) = (Vec::new(), 0);
-        while bytes <= REPEATABLE_BYTES {
-            let Some(part) = parts.next().await.transpose()? else {
-                return self.follow_held(call, held).await;
-            };
-            bytes += part.part.as_ref().map_or(0, |part| match part {
-                Part::Batch(bytes) | Part::Deletes(bytes) => bytes.len(),
-                Part::Header(_) => 0,
-            });
-            held.push(part);
+    async fn follow(&self, call: &StageCall, parts: Parts) -> Result<StagedPiece> {
+        match hold(parts, REPEATABLE_BYTES).await? {
+            (held, None) => self.follow_held(call, held).await,
+            (held, Some(rest)) => self.stage(call, after(held, rest)).await,
         }
-        self.stage(call, futures::stream::iter(held.into_iter().map(Ok)).chain(parts).boxed()).await
     }
 
     async fn follow_held(&self, call: &StageCall, held: Vec<v1::StageRequest>) -> Result<StagedPiece> {
         let started = Instant::now();
         loop {
-            let parts = futures::stream::iter(held.clone().into_iter().map(Ok));
-            let error = match self.stage(call, parts.boxed()).await {
+            let error = match self.stage_held(call, held.clone()).await {
                 Err(error) if error.code() == ErrorCode::Conflict => error,
                 done => return done,
             };
@@ -181,34 +179,52 @@ impl StageService {
         }
     }
 
-    async fn stage(&self, call: &StageCall, mut parts: Parts) -> Result<StagedPiece> {
+    /// What a call's writer needs besides its parts.
+    fn staging(&self, call: &StageCall) -> Result<Staging> {
         let permit = Arc::clone(&self.writers).try_acquire_owned().map_err(|_| {
             let message = format!("{MAX_WRITERS} shards are being loaded on this server already");
             let error = WireError::new(ErrorCode::ResourceExhausted, message);
             error.with_hint("load into fewer tables at a time, or into tables with fewer shards")
         })?;
-        let (options, table, shard) = (call.options, Arc::clone(&call.table), call.shard.shard);
-        let writing = self.follower.open.enter(options.transaction, options.sequence)?;
+        Ok(Staging {
+            options: call.options,
+            table: Arc::clone(&call.table),
+            shard: call.shard.shard,
+            engines: self.follower.engines.clone(),
+            open: self.follower.open.enter(call.options.transaction, call.options.sequence)?,
+            _permit: permit,
+        })
+    }
+
+    /// Stages a call that is there.
+    async fn stage_held(&self, call: &StageCall, held: Vec<v1::StageRequest>) -> Result<StagedPiece> {
+        let staging = self.staging(call)?;
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut writer = staging.begin()?;
+            for part in held {
+                replay::take(&mut *writer, &staging.table, part.part)?;
+            }
+            staging.finish(writer)
+        });
+        join(writer.await)
+    }
+
+    /// Stages a call as it comes.
+    async fn stage(&self, call: &StageCall, mut parts: Parts) -> Result<StagedPiece> {
+        let staging = self.staging(call)?;
         let (sender, mut receiver) = mpsc::channel::<Option<Part>>(QUEUE);
-        let engines = self.follower.engines.clone();
         // The writer lives on a thread where blocking is allowed. When the sender is dropped before the load is complete,
         // `complete` says so, and the writer is dropped unfinished.
         let (complete, completed) = tokio::sync::oneshot::channel::<()>();
         let writer = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let mut writer = engines.stage(options, &table, shard)?;
+            let mut writer = staging.begin()?;
             while let Some(part) = receiver.blocking_recv() {
-                replay::take(&mut *writer, &table, part)?;
+                replay::take(&mut *writer, &staging.table, part)?;
             }
             if completed.blocking_recv().is_err() {
                 return Err(Error::new(ErrorCode::Cancelled, "the load ended before all rows had come"));
             }
-            let piece = writer.finish()?;
-            if writing.is_aborted() {
-                engines.abort(options.transaction)?;
-                return Err(Error::new(ErrorCode::Cancelled, "the load was aborted"));
-            }
-            Ok(piece)
+            staging.finish(writer)
         });
         while let Some(part) = parts.next().await {
             if sender.send(part?.part).await.is_err() {
@@ -283,6 +299,53 @@ impl StageService {
         };
         Ok(messages(self.follower.engines.scan(task)?.map_err(Error::from)))
     }
+}
+
+/// A call that is being staged.
+struct Staging {
+    options: StageOptions,
+    table: Arc<Table>,
+    shard: u32,
+    engines: Engines,
+    open: Writing,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Staging {
+    fn begin(&self) -> Result<Box<dyn StageWriter>> {
+        self.engines.stage(self.options, &self.table, self.shard)
+    }
+
+    fn finish(&self, writer: Box<dyn StageWriter>) -> Result<StagedPiece> {
+        let piece = writer.finish()?;
+        if self.open.is_aborted() {
+            self.engines.abort(self.options.transaction)?;
+            return Err(Error::new(ErrorCode::Cancelled, "the load was aborted"));
+        }
+        Ok(piece)
+    }
+}
+
+/// The parts of a call, up to the first that make it larger than `limit` bytes, and the rest if it is.
+async fn hold(mut parts: Parts, limit: usize) -> Result<(Vec<v1::StageRequest>, Option<Parts>)> {
+    let (mut held, mut bytes) = (Vec::new(), 0);
+    while bytes <= limit {
+        let Some(part) = parts.next().await.transpose()? else {
+            // A call that was reset looks like one that has ended. But its future is dropped when it next waits: so it waits.
+            tokio::task::yield_now().await;
+            return Ok((held, None));
+        };
+        bytes += part.part.as_ref().map_or(0, |part| match part {
+            Part::Batch(bytes) | Part::Deletes(bytes) => bytes.len(),
+            Part::Header(_) => 0,
+        });
+        held.push(part);
+    }
+    Ok((held, Some(parts)))
+}
+
+fn after(held: Vec<v1::StageRequest>, rest: Parts) -> Parts {
+    futures::stream::iter(held.into_iter().map(Ok)).chain(rest).boxed()
 }
 
 /// A staged call's header, understood.

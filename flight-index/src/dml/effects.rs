@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use drsdb_core::{Error, ReferentialAction, Result};
-use futures::FutureExt;
+use drsdb_core::{ReferentialAction, Result};
 
 use super::{keys::KeySet, target::Target};
 use crate::{
     load::transit_type,
+    offload::{is_small, offload},
     transaction::{Rows, Stager},
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Part {
     pub batch: RecordBatch,
 }
 
-/// Prepares changes of one batch, off the async threads. The statement has changed `rows` rows before.
+/// Prepares changes of one batch. The statement has changed `rows` rows before.
 pub(super) fn prepare(
     target: &Arc<Target>,
     old: Option<RecordBatch>,
@@ -46,8 +46,8 @@ pub(super) fn prepare(
     rows: u64,
 ) -> impl Future<Output = Result<Prepared>> + Send + use<> {
     let target = Arc::clone(target);
-    let prepared = tokio::task::spawn_blocking(move || target.prepare(old, new, rows + 1, rows));
-    prepared.map(|done| done.unwrap_or_else(|panic| Err(Error::internal(format!("checking rows failed: {panic}")))))
+    let small = is_small(old.iter().chain(&new));
+    offload(small, "checking rows", move || target.prepare(old, new, rows + 1, rows))
 }
 
 /// What one statement did to one table.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::sql::sqlparser::ast;
-use drsdb_core::{Error, Result};
+use drsdb_core::Result;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 
 use super::{
@@ -14,7 +14,13 @@ use super::{
     returning::Returning,
     target::Target,
 };
-use crate::load::{Converter, Loader, insert::Insert};
+use crate::{
+    load::{
+        Converter, Loader,
+        insert::{Insert, are_few_literals, plain_values},
+    },
+    offload::offload,
+};
 
 type Batches = BoxStream<'static, Result<RecordBatch>>;
 
@@ -41,9 +47,9 @@ impl Executor<'_> {
         parameters: Option<RecordBatch>,
     ) -> Result<RecordBatch> {
         let (insert, table, options) = (insert.clone(), Arc::clone(&target.table), self.options.clone());
+        let small = parameters.is_none() && plain_values(&insert).is_some_and(|rows| are_few_literals(&rows));
         let evaluate = move || Insert::new(&insert, &table)?.evaluate(parameters.as_ref(), &options);
-        let rows = tokio::task::spawn_blocking(evaluate).await;
-        rows.map_err(|panic| Error::internal(format!("evaluating VALUES failed: {panic}")))?
+        offload(small, "evaluating VALUES", evaluate).await
     }
 
     pub(super) async fn insert(&mut self, insert: &ast::Insert) -> Result<Written> {
@@ -54,7 +60,7 @@ impl Executor<'_> {
             None => None,
             Some(on) => Some(OnConflict::new(on, &name, &target, self.parameters.as_ref(), self.options)?),
         };
-        let plain = crate::load::insert::plain_values(insert).is_some();
+        let plain = plain_values(insert).is_some();
         let (schema, rows): (_, Batches) = match &insert.source {
             Some(source) if !plain => {
                 let query = Box::new(ast::Statement::Query(source.clone()));

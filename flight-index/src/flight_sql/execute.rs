@@ -20,6 +20,7 @@ use crate::{
     catalog::{Command, Response},
     dml,
     load::LoadOutcome,
+    offload::offload,
     planner::{PlannedQuery, QueryContext, Source, explain_schema},
     statement::{self, CreateTable, Show, Statement},
 };
@@ -36,11 +37,12 @@ pub fn planner_statement(query: Box<ast::Statement>) -> PlannerStatement {
     PlannerStatement::Statement(query)
 }
 
-/// Parses off the async threads: a large text takes a while, and its tree a deep stack.
+/// Parses; a large text off the async threads.
 pub async fn parse(sql: &str) -> Result<Statement> {
+    /// Parsed in microseconds.
+    const SHORT: usize = 512;
     let text = sql.to_owned();
-    let parsed = tokio::task::spawn_blocking(move || statement::parse(&text)).await;
-    parsed.map_err(|panic| Error::internal(format!("parsing failed: {panic}")))?
+    offload(sql.len() <= SHORT, "parsing", move || statement::parse(&text)).await
 }
 
 impl FlightSqlServer {

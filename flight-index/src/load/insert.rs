@@ -170,6 +170,17 @@ pub fn plain_values(insert: &ast::Insert) -> Option<Vec<&[Expr]>> {
     }
 }
 
+/// Whether these are so few values, all of them literals, that evaluating them is no work.
+pub fn are_few_literals(rows: &[&[Expr]]) -> bool {
+    const FEW: usize = 64;
+    let is_literal = |cell: &Expr| match cell {
+        Expr::Value(value) => !matches!(value.value, Value::Placeholder(_)),
+        Expr::UnaryOp { expr, .. } => matches!(expr.as_ref(), Expr::Value(_)),
+        _ => false,
+    };
+    rows.iter().map(|row| row.len()).sum::<usize>() <= FEW && rows.iter().copied().flatten().all(is_literal)
+}
+
 /// Whether a cell says DEFAULT.
 pub fn is_default(cell: &Expr) -> bool {
     matches!(cell, Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))

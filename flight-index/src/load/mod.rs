@@ -5,7 +5,7 @@
 //! 1. [`Loader::load_into`] matches the columns of the rows with the table's ([`convert`]); columns that are not given get
 //!    their DEFAULT.
 //! 2. Each batch is cast and checked ([`cast`]), and what it changes is divided by shard ([`crate::dml::Target`]), two at a
-//!    time, off the async threads.
+//!    time, and off the async threads if they are large.
 //! 3. The statement's [`Stager`](crate::transaction::Stager) takes it to the storage servers. Channels are short: a slow server slows the client down.
 //! 4. When all servers have staged durably, the transaction may commit. Before that, any error, and a client that goes away,
 //!    undoes everything.
@@ -27,12 +27,13 @@ pub use cast::{
     transit_type,
 };
 pub use convert::{Converter, transit_schema, unknown_column};
-use drsdb_core::{Error, Result, query_session::QueryOptions};
+use drsdb_core::{Result, query_session::QueryOptions};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::{
     catalog::TableState,
     dml::{Effects, Target},
+    offload::{is_small, offload},
     raft::Catalog,
     replication::{ActiveTransactions, Liveness},
     transaction::{StageTransport, Transaction, Writes},
@@ -121,9 +122,9 @@ impl Loader {
             first_row += batch.num_rows() as u64;
             batch_number += 1;
             async move {
+                let small = is_small([&batch]);
                 let work = move || target.prepare(None, Some(converter.convert(&batch, row)?), row, number);
-                let done = tokio::task::spawn_blocking(work).await;
-                done.unwrap_or_else(|panic| Err(Error::internal(format!("casting rows failed: {panic}"))))
+                offload(small, "casting rows", work).await
             }
         });
         let mut divided = std::pin::pin!(divided.try_buffered(CONVERT_AHEAD));

@@ -11,7 +11,7 @@ use arrow::{
     datatypes::Int64Type,
     ipc::reader::StreamReader,
 };
-use drsdb_core::{ErrorCode, TableName, Ulid, ids::new_ulid, shard::shards_of};
+use drsdb_core::{Error, ErrorCode, TableName, Ulid, ids::new_ulid, shard::shards_of};
 use futures::stream;
 use tokio::sync::Notify;
 

@@ -15,7 +15,10 @@ use futures::future::{join, join_all, try_join};
 use tokio::sync::mpsc;
 
 use super::{Writes, encode::encode, split::Piece, stager::Rows, stager::Staged};
-use crate::catalog::{PieceInfo, ShardState, StorageServer};
+use crate::{
+    catalog::{PieceInfo, ShardState, StorageServer},
+    offload::{is_small, offload},
+};
 
 /// Messages that wait for one server.
 const MESSAGES_AHEAD: usize = 1;
@@ -50,7 +53,8 @@ impl ShardWriter {
     pub async fn stage(self, sequence: u32, changes: Changes) -> Result<Staged> {
         let sent = Sent { inserted: rows_in(&changes.inserted), deleted: rows_in(&changes.deleted) };
         let table = Arc::clone(&self.table);
-        let encoding = tokio::task::spawn_blocking(move || {
+        let small = is_small(changes.deleted.iter().chain(&changes.inserted));
+        let encoding = offload(small, "encoding rows", move || {
             let mut parts = Vec::new();
             if !changes.deleted.is_empty() {
                 let messages = encode(&table, Rows::Deleted, &changes.deleted)?;
@@ -62,7 +66,7 @@ impl ShardWriter {
             }
             Ok::<_, Error>(parts)
         });
-        let parts = encoding.await.map_err(|panic| Error::internal(format!("encoding rows failed: {panic}")))??;
+        let parts = encoding.await?;
         let first = self.stage_at(&self.servers[0], self.header(sequence), &parts);
         let follower = self.follower_header(sequence);
         let others = self.servers[1..].iter().map(|server| self.stage_at(server, follower.clone(), &parts));
@@ -94,18 +98,14 @@ impl ShardWriter {
         header: v1::StageHeader,
         parts: &[Part],
     ) -> Result<v1::StageResponse> {
-        let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
-        let feed = async {
-            let all = std::iter::once(Part::Header(header)).chain(parts.iter().cloned());
-            for part in all {
-                // A server that stops listening says why in its answer.
-                if sender.send(v1::StageRequest { part: Some(part) }).await.is_err() {
-                    break;
-                }
-            }
-            drop(sender);
-        };
-        join(feed, self.writes.transport.stage(server, messages)).await.1
+        // All of it waits there already: what is small goes in one frame.
+        let (sender, messages) = mpsc::channel(parts.len() + 1);
+        for part in std::iter::once(Part::Header(header)).chain(parts.iter().cloned()) {
+            let queued = sender.try_send(v1::StageRequest { part: Some(part) });
+            queued.map_err(|_| Error::internal("a queue with room for every message is full"))?;
+        }
+        drop(sender);
+        self.writes.transport.stage(server, messages).await
     }
 
     /// Stages pieces as they come, at all replicas at the same time.
@@ -148,8 +148,7 @@ impl ShardWriter {
         while open && let Some(piece) = pieces.recv().await {
             count += rows_in(&piece.batches);
             let table = Arc::clone(&self.table);
-            let encoded = tokio::task::spawn_blocking(move || encode(&table, rows, &piece.batches)).await;
-            let encoded = encoded.map_err(|panic| Error::internal(format!("encoding rows failed: {panic}")))??;
+            let encoded = offload(false, "encoding rows", move || encode(&table, rows, &piece.batches)).await?;
             for bytes in encoded {
                 let part = match rows {
                     Rows::Deleted => Part::Deletes(bytes.into()),

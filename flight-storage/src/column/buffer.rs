@@ -143,9 +143,9 @@ impl Buffer {
         self.submit(None, Vec::new())?.wait().map(drop)
     }
 
-    /// Commits, with changes of the manifest.
-    pub fn commit(&self, transaction: Ulid, version: u64, changes: Vec<Change>) -> Result<()> {
-        self.submit(Some(Operation::Commit { transaction, version }), changes)?.wait().map(drop)
+    /// Queues a commit, with changes of the manifest.
+    pub fn commit(&self, transaction: Ulid, version: u64, changes: Vec<Change>) -> Result<Pending> {
+        self.submit(Some(Operation::Commit { transaction, version }), changes)
     }
 
     /// Undoes what a transaction staged, all or after a statement, with changes of the manifest.

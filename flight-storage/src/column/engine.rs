@@ -162,10 +162,16 @@ impl StorageEngine for ColumnEngine {
         Ok(Box::new(writer))
     }
 
-    fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
-        let changes = self.change_of(transaction, Change::Commit { transaction, version });
-        self.store.buffer.commit(transaction, version, changes)?;
-        self.store.state.write().commit(transaction, version);
+    fn commit_all(&self, commits: &[(Ulid, u64)]) -> Result<()> {
+        let mut queued = Vec::with_capacity(commits.len());
+        for &(transaction, version) in commits {
+            let changes = self.change_of(transaction, Change::Commit { transaction, version });
+            queued.push((transaction, version, self.store.buffer.commit(transaction, version, changes)?));
+        }
+        for (transaction, version, commit) in queued {
+            commit.wait()?;
+            self.store.state.write().commit(transaction, version);
+        }
         Ok(())
     }
 

@@ -111,32 +111,46 @@ impl Rebuilds {
         spool.map_or(Ok(()), |spool| spool.remove())
     }
 
-    fn with(&self, transaction: Ulid) -> Vec<Arc<Spool>> {
-        self.spools.lock().values().filter(|spool| spool.contains(transaction)).cloned().collect()
+    /// The spools that have something of any of the transactions.
+    fn with(&self, transactions: &[Ulid]) -> Vec<Arc<Spool>> {
+        let has_any = |spool: &&Arc<Spool>| transactions.iter().any(|transaction| spool.contains(*transaction));
+        self.spools.lock().values().filter(has_any).cloned().collect()
     }
 
-    /// Notes a transaction's outcome, its version or `None` for an abort, in the spools that have something of it, and then
-    /// has `engines` take it in. What is known to have committed is not aborted any more. Blocks.
+    /// Takes in one outcome, see [`Rebuilds::decide_all`]. Blocks.
     pub fn decide(&self, engines: &Engines, transaction: Ulid, outcome: Option<u64>) -> Result<()> {
-        let known = self.recent.lock().note(transaction, outcome);
-        if known != outcome {
-            tracing::error!(%transaction, ?outcome, ?known, "an outcome contradicts what was heard before");
+        self.decide_all(engines, &[(transaction, outcome)])
+    }
+
+    /// Notes transactions' outcomes, versions or `None` for an abort, in the spools that have something of them, and then has
+    /// `engines` take them in. What is known to have committed is not aborted any more. Blocks.
+    pub fn decide_all(&self, engines: &Engines, outcomes: &[(Ulid, Option<u64>)]) -> Result<()> {
+        let mut known = Vec::with_capacity(outcomes.len());
+        for &(transaction, outcome) in outcomes {
+            let before = self.recent.lock().note(transaction, outcome);
+            if before != outcome {
+                tracing::error!(%transaction, ?outcome, known = ?before, "an outcome contradicts what was heard before");
+            }
+            known.push((transaction, before));
         }
-        let outcome = known;
-        let spools = self.with(transaction);
+        let transactions: Vec<Ulid> = known.iter().map(|(transaction, _)| *transaction).collect();
+        let spools = self.with(&transactions);
         let _replay_waits: Vec<_> = spools.iter().map(|spool| spool.applying.lock()).collect();
         for spool in &spools {
-            spool.decide(transaction, outcome)?;
+            for &(transaction, outcome) in known.iter().filter(|(transaction, _)| spool.contains(*transaction)) {
+                spool.decide(transaction, outcome)?;
+            }
         }
-        match outcome {
-            Some(version) => engines.commit(transaction, version),
-            None => engines.abort(transaction),
-        }
+        let commits: Vec<(Ulid, u64)> =
+            known.iter().filter_map(|(transaction, outcome)| Some((*transaction, (*outcome)?))).collect();
+        engines.commit_all(&commits)?;
+        let mut aborted = known.iter().filter(|(_, outcome)| outcome.is_none());
+        aborted.try_for_each(|(transaction, _)| engines.abort(*transaction))
     }
 
     /// Undoes a transaction's statements after `sequence` in the spools, and then in `engines`. Blocks.
     pub fn rollback_to(&self, engines: &Engines, transaction: Ulid, sequence: u32) -> Result<()> {
-        let spools = self.with(transaction);
+        let spools = self.with(&[transaction]);
         let _replay_waits: Vec<_> = spools.iter().map(|spool| spool.applying.lock()).collect();
         for spool in &spools {
             spool.rollback_to(transaction, sequence)?;

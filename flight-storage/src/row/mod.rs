@@ -30,7 +30,7 @@
 //! [`pages`] one that is not what was written; then [`health`] keeps everybody from it.
 //!
 //! The column engine keeps its books and the rows that wait to become segments in the same file, so that one fsync carries
-//! both: it queues [`operations::ForeignOperation`]s beside the row engine's own ([`RowEngine::run_all`]).
+//! both: it queues [`operations::ForeignOperation`]s beside the row engine's own ([`RowEngine::submit`]).
 //!
 //! Not here: deciding outcomes and versions (`crate::commits`).
 
@@ -151,15 +151,6 @@ impl RowEngine {
         self.submit(operation)?.wait()
     }
 
-    /// Runs operations in their order and waits until all are durable. Mostly they share one fsync; a crash may leave those
-    /// after some point undone.
-    #[allow(dead_code, reason = "for the column engine")]
-    pub(crate) fn run_all(&self, operations: Vec<Operation>) -> Result<Vec<Done>> {
-        let pending: Vec<Pending> =
-            operations.into_iter().map(|operation| self.writer.queue().submit(operation)).collect::<Result<_>>()?;
-        pending.into_iter().map(Pending::wait).collect()
-    }
-
     /// A connection to read the file with.
     pub(crate) fn reader(&self) -> Result<Reader> {
         self.readers.lease()
@@ -217,8 +208,10 @@ impl StorageEngine for RowEngine {
         self.run(Operation::Compact { horizon }).map(|done| done.more)
     }
 
-    fn commit(&self, transaction: Ulid, version: u64) -> Result<()> {
-        self.run(Operation::Commit { transaction, version }).map(drop)
+    fn commit_all(&self, commits: &[(Ulid, u64)]) -> Result<()> {
+        let commit = |&(transaction, version)| self.submit(Operation::Commit { transaction, version });
+        let queued = commits.iter().map(commit).collect::<Result<Vec<_>>>()?;
+        queued.into_iter().try_for_each(|commit| commit.wait().map(drop))
     }
 
     fn abort(&self, transaction: Ulid) -> Result<()> {
