@@ -22,9 +22,14 @@ use datafusion::{
     physical_expr_common::datum::apply,
 };
 
-use crate::{checked_sum::CheckedSum, id_functions::register_id_functions};
+use crate::{
+    checked_sum::CheckedSum, id_functions::register_id_functions, interval_order::IntervalNanos,
+    single_value::register_single_value, window_functions::register_window_functions,
+};
 
-/// One of the checked operators, as a function of two integers.
+/// One of the checked operators, as a function of two or more integers: `a - b - c` is one call, and not two. What later
+/// passes do for each level of a tree, such as naming and typing all that is below, would else take minutes for a few hundred
+/// terms.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Checked {
     name: &'static str,
@@ -35,6 +40,10 @@ struct Checked {
 impl Checked {
     fn new(name: &'static str, operator: Operator) -> Self {
         Self { name, operator, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    fn too_few<T>(&self) -> DfResult<T> {
+        exec_err!("{} takes two arguments or more", self.name)
     }
 }
 
@@ -56,10 +65,10 @@ impl ScalarUDFImpl for Checked {
     }
 
     fn return_type(&self, arguments: &[DataType]) -> DfResult<DataType> {
-        match arguments {
-            [left, right] => BinaryTypeCoercer::new(left, &self.operator, right).get_result_type(),
-            _ => exec_err!("{} takes two arguments", self.name),
-        }
+        let [first, others @ ..] = arguments else { return self.too_few() };
+        others.iter().try_fold(first.clone(), |left, right| {
+            BinaryTypeCoercer::new(&left, &self.operator, right).get_result_type()
+        })
     }
 
     fn coerce_types(&self, arguments: &[DataType]) -> DfResult<Vec<DataType>> {
@@ -68,28 +77,32 @@ impl ScalarUDFImpl for Checked {
                 let (left, right) = BinaryTypeCoercer::new(left, &self.operator, right).get_input_types()?;
                 Ok(vec![left, right])
             }
-            _ => exec_err!("{} takes two arguments", self.name),
+            // They have one type: see [`CheckIntegers`].
+            [_, _, _, ..] => Ok(arguments.to_vec()),
+            _ => self.too_few(),
         }
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let [left, right] = arguments.args.as_slice() else {
-            return exec_err!("{} takes two arguments", self.name);
-        };
-        match self.operator {
-            Operator::Plus => apply(left, right, add),
-            Operator::Minus => apply(left, right, sub),
-            _ => apply(left, right, mul),
-        }
+        let [first, others @ ..] = arguments.args.as_slice() else { return self.too_few() };
+        others.iter().try_fold(first.clone(), |left, right| match self.operator {
+            Operator::Plus => apply(&left, right, add),
+            Operator::Minus => apply(&left, right, sub),
+            _ => apply(&left, right, mul),
+        })
     }
 }
 
-/// Registers the functions, [`CheckedSum`] and those that make ids, so that SQL and plans that name them find them.
+/// Registers the functions, [`CheckedSum`], those over windows and those that make ids, so that SQL and plans that name them
+/// find them.
 pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
     for function in all() {
         state.register_udf(Arc::new(ScalarUDF::from(function)))?;
     }
     state.register_udaf(Arc::new(AggregateUDF::from(CheckedSum::default())))?;
+    state.register_udf(Arc::new(ScalarUDF::from(IntervalNanos::default())))?;
+    register_single_value(state)?;
+    register_window_functions(state)?;
     register_id_functions(state)
 }
 
@@ -124,10 +137,22 @@ impl FunctionRewrite for CheckIntegers {
         if !self.functions.iter().any(|(operator, _)| operator == op) {
             return Ok(Transformed::no(expr));
         }
-        if !left.get_type(schema)?.is_integer() || !right.get_type(schema)?.is_integer() {
+        let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
+        if !left_type.is_integer() || !right_type.is_integer() {
             return Ok(Transformed::no(expr));
         }
-        Ok(Transformed::yes(self.call(*op, left.as_ref().clone(), right.as_ref().clone())))
+        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else { return Ok(Transformed::no(expr)) };
+        // Of one type, so that it overflows where it did.
+        if left_type == right_type
+            && let Expr::ScalarFunction(call) = left.as_ref()
+            && call.func.name() == self.function(op).name()
+            && call.args.iter().all(|argument| argument.get_type(schema).is_ok_and(|of| of == right_type))
+        {
+            let Expr::ScalarFunction(mut call) = *left else { unreachable!("it is a call") };
+            call.args.push(*right);
+            return Ok(Transformed::yes(Expr::ScalarFunction(call)));
+        }
+        Ok(Transformed::yes(self.call(op, *left, *right)))
     }
 }
 
@@ -137,8 +162,11 @@ impl CheckIntegers {
     /// # Panics
     /// For an operator that none of the functions stands for.
     fn call(&self, operator: Operator, left: Expr, right: Expr) -> Expr {
+        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(self.function(operator)), vec![left, right]))
+    }
+
+    fn function(&self, operator: Operator) -> &Arc<ScalarUDF> {
         let function = self.functions.iter().find(|(known, _)| *known == operator);
-        let (_, function) = function.expect("callers pass +, - and * only");
-        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), vec![left, right]))
+        &function.expect("callers pass +, - and * only").1
     }
 }

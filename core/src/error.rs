@@ -142,6 +142,14 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
         source = current.source();
     }
     let root = error.find_root();
+    // Messages between servers nest as plans do, and the library that reads them bounds that.
+    if root.to_string().contains("recursion limit reached") {
+        return WireError::new(ErrorCode::ResourceExhausted, "the statement nests too deeply for the servers that run it")
+            .with_hint(
+                "nest expressions less than 45 deep and join less than 17 tables at a time: compute parts of it into a table \
+                 first (CREATE TABLE ... AS)",
+            );
+    }
     if let DataFusionError::External(other) = root
         && let Some(carried) = carried_in(&other.to_string())
     {

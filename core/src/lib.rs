@@ -10,6 +10,8 @@
 //! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
 //! - [`floats`]: the one zero and the one NaN that are stored.
 //! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
+//! - [`single_value`]: the value of the only row, for subqueries that stand for one value.
+//! - [`window_functions`]: window functions in a form that survives the way to another server.
 //! - [`wanted`]: ends joins that nobody waits for.
 //! - [`time_limit`]: how long a statement may take, from server to server.
 //! - [`config`], [`telemetry`]: how a process is set up.
@@ -27,16 +29,19 @@ pub mod floats;
 pub mod id_functions;
 pub mod initial;
 pub mod injected;
+pub mod interval_order;
 pub mod net;
 pub mod query_session;
 pub mod scan;
 pub mod security;
 pub mod shard;
+pub mod single_value;
 mod sql_type;
 mod table;
 pub mod telemetry;
 pub mod time_limit;
 pub mod wanted;
+pub mod window_functions;
 
 pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, limits, v1};
 pub use error::{Error, Result, carried_status, nearest_name};

@@ -37,7 +37,7 @@ impl FlightSqlServer {
 }
 
 /// Plans or computes in a task of its own, within the statement's time. What keeps a thread busy for long is dropped only
-/// when it next returns to the runtime: the caller is told in time nevertheless, and joins look whether it is over.
+/// when it next waits for something: the caller is told in time nevertheless, and joins look whether it is over.
 pub(super) async fn apart<T: Send + 'static>(
     context: &QueryContext,
     run: impl Future<Output = Result<T>> + Send + 'static,

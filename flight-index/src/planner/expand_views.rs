@@ -13,7 +13,7 @@ use datafusion::{
 use drsdb_core::{Column, Error, ErrorCode, Result, SQL_TYPE_KEY, SqlType, TableName, Ulid, WireError};
 use futures::future::BoxFuture;
 
-use super::{PlanSession, Planner, QueryContext, sharded_table::scanned_table};
+use super::{PlanSession, Planner, QueryContext, apart::apart, sharded_table::scanned_table};
 use crate::{
     catalog::{CatalogState, View, ViewUse},
     statement::{self, Statement as Classified},
@@ -25,6 +25,19 @@ const DEFAULT_SCHEMA: &str = "public";
 impl Planner {
     /// The view that the query `sql` makes, with an id and without a comment. `names` are for its first columns, or for all.
     pub async fn describe_view(
+        self: &Arc<Self>,
+        state: Arc<CatalogState>,
+        (id, name): (Ulid, &TableName),
+        sql: String,
+        names: &[String],
+        context: &QueryContext,
+    ) -> Result<View> {
+        let (planner, context) = (Arc::clone(self), context.clone());
+        let (name, names) = (name.clone(), names.to_vec());
+        apart(async move { planner.describe_view_here(state, (id, &name), sql, &names, &context).await }).await
+    }
+
+    async fn describe_view_here(
         &self,
         state: Arc<CatalogState>,
         (id, name): (Ulid, &TableName),
@@ -47,6 +60,18 @@ impl Planner {
 
     /// The columns that a table made of a query has.
     pub async fn describe_columns(
+        self: &Arc<Self>,
+        state: Arc<CatalogState>,
+        sql: &str,
+        names: &[String],
+        context: &QueryContext,
+    ) -> Result<Vec<Column>> {
+        let (planner, context) = (Arc::clone(self), context.clone());
+        let (sql, names) = (sql.to_owned(), names.to_vec());
+        apart(async move { planner.describe_columns_here(state, &sql, &names, &context).await }).await
+    }
+
+    async fn describe_columns_here(
         &self,
         state: Arc<CatalogState>,
         sql: &str,
@@ -61,7 +86,7 @@ impl Planner {
 
 async fn plan(session: &PlanSession, statement: Statement) -> Result<LogicalPlan> {
     expand_views(session, &statement).await?;
-    session.logical_plan(statement).await
+    session.with_types(session.logical_plan(statement).await?)
 }
 
 /// Plans the views that a statement reads, so that the catalog has them when the statement is planned.

@@ -4,7 +4,8 @@
 //!
 //! 1. [`Planner::plan`] turns the statement into a logical plan over [`catalog_view`]: the tables of one catalog state,
 //!    whose version becomes the query's snapshot, and the [`system_tables`] made of it. [`expand_views`] plans the views that
-//!    it reads; [`approximate`] has decimals beside floats become floats.
+//!    it reads; [`windows`] has window functions say all in names and arguments; [`in_subqueries`] has IN know of NULL;
+//!    [`single_rows`] has a subquery that stands for a value give one row; [`approximate`] has decimals beside floats become floats.
 //! 2. DataFusion optimizes it. [`sharded_table`] answers its questions about a table; [`prune_shards`] leaves out shards
 //!    that cannot hold a match.
 //! 3. [`choose_replicas`] picks the replica of each shard that is read, and [`stamp_servers`] gives all leaves the same list
@@ -16,6 +17,7 @@
 //! Invariant: no row of a table comes here. The only rows an index server computes are about the catalog itself
 //! ([`Planner::answer`]), or constants of a statement.
 
+mod apart;
 mod approximate;
 mod catalog_view;
 mod choose_replicas;
@@ -24,18 +26,22 @@ mod definitions;
 mod distribute;
 mod expand_views;
 mod explain;
+mod filter_pushdown;
 mod id_text;
+mod in_subqueries;
 mod lookup;
 mod name_errors;
 mod placeholders;
 mod prune_shards;
 mod query_planner;
 mod sharded_table;
+mod single_rows;
 mod stamp_servers;
 mod system_tables;
 mod table_functions;
 mod unique_names;
 mod view;
+mod windows;
 
 use std::{
     collections::HashMap,
@@ -67,6 +73,7 @@ use drsdb_core::{
     checked_arithmetic::{CheckIntegers, register_functions},
     edge::{EdgeConverter, edge_schema},
     floats::canonical_scalar,
+    interval_order::CompareIntervals,
     query_session::{QueryOptions, session_config, session_like},
     security::keys::SigningKey,
     time_limit::TimeLimit,
@@ -84,7 +91,7 @@ pub use name_errors::explain_column;
 pub use system_tables::{NoSystem, RaftNode, SystemSource, TransactionsOf};
 pub use view::{Holders, View};
 
-use self::sharded_table::scanned_table;
+use self::{apart::apart, sharded_table::scanned_table};
 use crate::{catalog::CatalogState, replication::Suspects};
 
 /// Who asks, and how the query is to run.
@@ -205,6 +212,17 @@ impl Planner {
 
     /// Plans a statement that returns rows. `parameters` has one row: the values of `$1`, `$2`, ...
     pub async fn plan(
+        self: &Arc<Self>,
+        state: Arc<CatalogState>,
+        statement: Statement,
+        parameters: Option<&RecordBatch>,
+        context: &QueryContext,
+    ) -> Result<PlannedQuery> {
+        let (planner, parameters, context) = (Arc::clone(self), parameters.cloned(), context.clone());
+        apart(async move { planner.plan_here(state, statement, parameters.as_ref(), &context).await }).await
+    }
+
+    async fn plan_here(
         &self,
         state: Arc<CatalogState>,
         statement: Statement,
@@ -217,7 +235,7 @@ impl Planner {
         match explain {
             None => {
                 let schema = edge_schema(logical.schema().as_arrow());
-                let physical = session.state.create_physical_plan(&logical).await?;
+                let physical = session.physical_plan(logical.clone()).await?;
                 if names_tables(&logical)? && cut_endpoints::is_constant_only(&physical)? {
                     let rows = edge_rows(physical, Arc::clone(&schema), &session).await?;
                     let rows_estimate = Some(rows.iter().map(|batch| batch.num_rows() as u64).sum());
@@ -229,7 +247,7 @@ impl Planner {
             }
             Some(explain::Explain::Plan { .. }) => Ok(explain::planned_report()),
             Some(explain::Explain::Analyze) => {
-                let physical = session.state.create_physical_plan(&logical).await?;
+                let physical = session.physical_plan(logical).await?;
                 if cut_endpoints::is_catalog_only(&physical)? {
                     return Ok(explain::planned_report());
                 }
@@ -242,6 +260,17 @@ impl Planner {
 
     /// Computes the rows of a statement whose [`Source`] is the catalog.
     pub async fn answer(
+        self: &Arc<Self>,
+        state: Arc<CatalogState>,
+        statement: Statement,
+        parameters: Option<&RecordBatch>,
+        context: &QueryContext,
+    ) -> Result<Vec<RecordBatch>> {
+        let (planner, parameters, context) = (Arc::clone(self), parameters.cloned(), context.clone());
+        apart(async move { planner.answer_here(state, statement, parameters.as_ref(), &context).await }).await
+    }
+
+    async fn answer_here(
         &self,
         state: Arc<CatalogState>,
         statement: Statement,
@@ -251,7 +280,7 @@ impl Planner {
         let (statement, explain) = explain::unwrap(statement)?;
         let session = self.session(&state, context)?;
         let logical = self.logical_plan(&session, statement, parameters).await?;
-        let physical = session.state.create_physical_plan(&logical).await?;
+        let physical = session.physical_plan(logical.clone()).await?;
         if let Some(explain::Explain::Plan { verbose }) = explain {
             let key = self.signing_key(&state)?;
             let cut = self.cutter(&state, &session, context, &key);
@@ -271,6 +300,16 @@ impl Planner {
 
     /// The edge schema of a statement's rows, and the schema of its parameters.
     pub async fn describe(
+        self: &Arc<Self>,
+        state: Arc<CatalogState>,
+        statement: Statement,
+        context: &QueryContext,
+    ) -> Result<(SchemaRef, SchemaRef)> {
+        let (planner, context) = (Arc::clone(self), context.clone());
+        apart(async move { planner.describe_here(state, statement, &context).await }).await
+    }
+
+    async fn describe_here(
         &self,
         state: Arc<CatalogState>,
         statement: Statement,
@@ -300,15 +339,16 @@ impl Planner {
     ) -> Result<LogicalPlan> {
         expand_views::expand_views(session, &statement).await?;
         let plan = session.logical_plan(unique_names::tell_apart(statement)).await?;
-        match parameters {
-            None => Ok(plan),
+        let plan = match parameters {
+            None => plan,
             Some(batch) => {
                 let mut values = parameter_values(batch)?;
                 id_text::parse_parameters(&mut values, &plan.get_parameter_fields()?)?;
                 // Some parameters have a type only now.
-                Ok(approximate::stay_approximate(plan.with_param_values(ParamValues::from(values))?)?)
+                approximate::stay_approximate(plan.with_param_values(ParamValues::from(values))?)?
             }
-        }
+        };
+        session.with_types(plan)
     }
 
     fn cutter<'a>(
@@ -343,6 +383,8 @@ impl Planner {
         let config = session_config(&options)?
             // The catalog has its own, which knows of constraints and of what is hidden.
             .with_information_schema(false)
+            // It compares fields down to what they say of SQL types, of which a set operation keeps the first input's.
+            .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true)
             .with_extension(Arc::new(stamper))
             .with_distributed_worker_resolver(workers.clone())
             .with_distributed_desired_task_count_handler(distribute::desired_task_count)
@@ -365,11 +407,13 @@ impl Planner {
             .with_default_features()
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_table_functions(self.table_functions.clone())
+            .with_physical_optimizer_rules(filter_pushdown::physical_optimizer_rules())
             .with_query_planner(Arc::new(query_planner::StampingPlanner))
             .with_distributed_planner()
             .build();
         register_functions(&mut state)?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
+        state.register_function_rewrite(Arc::new(CompareIntervals::default()))?;
         state.register_function_rewrite(Arc::new(ParseIds))?;
         state.register_expr_planner(Arc::new(ParseIds))?;
         Ok(self.functions.get_or_init(|| state))
@@ -429,7 +473,28 @@ impl PlanSession {
     async fn logical_plan(&self, statement: Statement) -> Result<LogicalPlan> {
         let plan = self.state.statement_to_plan(approximate::exponents(statement)).await;
         let plan = plan.map_err(|error| name_errors::explain(error, &self.catalog))?;
+        let plan = windows::spell_out_windows(plan)?;
+        let plan = in_subqueries::three_valued(plan)?;
+        let plan = single_rows::check_single_rows(plan)?;
         Ok(approximate::stay_approximate(plan)?)
+    }
+
+    /// The plan as the analyzer leaves it: only then have CASE and set operations the type that all their branches have, and
+    /// not the first one's. A plan whose parameters have no values yet, nor types, stays as it is.
+    fn with_types(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let parameters = plan.get_parameter_fields()?;
+        if parameters.values().any(Option::is_none) {
+            return Ok(plan);
+        }
+        let checked = self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {});
+        checked.map_err(in_subqueries::explain)
+    }
+
+    /// The physical plan of one that has types.
+    async fn physical_plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        let optimized = self.state.optimizer().optimize(plan, &self.state, |_, _| {})?;
+        let physical = self.state.query_planner().create_physical_plan(&optimized, &self.state).await;
+        physical.map_err(in_subqueries::explain)
     }
 }
 

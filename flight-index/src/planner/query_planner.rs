@@ -22,7 +22,7 @@ use datafusion::{
 };
 use drsdb_core::{scan::ShardScanExec, wanted::end_unwanted_joins};
 
-use super::stamp_servers::Stamper;
+use super::{single_rows::refuse_left_over, stamp_servers::Stamper};
 
 /// Plans as DataFusion does, then has the session's [`Stamper`] stamp servers on the leaves, and makes joins yield.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ impl QueryPlanner for StampingPlanner {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let stamper = session.config().get_extension::<Stamper>();
         let stamper = stamper.ok_or_else(|| internal_datafusion_err!("a session without the servers of its query"))?;
+        refuse_left_over(logical_plan)?;
         let wanted = end_unwanted_joins(logical_plan.clone())?;
         let plan = DefaultPhysicalPlanner::default().create_physical_plan(&wanted, session).await?;
         let plan = yield_above_joins(stamper.stamp(plan)?)?;

@@ -14,7 +14,7 @@ use crate::{
 /// A table `t` of `shards` shards, with rows in all, on that many servers.
 struct Cluster {
     state: Arc<CatalogState>,
-    planner: Planner,
+    planner: Arc<Planner>,
     key: SigningKey,
 }
 
@@ -66,7 +66,7 @@ impl Cluster {
             let response = apply(&mut state, version, &command);
             assert!(!matches!(response, Response::Error(_)), "{response:?}");
         }
-        Self { state: Arc::new(state), planner: Planner::new(Duration::from_secs(60)), key }
+        Self { state: Arc::new(state), planner: Arc::new(Planner::new(Duration::from_secs(60))), key }
     }
 
     async fn endpoints(&self, sql: &str) -> Vec<PlannedEndpoint> {
@@ -155,4 +155,28 @@ async fn servers_of_one_core_share_queries_too() {
     let limited =
         cluster.endpoints("SELECT id FROM (SELECT id FROM t LIMIT 5) UNION ALL (SELECT id FROM t LIMIT 5)").await;
     assert_eq!(limited.len(), 1);
+}
+
+/// Later passes name and type all that is below each level of an expression, and some of them recurse.
+#[tokio::test]
+async fn long_and_deep_expressions_are_planned_on_threads_of_their_own() {
+    let cluster = Cluster::new(3, 12, 2);
+    let context = QueryContext::new("admin", QueryOptions::default());
+    let plan = |sql: String| {
+        let (planner, state, context) = (Arc::clone(&cluster.planner), Arc::clone(&cluster.state), context.clone());
+        let Ok(Classified::Query(statement)) = parse(&sql) else { panic!("it is a query") };
+        async move { planner.plan(state, Statement::Statement(statement), None, &context).await }
+    };
+    let terms = |count: usize, operators: [&str; 2]| {
+        (1..count).fold("v".to_owned(), |sum, at| format!("{sum} {} v", operators[at % 2]))
+    };
+    plan(format!("SELECT {} FROM t", terms(1_900, ["+", "+"]))).await.unwrap();
+    plan(format!("SELECT id FROM t WHERE {} > 7", terms(40, ["+", "-"]))).await.unwrap();
+    // Its own thread has the room.
+    plan(format!("SELECT {}", terms(300, ["+", "-"]).replace('v', "1"))).await.unwrap();
+    // This one, the only one of the runtime, goes on meanwhile.
+    let planning = tokio::spawn(plan("SELECT v, count(*) FROM t GROUP BY v".to_owned()));
+    tokio::task::yield_now().await;
+    assert!(!planning.is_finished());
+    planning.await.unwrap().unwrap();
 }

@@ -1,13 +1,16 @@
 //! What the planner would answer wrongly, in any statement that contains a query: clauses that it passes over without a word,
 //! and some that it takes for others. What it refuses by itself is not here, nor is what the parser's dialect does not know.
 
-use std::ops::ControlFlow;
+use std::{collections::HashSet, ops::ControlFlow, sync::LazyLock};
 
-use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArguments, GroupByExpr, LockType, Query, Select, SetExpr, SetOperator, SetQuantifier,
-    TableFactor,
+use datafusion::{
+    execution::SessionStateBuilder,
+    sql::sqlparser::ast::{
+        self, DuplicateTreatment, Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, LockType,
+        Query, Select, SetExpr, SetOperator, SetQuantifier, TableFactor,
+    },
 };
-use drsdb_core::{Error, Result};
+use drsdb_core::{Error, Result, checked_arithmetic::register_functions};
 
 use super::classify::refused;
 
@@ -54,9 +57,7 @@ impl ast::Visitor for Look {
         verdict(match expr {
             // It takes SIMILAR TO for a search.
             Expr::SimilarTo { .. } => Some(("SIMILAR TO", "use LIKE, or ~ with a regular expression")),
-            Expr::Function(call) if call.parameters != FunctionArguments::None => {
-                Some(("a function with two lists of arguments", "write all arguments into one list"))
-            }
+            Expr::Function(call) => of_call(call),
             _ => None,
         })
     }
@@ -107,6 +108,55 @@ fn of_select(select: &Select) -> Found {
     }
     None
 }
+
+fn of_call(call: &Function) -> Found {
+    if call.parameters != FunctionArguments::None {
+        return Some(("a function with two lists of arguments", "write all arguments into one list"));
+    }
+    let clause = clause_of_aggregates(call)?;
+    let [name] = call.name.0.as_slice() else { return None };
+    let name = name.as_ident()?;
+    let is_scalar = match name.quote_style {
+        Some(_) => SCALAR_FUNCTIONS.contains(&name.value),
+        None => SCALAR_FUNCTIONS.contains(&name.value.to_ascii_lowercase()),
+    };
+    is_scalar.then_some(clause)
+}
+
+/// A clause that only aggregates and window functions know, and what it is called when another function has it.
+fn clause_of_aggregates(call: &Function) -> Found {
+    if call.over.is_some() {
+        return Some(("OVER of a function of one row", "leave OVER out, or call an aggregate or a window function"));
+    }
+    if call.filter.is_some() {
+        return Some(("FILTER of a function of one row", "write CASE WHEN ... END, or filter with WHERE"));
+    }
+    if !call.within_group.is_empty() {
+        return Some(("WITHIN GROUP of a function of one row", "leave it out, or call an aggregate"));
+    }
+    let FunctionArguments::List(list) = &call.args else { return None };
+    if list.duplicate_treatment == Some(DuplicateTreatment::Distinct) {
+        return Some(("DISTINCT of a function of one row", "write SELECT DISTINCT, or call an aggregate"));
+    }
+    let ordered = list.clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_)));
+    if ordered {
+        return Some(("ORDER BY of a function of one row", "leave it out, or call an aggregate"));
+    }
+    let ignores = list.clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::IgnoreOrRespectNulls(_)));
+    if ignores || call.null_treatment.is_some() {
+        return Some(("IGNORE NULLS or RESPECT NULLS of a function of one row", "leave it out"));
+    }
+    None
+}
+
+/// The names of functions that are neither aggregates nor for windows.
+static SCALAR_FUNCTIONS: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let mut state = SessionStateBuilder::new().with_default_features().build();
+    register_functions(&mut state).expect("a session takes functions of any name");
+    let scalar = state.scalar_functions().keys().chain(state.higher_order_functions().keys());
+    // These two are no functions of the session.
+    scalar.cloned().chain(["unnest", "unnest_outer"].map(str::to_owned)).collect()
+});
 
 fn of_table(factor: &TableFactor) -> Found {
     let sample = Some(("TABLESAMPLE", "write WHERE random() < 0.1, or LIMIT"));
