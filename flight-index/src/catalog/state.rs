@@ -15,6 +15,9 @@ pub(super) type Map<K, V> = RedBlackTreeMapSync<K, V>;
 /// The schema that is there from the start.
 pub const DEFAULT_SCHEMA: &str = "public";
 
+/// Schemas whose tables the index servers make up.
+pub const RESERVED_SCHEMAS: [&str; 3] = ["information_schema", "pg_catalog", "drsdb"];
+
 /// All that the index servers agree on, at one version. Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CatalogState {
@@ -347,6 +350,9 @@ impl CatalogState {
         match (nearest_name(&name.table, same_schema.map(|other| other.table.as_str())), elsewhere) {
             (Some(nearest), _) => error.with_hint(format!("did you mean {}.{nearest}?", name.schema)),
             (None, Some(other)) => error.with_hint(format!("did you mean {other}?")),
+            (None, None) if RESERVED_SCHEMAS.contains(&name.schema.as_str()) => {
+                error.with_hint("the schema is the server's own: see information_schema and drsdb")
+            }
             (None, None) if !self.has_schema(&name.schema) => self.no_schema(&name.schema),
             (None, None) => error,
         }
@@ -356,6 +362,9 @@ impl CatalogState {
         let error =
             WireError::new(ErrorCode::NotFound, format!("schema {name} does not exist")).with_field("schema", name);
         match nearest_name(name, self.schemas()) {
+            _ if RESERVED_SCHEMAS.contains(&name) => {
+                error.with_hint("the name is the server's own: choose another one")
+            }
             Some(nearest) => error.with_hint(format!("did you mean {nearest}?")),
             None => error.with_hint(format!("create it first: CREATE SCHEMA {name}")),
         }

@@ -128,7 +128,8 @@ impl Effects {
         self.take(prepared, stager).await
     }
 
-    /// Keys that the same statement has brought back are not gone, but for who follows them.
+    /// Keys that the same statement has brought back are not gone for who only asks that they be there. Who follows, follows
+    /// the row that had the key: another one that has it now is not what was referred to.
     pub(super) fn forget_what_came_back(&mut self, target: &Target) -> Result<()> {
         for (at, (_, key)) in target.children.iter().enumerate() {
             let come = &self.come_keys[at];
@@ -136,12 +137,22 @@ impl Effects {
                 continue;
             }
             for group in come.groups(usize::MAX)? {
-                self.gone_keys[at].remove(&group)?;
-                if key.on_update != ReferentialAction::Cascade {
+                if !follows(key.on_delete) {
+                    self.gone_keys[at].remove(&group)?;
+                }
+                if !follows(key.on_update) {
                     self.moved_keys[at].remove(&group)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Whether referring rows change with what they refer to.
+pub(super) fn follows(action: ReferentialAction) -> bool {
+    match action {
+        ReferentialAction::NoAction | ReferentialAction::Restrict => false,
+        ReferentialAction::Cascade | ReferentialAction::SetNull => true,
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     catalog::TableState,
     load::{
         Loader, cast_column, check_assignable, convert_column,
-        insert::{Insert, placeholder, plain_values, target_columns},
+        insert::{Insert, has_subquery, placeholder, plain_values, target_columns},
         transit_schema, transit_type,
     },
     planner::{Lookup, PlannedQuery, Planner, QueryContext, Source, View},
@@ -114,9 +114,9 @@ impl<'a> Executor<'a> {
     }
 
     async fn run_all(&mut self, statement: &Statement, parameters: Option<RecordBatch>) -> Result<Written> {
-        // VALUES takes all parameters at once.
+        // VALUES takes all parameters at once, but for subqueries, which are asked for each row.
         if let Statement::Insert(insert) = statement
-            && plain_values(insert).is_some()
+            && plain_values(insert).is_some_and(|rows| !has_subquery(&rows))
             && insert.on.is_none()
         {
             return self.insert_values(insert, parameters).await;
@@ -213,16 +213,16 @@ impl<'a> Executor<'a> {
         Ok((schema, rows))
     }
 
-    /// Whether a query that the server has written itself has a row.
-    pub async fn has_row(&self, sql: &str) -> Result<bool> {
+    /// The first row of a query that the server has written itself.
+    pub async fn first_row(&self, sql: &str) -> Result<Option<RecordBatch>> {
         let query = ast::Statement::Query(Box::new(parse_query(sql)?));
         let (_, mut rows) = self.query(Box::new(query), None).await?;
         while let Some(batch) = rows.try_next().await? {
             if batch.num_rows() > 0 {
-                return Ok(true);
+                return Ok(Some(batch.slice(0, 1)));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The rows of a lookup, in edge types.

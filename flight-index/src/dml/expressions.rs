@@ -1,7 +1,10 @@
 //! SQL expressions that are computed here, over rows on their way to storage: VALUES, DEFAULT, CHECK, RETURNING and the SET of
 //! ON CONFLICT.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+};
 
 use arrow::{
     array::{ArrayRef, RecordBatch},
@@ -23,6 +26,7 @@ use datafusion::{
 use drsdb_core::{
     ErrorCode, Result, WireError,
     checked_arithmetic::{CheckIntegers, register_functions},
+    interval_order::CompareIntervals,
     query_session::{QueryOptions, session_config, session_like},
 };
 
@@ -43,6 +47,15 @@ impl Expressions {
     /// [`parameter_name`].
     pub fn compile(&self, expr: ast::Expr, names: &DFSchema, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
         let mut expr = ast::ExprWithAlias { expr, alias: None };
+        let subquery = |part: &ast::Expr| match part {
+            ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. } => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        if ast::visit_expressions(&expr.expr, subquery).is_break() {
+            return Err(WireError::new(ErrorCode::Unsupported, "a subquery is not done here")
+                .with_hint("query its value first, or write it into an INSERT ... SELECT, UPDATE or MERGE")
+                .into());
+        }
         exponents_in(&mut expr.expr);
         let logical = self.state.create_logical_expr_from_sql_expr(expr, names).map_err(explain_column)?;
         let over_rows = |expr: &Expr| Ok(matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_)));
@@ -70,7 +83,9 @@ impl Expressions {
         let ids = approximate.transform_up(|expr| ParseIds.rewrite(expr, schema, options))?;
         let checked = simplifier
             .coerce(ids.data, schema)?
-            .transform_up(|expr| CheckIntegers::default().rewrite(expr, schema, options))?;
+            .transform_up(|expr| CheckIntegers::default().rewrite(expr, schema, options))?
+            .data
+            .transform_up(|expr| CompareIntervals::default().rewrite(expr, schema, options))?;
         Ok(self.state.create_physical_expr(simplifier.simplify(checked.data)?, schema)?)
     }
 }

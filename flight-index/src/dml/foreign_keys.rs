@@ -6,6 +6,9 @@
 //! | inserts a referring row | the row it refers to | no deletion from the parent's shards |
 //! | deletes a referred row, NO ACTION or RESTRICT | a row that refers to it: an error | no insertion into the child's shards |
 //! | the same, CASCADE or SET NULL | those rows, and changes them | no insertion into the child's shards |
+//!
+//! A key that the same statement takes away and brings back, with another row, is there for the first two lines. For the third
+//! it is gone: what is referred to is the row.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -17,7 +20,7 @@ use drsdb_core::{Error, ErrorCode, ForeignKey, ReferentialAction, Result, Table,
 use futures::StreamExt;
 
 use super::{
-    effects::Effects,
+    effects::{Effects, follows},
     executor::{Executor, full_width, nullable_schema, to_transit},
     keys::KeySet,
     target::{Target, key_text},
@@ -77,7 +80,8 @@ impl Executor<'_> {
                 0 => (&level.effects.gone_keys[level.followed / 2], Cause::Deleted),
                 _ => (&level.effects.moved_keys[level.followed / 2], Cause::Updated),
             };
-            let next = self.referring(&level.target, child, key, keys, cause).await?;
+            let come = &level.effects.come_keys[level.followed / 2];
+            let next = self.referring(&level.target, child, key, (keys, come), cause).await?;
             level.followed += 1;
             if let Some((target, effects)) = next
                 && target.has_foreign_keys()
@@ -132,13 +136,14 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Rows that refer to keys that are gone: there must be none, or they follow; then their own foreign keys come next.
+    /// Rows that refer to keys that are gone: there must be none, or they follow; then their own foreign keys come next. `come`
+    /// are keys that the same changes brought.
     async fn referring(
         &mut self,
         target: &Target,
         child: &Arc<TableState>,
         key: &ForeignKey,
-        keys: &KeySet,
+        (keys, come): (&KeySet, &KeySet),
         cause: Cause,
     ) -> Result<Option<(Arc<Target>, Effects)>> {
         if keys.is_empty() {
@@ -149,8 +154,11 @@ impl Executor<'_> {
             return Ok(None);
         }
         let action = if cause == Cause::Deleted { key.on_delete } else { key.on_update };
-        let refuses = matches!(action, ReferentialAction::NoAction | ReferentialAction::Restrict);
+        let refuses = !follows(action);
         if keys.overflowed {
+            if !refuses && (come.overflowed || self.refers(child, key, come).await?) {
+                return Err(too_many_keys(target, key));
+            }
             self.referring_many(target, child, key, cause, action).await?;
             return Ok(None);
         }
@@ -218,13 +226,7 @@ impl Executor<'_> {
                 let set = key.columns.iter().map(|&at| format!("{} = NULL", quoted(&table.columns[at].name)));
                 format!("UPDATE {name} c SET {} WHERE {orphans}", set.collect::<Vec<_>>().join(", "))
             }
-            (ReferentialAction::Cascade, Cause::Updated) => {
-                let message =
-                    format!("more than {} keys of table {} change at once", super::keys::MAX_KEYS, target.table.name);
-                return Err(WireError::new(ErrorCode::ResourceExhausted, message)
-                    .with_hint(format!("change fewer at a time: ON UPDATE CASCADE of {} follows them", key.name))
-                    .into());
-            }
+            (ReferentialAction::Cascade, Cause::Updated) => return Err(too_many_keys(target, key)),
         };
         let parameters = self.parameters.take();
         let done = match parse(&sql)? {
@@ -234,6 +236,24 @@ impl Executor<'_> {
         };
         self.parameters = parameters;
         done
+    }
+
+    /// Whether a row of `child` refers to one of the keys. Of a key that has only just come, this says that another row had it
+    /// before: rows that refer to it are older.
+    async fn refers(&self, child: &TableState, key: &ForeignKey, keys: &KeySet) -> Result<bool> {
+        for values in keys.groups(MAX_LOOKUP_KEYS)? {
+            let lookup = Lookup {
+                table: &child.table.name,
+                positions: key.columns.clone(),
+                key: key.columns.clone(),
+                values,
+                limit: Some(1),
+            };
+            if self.lookup(lookup).await?.iter().any(|batch| batch.num_rows() > 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// A row of `child` that refers to nothing.
@@ -307,6 +327,14 @@ fn with_nulls(table: &Table, key: &ForeignKey, old: &RecordBatch) -> Result<Reco
         columns[at] = new_null_array(&transit_type(table.columns[at].sql_type), old.num_rows());
     }
     Ok(RecordBatch::try_new(nullable_schema(table), columns)?)
+}
+
+/// The rows that follow cannot be told by what is there when all is done.
+fn too_many_keys(target: &Target, key: &ForeignKey) -> Error {
+    let message = format!("more than {} keys of table {} change at once", super::keys::MAX_KEYS, target.table.name);
+    WireError::new(ErrorCode::ResourceExhausted, message)
+        .with_hint(format!("change fewer at a time: rows follow them by {}", key.name))
+        .into()
 }
 
 fn quoted(name: &str) -> String {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{ArrayRef, RecordBatch, new_null_array},
+    datatypes::{Field, Schema},
+};
 use datafusion::sql::sqlparser::ast;
-use drsdb_core::Result;
+use drsdb_core::{ErrorCode, Result, WireError};
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 
 use super::{
@@ -17,7 +20,7 @@ use super::{
 use crate::{
     load::{
         Converter, Loader,
-        insert::{Insert, are_few_literals, plain_values},
+        insert::{Insert, are_few_literals, has_subquery, plain_values, take_subqueries},
     },
     offload::offload,
 };
@@ -25,7 +28,7 @@ use crate::{
 type Batches = BoxStream<'static, Result<RecordBatch>>;
 
 impl Executor<'_> {
-    /// INSERT ... VALUES without ON CONFLICT; `parameters` may have many rows.
+    /// INSERT ... VALUES without ON CONFLICT and subqueries; `parameters` may have many rows.
     pub(super) async fn insert_values(
         &mut self,
         insert: &ast::Insert,
@@ -46,10 +49,50 @@ impl Executor<'_> {
         target: &Target,
         parameters: Option<RecordBatch>,
     ) -> Result<RecordBatch> {
-        let (insert, table, options) = (insert.clone(), Arc::clone(&target.table), self.options.clone());
+        let (mut insert, table, options) = (insert.clone(), Arc::clone(&target.table), self.options.clone());
+        let asks = plain_values(&insert).is_some_and(|rows| has_subquery(&rows));
+        let parameters = if asks { Some(self.ask_subqueries(&mut insert, parameters).await?) } else { parameters };
         let small = parameters.is_none() && plain_values(&insert).is_some_and(|rows| are_few_literals(&rows));
         let evaluate = move || Insert::new(&insert, &table)?.evaluate(parameters.as_ref(), &options);
         offload(small, "evaluating VALUES", evaluate).await
+    }
+
+    /// The parameters, of one row, and after them the values of the subqueries in VALUES, which become parameters.
+    async fn ask_subqueries(&self, insert: &mut ast::Insert, parameters: Option<RecordBatch>) -> Result<RecordBatch> {
+        let (mut fields, mut columns) = match &parameters {
+            Some(batch) => (batch.schema().fields().to_vec(), batch.columns().to_vec()),
+            None => (Vec::new(), Vec::new()),
+        };
+        for query in take_subqueries(insert, columns.len())? {
+            let value = self.single_value(query).await?;
+            fields.push(Arc::new(Field::new("", value.data_type().clone(), true)));
+            columns.push(value);
+        }
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    }
+
+    /// The value of a subquery; NULL if it has no row.
+    async fn single_value(&self, query: ast::Query) -> Result<ArrayRef> {
+        let refused = |what: String, hint: &str| {
+            let message = format!("a subquery in VALUES has {what}, and is to be one value");
+            WireError::new(ErrorCode::InvalidArgument, message).with_hint(hint)
+        };
+        let (schema, mut rows) = self.query(Box::new(ast::Statement::Query(Box::new(query))), None).await?;
+        if schema.fields().len() != 1 {
+            let columns = format!("{} columns", schema.fields().len());
+            return Err(refused(columns, "select one column, or write INSERT ... SELECT").into());
+        }
+        let mut value = None;
+        while let Some(batch) = rows.try_next().await? {
+            if batch.num_rows() > 1 || batch.num_rows() == 1 && value.is_some() {
+                let hint = "choose one with WHERE, max or LIMIT 1, or write INSERT ... SELECT";
+                return Err(refused("several rows".to_owned(), hint).into());
+            }
+            if batch.num_rows() == 1 {
+                value = Some(Arc::clone(batch.column(0)));
+            }
+        }
+        Ok(value.unwrap_or_else(|| new_null_array(schema.field(0).data_type(), 1)))
     }
 
     pub(super) async fn insert(&mut self, insert: &ast::Insert) -> Result<Written> {

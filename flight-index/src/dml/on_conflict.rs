@@ -1,7 +1,8 @@
 //! INSERT ... ON CONFLICT: rows whose key is there already are left out, or change the row that is in the way.
 //!
-//! Which keys are there is looked up at the transaction's snapshot, a group of rows at a time. A key that another
-//! transaction writes meanwhile is found when the row is staged, and the statement runs again.
+//! Which keys are there is looked up at the transaction's snapshot, a group of rows at a time; what becomes of each row is
+//! decided in their order ([`super::fate`]). A key that another transaction writes meanwhile is found when the row is staged,
+//! and the statement runs again.
 
 use std::{collections::HashMap, collections::HashSet, sync::Arc};
 
@@ -22,6 +23,7 @@ use super::{
     effects::Effects,
     executor::{Executor, Written, full_width, nullable_schema, to_transit},
     expressions::{Expressions, evaluate},
+    fate::{Fate, Fates},
     keys::{KeySet, differing},
     returning::{Returning, local_batch, qualified},
     select::{TargetName, assignments, refused},
@@ -43,6 +45,12 @@ pub(super) struct OnConflict {
 struct Key {
     name: String,
     columns: Vec<usize>,
+}
+
+impl Key {
+    fn of(&self, rows: &RecordBatch) -> Vec<ArrayRef> {
+        self.columns.iter().map(|&at| Arc::clone(rows.column(at))).collect()
+    }
 }
 
 /// DO UPDATE.
@@ -170,6 +178,15 @@ struct Existing {
     batch: RecordBatch,
 }
 
+impl Existing {
+    /// The keys of the statement's rows; `None` where there is a NULL in it.
+    fn keys_of(&self, columns: &[ArrayRef]) -> Result<Vec<Option<OwnedRow>>> {
+        let rows = self.keys.rows(columns)?;
+        let known = |at: usize| columns.iter().all(|column| column.is_valid(at));
+        Ok(rows.iter().enumerate().map(|(at, row)| known(at).then(|| row.owned())).collect())
+    }
+}
+
 impl Executor<'_> {
     pub(super) async fn insert_or(
         &mut self,
@@ -183,7 +200,7 @@ impl Executor<'_> {
         let converter = Converter::new(Arc::clone(table), &schema, self.options)?;
         let mut stager = self.transaction.stager();
         let mut effects = Effects::new(target, &mut stager)?;
-        let mut seen: Vec<HashSet<OwnedRow>> = on_conflict.keys.iter().map(|_| HashSet::new()).collect();
+        let mut fates = Fates::new(on_conflict.keys.len(), on_conflict.update.is_some());
         let mut given = HashSet::new();
         let mut first_row = 1;
         while let Some(batch) = rows.next().await {
@@ -191,44 +208,53 @@ impl Executor<'_> {
             for start in (0..batch.num_rows()).step_by(MAX_LOOKUP_KEYS) {
                 let part = batch.slice(start, MAX_LOOKUP_KEYS.min(batch.num_rows() - start));
                 let new = converter.convert(&part, first_row)?;
+                // Whether a row may be at all comes before whether another one is in its way.
+                target.check(&new, first_row, false)?;
                 first_row += part.num_rows() as u64;
-                let mut fresh = vec![true; new.num_rows()];
-                // For each row that is in the way, the row that was to be inserted.
-                let mut pairs: Vec<(u32, u32)> = Vec::new();
-                let mut in_the_way = None;
-                for (key, seen) in on_conflict.keys.iter().zip(&mut seen) {
-                    let existing = self.existing(target, key, &new).await?;
-                    let columns: Vec<ArrayRef> = key.columns.iter().map(|&at| Arc::clone(new.column(at))).collect();
-                    let keys = existing.keys.rows(&columns)?;
-                    for (row, fresh) in fresh.iter_mut().enumerate() {
-                        if columns.iter().any(|column| column.is_null(row)) || !*fresh {
-                            continue;
-                        }
-                        let own = keys.row(row).owned();
-                        let there = existing.rows.get(&own).copied();
-                        let first = seen.insert(own);
-                        if !first && on_conflict.update.is_some() {
-                            return Err(twice(table, key, &columns, row));
-                        }
-                        if let Some(there) = there {
-                            pairs.push((there, row as u32));
-                        }
-                        *fresh = first && there.is_none();
-                    }
-                    in_the_way = Some(existing.batch);
+                let mut existing = Vec::with_capacity(on_conflict.keys.len());
+                let mut keys = Vec::with_capacity(on_conflict.keys.len());
+                for key in &on_conflict.keys {
+                    let found = self.existing(target, key, &new).await?;
+                    keys.push(found.keys_of(&key.of(&new))?);
+                    existing.push(found);
                 }
-                if let Some(update) = &on_conflict.update
-                    && let Some(there) = in_the_way
-                    && !pairs.is_empty()
-                {
-                    let (old, changed) = update.apply(table, &there, &new, &pairs)?;
-                    for key in &on_conflict.keys {
-                        given.extend(given_keys(key, &old, &changed)?);
+                let mut fresh = vec![false; new.num_rows()];
+                let mut undecided: Vec<usize> = (0..new.num_rows()).collect();
+                while !undecided.is_empty() {
+                    // For each row that is in the way, the row that was to be inserted.
+                    let mut pairs: Vec<(u32, u32)> = Vec::new();
+                    let (mut asked, mut later) = (HashSet::new(), Vec::new());
+                    for row in undecided {
+                        let own: Vec<Option<&OwnedRow>> = keys.iter().map(|keys| keys[row].as_ref()).collect();
+                        let there: Vec<&HashMap<OwnedRow, u32>> = existing.iter().map(|found| &found.rows).collect();
+                        match fates.decide(&own, &there) {
+                            Fate::Inserted => fresh[row] = true,
+                            Fate::LeftOut => {}
+                            Fate::Changes(there) if asked.insert(there) => pairs.push((there, row as u32)),
+                            // First it must be known whether the row changes for the one before.
+                            Fate::Changes(_) => later.push(row),
+                            Fate::Twice => return Err(twice(table, &on_conflict.keys[0], &new, row)),
+                        }
                     }
-                    if let Some(returning) = &mut returning {
-                        returning.add(&changed)?;
+                    undecided = later;
+                    if let (Some(update), [key], [found]) =
+                        (&on_conflict.update, on_conflict.keys.as_slice(), existing.as_slice())
+                        && !pairs.is_empty()
+                    {
+                        let (old, changed) = update.apply(table, &found.batch, &new, &pairs)?;
+                        let (before, after) = (key.of(&old), key.of(&changed));
+                        let differs = differing(&before, &after)?;
+                        for (row, own) in found.keys.rows(&before)?.iter().enumerate() {
+                            fates.changed(own.owned(), !differs.value(row));
+                            if differs.value(row) {
+                                given.insert(key_text(&after, row));
+                            }
+                        }
+                        if let Some(returning) = &mut returning {
+                            returning.add(&changed)?;
+                        }
+                        effects.change(target, Some(old), Some(changed), &mut stager).await?;
                     }
-                    effects.change(target, Some(old), Some(changed), &mut stager).await?;
                 }
                 let inserted = filter_record_batch(&new, &BooleanArray::from(fresh))?;
                 if inserted.num_rows() > 0 {
@@ -248,7 +274,7 @@ impl Executor<'_> {
         let table = &target.table;
         let types = key.columns.iter().map(|&at| transit_type(table.columns[at].sql_type)).collect::<Vec<_>>();
         let mut keys = KeySet::new(types)?;
-        let columns: Vec<ArrayRef> = key.columns.iter().map(|&at| Arc::clone(new.column(at))).collect();
+        let columns = key.of(new);
         let mask = super::keys::without_nulls(&columns)?;
         let columns = super::keys::filtered(&columns, mask.as_ref())?;
         keys.add(&columns, None)?;
@@ -267,8 +293,7 @@ impl Executor<'_> {
         let full = batches.iter().map(|batch| full_width(table, &positions, batch.columns(), batch.num_rows(), 1));
         let full = full.collect::<Result<Vec<_>>>()?;
         let batch = arrow::compute::concat_batches(&nullable_schema(table), &full)?;
-        let columns: Vec<ArrayRef> = key.columns.iter().map(|&at| Arc::clone(batch.column(at))).collect();
-        let found = keys.rows(&columns)?;
+        let found = keys.rows(&key.of(&batch))?;
         let rows = found.iter().enumerate().map(|(at, row)| (row.owned(), at as u32)).collect();
         Ok(Existing { keys, rows, batch })
     }
@@ -305,8 +330,8 @@ impl Update {
     }
 }
 
-fn twice(table: &Table, key: &Key, columns: &[ArrayRef], row: usize) -> Error {
-    let text = key_text(columns, row);
+fn twice(table: &Table, key: &Key, rows: &RecordBatch, row: usize) -> Error {
+    let text = key_text(&key.of(rows), row);
     let message = format!(
         "ON CONFLICT DO UPDATE would change a row of table {} twice: ({text}) comes more than once for {}",
         table.name, key.name
@@ -318,17 +343,8 @@ fn twice(table: &Table, key: &Key, columns: &[ArrayRef], row: usize) -> Error {
         .into()
 }
 
-/// Keys that DO UPDATE gives rows which had another one, as errors show them.
-fn given_keys(key: &Key, old: &RecordBatch, changed: &RecordBatch) -> Result<Vec<String>> {
-    let columns =
-        |batch: &RecordBatch| -> Vec<ArrayRef> { key.columns.iter().map(|&at| Arc::clone(batch.column(at))).collect() };
-    let after = columns(changed);
-    let differs = differing(&columns(old), &after)?;
-    Ok((0..differs.len()).filter(|&row| differs.value(row)).map(|row| key_text(&after, row)).collect())
-}
-
-/// A key that was not there when it was looked up has come meanwhile: the statement must look again. A key of `given` was not
-/// looked up: DO UPDATE gave it to a row, and that it is taken will be so the next time.
+/// A key that was not there when it was looked up has come meanwhile: the statement must look again. A key of `given`, as
+/// errors show it, was not looked up: DO UPDATE gave it to a row, and that it is taken will be so the next time.
 fn came_meanwhile(error: Error, on_conflict: &OnConflict, given: &HashSet<String>) -> Error {
     let mut wire = error.to_wire();
     let violated = wire.fields.get("constraint");

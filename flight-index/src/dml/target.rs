@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     catalog::{CatalogState, TableState},
-    load::{null_in_not_null, transit_schema},
+    load::transit_schema,
     statement::parse_expression,
     transaction::{Rows, divide, key_transit_schema, shards_of_rows},
 };
@@ -210,15 +210,9 @@ impl Target {
         Ok(())
     }
 
-    /// NOT NULL and CHECK. Rows that were there before are not told by their numbers, which nobody knows.
-    fn check(&self, rows: &RecordBatch, first_row: u64, changed: bool) -> Result<()> {
-        for (column, values) in self.table.columns.iter().zip(rows.columns()) {
-            if column.not_null && !column.dropped && values.null_count() > 0 {
-                let row = (0..values.len()).find(|&row| values.is_null(row)).unwrap_or(0);
-                let key = changed.then(|| self.row_by_key(rows, row)).flatten();
-                return Err(null_in_not_null(column, first_row + row as u64, key));
-            }
-        }
+    /// NOT NULL and CHECK. Rows that were there before (`changed`) are not told by their numbers, which nobody knows.
+    pub(super) fn check(&self, rows: &RecordBatch, first_row: u64, changed: bool) -> Result<()> {
+        check_not_null(&self.table, rows.columns(), first_row, changed)?;
         for (check, compiled) in &self.checks {
             let holds = evaluate(compiled, rows)?;
             let Some(holds) = holds.as_boolean_opt() else {
@@ -233,14 +227,10 @@ impl Target {
         Ok(())
     }
 
-    fn row_by_key(&self, rows: &RecordBatch, row: usize) -> Option<String> {
-        let (columns, key) = describe(&self.table, &self.table.primary_key, rows.columns(), row);
-        self.table.has_user_key().then(|| format!("the row ({columns}) = ({key})"))
-    }
-
     fn violated(&self, check: &Check, rows: &RecordBatch, row: usize, number: u64) -> Error {
         let (_, key) = describe(&self.table, &self.table.primary_key, rows.columns(), row);
-        let which = self.row_by_key(rows, row).unwrap_or_else(|| format!("row {number}"));
+        let which = row_by_key(&self.table, rows.columns(), row);
+        let which = which.unwrap_or_else(|| format!("row {number}"));
         let message = format!("{} of table {}: {which} does not have {}", check.name, self.table.name, check.sql);
         WireError::new(ErrorCode::ConstraintViolation, message)
             .with_hint("change the row's values")
@@ -250,6 +240,44 @@ impl Target {
             .with_field("row", number)
             .into()
     }
+}
+
+fn row_by_key(table: &Table, columns: &[ArrayRef], row: usize) -> Option<String> {
+    let (names, key) = describe(table, &table.primary_key, columns, row);
+    table.has_user_key().then(|| format!("the row ({names}) = ({key})"))
+}
+
+/// NOT NULL of a table's rows, of which `columns` has all columns. `first_row` and `changed` are as for [`Target::check`].
+pub fn check_not_null(table: &Table, columns: &[ArrayRef], first_row: u64, changed: bool) -> Result<()> {
+    for (at, (column, values)) in table.columns.iter().zip(columns).enumerate() {
+        if !column.not_null || column.dropped || values.null_count() == 0 {
+            continue;
+        }
+        let row = (0..values.len()).find(|&row| values.is_null(row)).unwrap_or(0);
+        let number = first_row + row as u64;
+        let (_, key) = describe(table, &table.primary_key, columns, row);
+        // A key without a value tells no row.
+        let which = row_by_key(table, columns, row).filter(|_| !table.primary_key.contains(&at));
+        let place = match (&which, changed) {
+            (Some(which), true) => which.clone(),
+            (Some(which), false) => format!("row {number}, {which}"),
+            (None, _) => format!("row {number}"),
+        };
+        let message =
+            format!("column {} of table {}, {place}: NULL in a column that is NOT NULL", column.name, table.name);
+        let hint = match column.default {
+            Some(_) if !changed => "give it a value, or leave the column out for its DEFAULT",
+            _ => "give it a value",
+        };
+        let error = WireError::new(ErrorCode::ConstraintViolation, message)
+            .with_hint(hint)
+            .with_field("constraint", "not_null")
+            .with_field("table", &table.name)
+            .with_field("column", &column.name)
+            .with_field("row", number);
+        return Err(if which.is_some() { error.with_field("key", key) } else { error }.into());
+    }
+    Ok(())
 }
 
 /// The names by which CHECK finds columns.

@@ -61,6 +61,25 @@ impl FlightSqlServer {
         self.own_endpoint(Fragment::Rows(writer.into_inner()?.into()), caller)
     }
 
+    /// Of a statement without rows: clients may want to pull that there are none. The same for a user's statements for a while,
+    /// since a signature takes as long as much of a small write.
+    pub(super) fn nothing_endpoint(&self, caller: &Caller) -> Result<FlightEndpoint> {
+        const USERS: usize = 256;
+        let now = unix_ms();
+        let known = self.nothing.lock().get(&caller.login.user).filter(|(until, _)| now < *until).cloned();
+        if let Some((_, endpoint)) = known {
+            return Ok(endpoint);
+        }
+        let endpoint = self.catalog_endpoint(Vec::new(), caller)?;
+        let until = now + self.config.ticket_lifetime().as_millis() as u64 / 2;
+        let mut nothing = self.nothing.lock();
+        if nothing.len() >= USERS {
+            nothing.clear();
+        }
+        nothing.insert(caller.login.user.clone(), (until, endpoint.clone()));
+        Ok(endpoint)
+    }
+
     fn own_endpoint(&self, fragment: Fragment, caller: &Caller) -> Result<FlightEndpoint> {
         let state = self.catalog.state();
         let lifetime: Duration = self.config.ticket_lifetime();

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     catalog::{CatalogState, Command},
-    dml::Executor,
+    dml::{Executor, key_text},
     load::LoadOutcome,
     planner::QueryContext,
     statement::{
@@ -80,7 +80,8 @@ impl FlightSqlServer {
         };
         let copy = "create a table as it is to be, and copy the rows with INSERT ... SELECT";
         let name = |position: usize| quoted(&before.columns[position].name).to_string();
-        let (condition, constraint) = match need {
+        // The rows that are refused, and how the first one is told.
+        let (condition, violation) = match need {
             Need::Empty(why) => {
                 let hint =
                     "give it a DEFAULT that is the same for all rows, or add it without NOT NULL and UPDATE the rows";
@@ -89,9 +90,12 @@ impl FlightSqlServer {
             // Of rows that are there, an added column has its one initial value.
             Need::NotNull(position) if *position >= before.columns.len() => match after.columns[*position].initial {
                 Some(_) => return Ok(()),
-                None => ("true".to_owned(), "not_null"),
+                None => ("true".to_owned(), Violation::not_null(before, &after.columns[*position].name)),
             },
-            Need::NotNull(position) => (format!("{} IS NULL", name(*position)), "not_null"),
+            Need::NotNull(position) => {
+                let column = &before.columns[*position].name;
+                (format!("{} IS NULL", name(*position)), Violation::not_null(before, column))
+            }
             Need::Constraint(constraint) => {
                 let on_old = |columns: &[usize]| columns.iter().all(|&column| column < before.columns.len());
                 if let Some(check) = after.checks.iter().find(|check| check.name == *constraint) {
@@ -100,7 +104,8 @@ impl FlightSqlServer {
                         let why = format!("constraint {constraint} is about a column that is added or renamed with it");
                         return Err(refused(why, "add the column first, and the constraint afterwards").into());
                     }
-                    (format!("NOT ({})", check.sql), constraint.as_str())
+                    let what = format!("does not have {}", check.sql);
+                    (format!("NOT ({})", check.sql), Violation::of(before, constraint, what))
                 } else if let Some(key) = after.foreign_keys.iter().find(|key| key.name == *constraint) {
                     let parent = state.table(key.parent).map(|parent| &parent.table);
                     let (true, Some(parent)) = (on_old(&key.columns), parent) else {
@@ -118,9 +123,10 @@ impl FlightSqlServer {
                     }
                     let from = table_text(&parent.name);
                     let (known, equal) = (known.join(" AND "), equal.join(" AND "));
+                    let what = format!("refers to a row that is not in table {}", parent.name);
                     (
                         format!("{known} AND NOT EXISTS (SELECT 1 FROM {from} AS parent WHERE {equal})"),
-                        constraint.as_str(),
+                        Violation::of(before, constraint, what),
                     )
                 } else {
                     let unique = after.uniques.iter().find(|key| key.name == *constraint);
@@ -135,13 +141,18 @@ impl FlightSqlServer {
                 }
             }
         };
-        let sql = format!("SELECT 1 FROM {} AS child WHERE {condition} LIMIT 1", table_text(&before.name));
+        let key = if before.has_user_key() { before.primary_key.as_slice() } else { &[] };
+        let shown = match key {
+            [] => "1".to_owned(),
+            key => key.iter().map(|&at| format!("child.{}", name(at))).collect::<Vec<_>>().join(", "),
+        };
+        let sql = format!("SELECT {shown} FROM {} AS child WHERE {condition} LIMIT 1", table_text(&before.name));
         let mut transaction = self.writes.begin(Arc::clone(state));
         let (limit, mut attempt) = (caller.limit(), 1);
         let found = loop {
             let options = caller.session.options();
             let executor = Executor::new(&self.services, &caller.login, options, &mut transaction);
-            match executor.has_row(&sql).await {
+            match executor.first_row(&sql).await {
                 Err(error) if error.code() == ErrorCode::Unavailable && attempt < write::ATTEMPTS => {
                     tracing::debug!(%error, attempt, "rows are looked at again");
                     limit.keep(pause(attempt, &error)).await?;
@@ -151,15 +162,12 @@ impl FlightSqlServer {
             }
         };
         transaction.abort().await;
-        if !found? {
-            return Ok(());
-        }
-        let message = format!("rows of table {} are not as {constraint} wants them", before.name);
-        Err(WireError::new(ErrorCode::ConstraintViolation, message)
-            .with_hint("UPDATE or DELETE these rows first")
-            .with_field("constraint", constraint)
-            .with_field("table", &before.name)
-            .into())
+        let Some(row) = found? else { return Ok(()) };
+        let key_of_row = (!key.is_empty()).then(|| {
+            let names: Vec<&str> = key.iter().map(|&at| before.columns[at].name.as_str()).collect();
+            (names.join(", "), key_text(row.columns(), 0))
+        });
+        Err(violation.error(key_of_row).into())
     }
 
     /// CREATE TABLE AS: the table, then its rows. When they cannot be loaded, the table goes.
@@ -239,6 +247,41 @@ impl FlightSqlServer {
             return Ok(state.version());
         }
         self.propose(Command::Comment { name, column, text }).await
+    }
+}
+
+/// What rows that are there are not, as an error tells it.
+struct Violation {
+    error: WireError,
+    /// What the first row that is found is or does.
+    what: String,
+}
+
+impl Violation {
+    fn of(table: &Table, constraint: &str, what: String) -> Self {
+        let message = format!("{constraint} of table {} does not hold", table.name);
+        let error = WireError::new(ErrorCode::ConstraintViolation, message)
+            .with_hint("UPDATE or DELETE such rows first")
+            .with_field("constraint", constraint)
+            .with_field("table", &table.name);
+        Self { error, what }
+    }
+
+    fn not_null(table: &Table, column: &str) -> Self {
+        let Self { error, .. } = Self::of(table, "not_null", String::new());
+        let message = format!("column {column} of table {} cannot be NOT NULL", table.name);
+        let what = format!("has NULL in {column}");
+        Self { error: WireError { message, ..error }.with_field("column", column), what }
+    }
+
+    /// `key`: the names and values of the row's key, if it has one.
+    fn error(self, key: Option<(String, String)>) -> WireError {
+        let Self { error, what } = self;
+        let (which, error) = match key {
+            Some((names, values)) => (format!("the row ({names}) = ({values})"), error.with_field("key", values)),
+            None => ("a row".to_owned(), error),
+        };
+        WireError { message: format!("{}: {which} {what}", error.message), ..error }
     }
 }
 

@@ -79,7 +79,7 @@ impl FlightSqlServer {
             }
             other => {
                 let outcome = self.run(other, parameters, caller).await?;
-                let endpoint = self.catalog_endpoint(Vec::new(), caller)?;
+                let endpoint = self.nothing_endpoint(caller)?;
                 let info = self.info(Schema::empty().into(), vec![endpoint], outcome.rows as i64)?;
                 Ok(info.with_app_metadata(write_result(outcome)))
             }

@@ -34,10 +34,11 @@ mod transactions;
 mod users;
 mod write;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_flight::{FlightEndpoint, flight_service_server::FlightServiceServer};
 use drsdb_core::{Result, config::IndexConfig, net::ChannelPool, query_session::QueryOptions};
+use parking_lot::Mutex;
 
 use self::session::Session;
 use crate::{
@@ -68,6 +69,8 @@ pub struct FlightSqlServer {
     config: Arc<IndexConfig>,
     /// Of a session that has set nothing.
     options: QueryOptions,
+    /// By user, until when (Unix time in milliseconds) statements without rows are answered with this endpoint.
+    nothing: Mutex<HashMap<String, (u64, FlightEndpoint)>>,
 }
 
 impl FlightSqlServer {
@@ -87,7 +90,7 @@ impl FlightSqlServer {
         let writes = Arc::clone(loader.writes());
         let services =
             Services { catalog: Arc::clone(&catalog), planner: Arc::clone(&planner), channels: Arc::clone(&channels) };
-        Self { catalog, planner, writes, sessions, services, channels, config, options }
+        Self { catalog, planner, writes, sessions, services, channels, config, options, nothing: Mutex::default() }
     }
 
     /// The tonic service, with its message sizes.

@@ -17,7 +17,10 @@ use super::{FlightSqlServer, execute::planner_statement, service::Caller};
 use crate::{
     catalog::{CatalogState, Outcome},
     dml::{self, Executor, Written},
-    load::{LoadOutcome, insert::plain_values},
+    load::{
+        LoadOutcome,
+        insert::{has_subquery, plain_values},
+    },
     planner::{QueryContext, View},
     statement::Statement,
     transaction::OpenTransaction,
@@ -267,7 +270,10 @@ enum Basis {
 /// and parents that are gone are found when its rows are staged, or by the commit.
 fn reads_nothing(statement: &Statement) -> bool {
     match statement {
-        Statement::Insert(insert) => insert.on.is_none() && (insert.source.is_none() || plain_values(insert).is_some()),
+        Statement::Insert(insert) => {
+            let given = || plain_values(insert).is_some_and(|rows| !has_subquery(&rows));
+            insert.on.is_none() && (insert.source.is_none() || given())
+        }
         _ => false,
     }
 }

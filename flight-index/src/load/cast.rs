@@ -137,16 +137,17 @@ pub fn cast_column(source: &ArrayRef, column: &Column, first_row: u64) -> Result
     }
     if column.not_null && converted.null_count() > 0 {
         let row = (0..converted.len()).find(|&row| converted.is_null(row)).unwrap_or(0);
-        return Err(null_in_not_null(column, first_row + row as u64, None));
+        return Err(null_in_not_null(column, first_row + row as u64));
     }
     Ok(converted)
 }
 
-/// The error of a NULL in a NOT NULL column.
-pub fn null_in_not_null(column: &Column, row: u64, key: Option<String>) -> drsdb_core::Error {
-    let place = key.unwrap_or_else(|| format!("row {row}"));
-    let message = format!("column {}, {place}: NULL in a column that is NOT NULL", column.name);
+/// The error of a NULL in a NOT NULL column where no table is known: whole rows are checked by
+/// [`crate::dml::check_not_null`].
+fn null_in_not_null(column: &Column, row: u64) -> drsdb_core::Error {
+    let message = format!("column {}, row {row}: NULL in a column that is NOT NULL", column.name);
     WireError::new(ErrorCode::ConstraintViolation, message)
+        .with_hint("give it a value")
         .with_field("constraint", "not_null")
         .with_field("column", &column.name)
         .with_field("row", row)
@@ -206,7 +207,8 @@ impl Blame<'_> {
         if converted.null_count() > source.null_count() {
             let lost = |row: &usize| source.is_valid(*row) && converted.is_null(*row);
             let row = (0..source.len()).find(lost).unwrap_or(0);
-            return Err(self.error(source, row, &format!("is not a value of {}", self.column.sql_type), ""));
+            let fault = format!("is not a value of {}", self.column.sql_type);
+            return Err(self.error(source, row, &fault, &values_of(self.column.sql_type)));
         }
         self.refuse_other_values(source, &converted)?;
         if loses_silently(source.data_type(), target) {
@@ -275,7 +277,10 @@ impl Blame<'_> {
             match text {
                 None => builder.append_null(),
                 Some(text) => {
-                    let fault = || self.error(&texts, row, &format!("is not a {}", self.column.sql_type), "");
+                    let fault = || {
+                        let fault = format!("is not a {}", self.column.sql_type);
+                        self.error(&texts, row, &fault, &values_of(self.column.sql_type))
+                    };
                     builder.append_value(parse(text).ok_or_else(fault)?)?;
                 }
             }
@@ -331,6 +336,32 @@ impl Blame<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What a type's values are, for who has sent another one.
+fn values_of(sql_type: SqlType) -> String {
+    let range = |least: i64, most: i64| format!("{sql_type} has the whole numbers from {least} to {most}");
+    match sql_type {
+        SqlType::SmallInt => range(i16::MIN.into(), i16::MAX.into()),
+        SqlType::Integer => range(i32::MIN.into(), i32::MAX.into()),
+        SqlType::BigInt => range(i64::MIN, i64::MAX),
+        SqlType::Decimal { precision, scale } => {
+            let digits = i16::from(precision) - i16::from(scale);
+            format!("{sql_type} has numbers of at most {digits} digits before the decimal point")
+        }
+        SqlType::Real | SqlType::Double => format!("{sql_type} has numbers such as -1.5 and 2e10"),
+        SqlType::Boolean => "write true or false".to_owned(),
+        SqlType::Date => "write a day that there is, as 2020-12-31".to_owned(),
+        SqlType::Time => "write a time as 23:59:59".to_owned(),
+        SqlType::Timestamp | SqlType::TimestampTz => "write a time as 2020-12-31 23:59:59".to_owned(),
+        SqlType::Interval => "write an interval as 1 day 2 hours".to_owned(),
+        SqlType::Uuid => "write 32 hexadecimal digits, as 01234567-89ab-cdef-0123-456789abcdef".to_owned(),
+        SqlType::Ulid => "write 26 characters, as 01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned(),
+        SqlType::Char { .. } | SqlType::Varchar { .. } | SqlType::Text => {
+            "texts are UTF-8; a column of type BYTEA takes any bytes".to_owned()
+        }
+        SqlType::Bytea => "write \\x and pairs of hexadecimal digits".to_owned(),
     }
 }
 

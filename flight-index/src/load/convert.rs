@@ -13,15 +13,20 @@ use drsdb_core::{
 };
 
 use super::{
-    cast::{check_assignable, convert_column, null_in_not_null, transit_type},
+    cast::{check_assignable, convert_column, transit_type},
     insert::default_expression,
 };
-use crate::dml::expressions::{Expressions, evaluate};
+use crate::dml::{
+    check_not_null,
+    expressions::{Expressions, evaluate},
+};
 
 /// Converts batches of one schema for one table.
 #[derive(Debug)]
 pub struct Converter {
     table: Arc<Table>,
+    /// Its columns, as if none were NOT NULL: that is looked at when rows are whole, and can be told by their keys.
+    columns: Vec<Column>,
     /// Where each column of the table comes from.
     sources: Vec<Source>,
     transit: SchemaRef,
@@ -82,22 +87,21 @@ impl Converter {
             sources.push(source);
         }
         let transit = transit_schema(&table);
-        Ok(Self { table, sources, transit })
+        let columns = table.columns.iter().map(|column| Column { not_null: false, ..column.clone() }).collect();
+        Ok(Self { table, columns, sources, transit })
     }
 
     /// The batch in transit types; its first row has the number `first_row` in the load, from 1.
     pub fn convert(&self, batch: &RecordBatch, first_row: u64) -> Result<RecordBatch> {
         let rows = batch.num_rows();
-        let columns = self.table.columns.iter().zip(&self.sources).map(|(column, source)| match source {
+        let columns = self.columns.iter().zip(&self.sources).map(|(column, source)| match source {
             Source::Given(index) => convert_column(batch.column(*index), column, first_row),
             Source::Default(expr) => default_values(expr, column, rows, first_row),
             Source::RowId => Ok(Arc::new(snowflake_ids(rows)) as ArrayRef),
-            Source::Null if column.not_null && !column.dropped && rows > 0 => {
-                Err(null_in_not_null(column, first_row, None))
-            }
             Source::Null => Ok(new_null_array(&transit_type(column.sql_type), rows)),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
+        check_not_null(&self.table, &columns, first_row, false)?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.transit), columns, &options)?)
     }
@@ -117,6 +121,7 @@ fn missing(table: &Table, column: &Column) -> drsdb_core::Error {
     WireError::new(ErrorCode::ConstraintViolation, message)
         .with_hint("add the column to the rows, or give it a DEFAULT")
         .with_field("constraint", "not_null")
+        .with_field("table", &table.name)
         .with_field("column", &column.name)
         .into()
 }

@@ -2,9 +2,10 @@
 //!
 //! Literals keep their text until the column's own cast reads it, so that `0.1` reaches a DECIMAL and a DOUBLE exactly
 //! as written. Anything else is an expression for DataFusion. Parameters are columns: a batch of n rows of parameters
-//! runs the statement n times at once, in one transaction.
+//! runs the statement n times at once, in one transaction. Subqueries are asked before, and their values are parameters,
+//! too ([`take_subqueries`]).
 
-use std::{borrow::Cow, cell::OnceCell, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, ops::ControlFlow, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray},
@@ -88,7 +89,8 @@ impl<'a> Insert<'a> {
         let mut arrays = Vec::with_capacity(self.columns.len());
         let mut fields = Vec::with_capacity(self.columns.len());
         for (index, &position) in self.columns.iter().enumerate() {
-            let column = &self.table.columns[position];
+            // NULL is looked for when rows are whole, by what is told about them.
+            let column = &Column { not_null: false, ..self.table.columns[position].clone() };
             let array = self.column(index, column, &cells)?;
             fields.push(Field::new(&column.name, array.data_type().clone(), true));
             arrays.push(array);
@@ -208,8 +210,77 @@ fn each_placeholder(cell: &Expr, found: &mut impl FnMut(usize)) {
         if let Some(number) = placeholder(part) {
             found(number);
         }
-        std::ops::ControlFlow::<()>::Continue(())
+        ControlFlow::<()>::Continue(())
     });
+}
+
+/// Whether there are subqueries in VALUES.
+pub fn has_subquery(rows: &[&[Expr]]) -> bool {
+    let mut cells = rows.iter().copied().flatten().filter(|cell| !matches!(cell, Expr::Value(_)));
+    cells.any(|cell| ast::visit_expressions(cell, stop_at_subquery).is_break())
+}
+
+fn stop_at_subquery(expr: &Expr) -> ControlFlow<()> {
+    match expr {
+        Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    }
+}
+
+/// Takes the subqueries out of VALUES, for their values to be parameters after those that are `given`: of the first one
+/// `$given + 1`, and so on.
+pub fn take_subqueries(insert: &mut ast::Insert, given: usize) -> Result<Vec<ast::Query>> {
+    let mut take = TakeSubqueries { given, taken: Vec::new() };
+    if let Some(source) = &mut insert.source
+        && let SetExpr::Values(values) = source.body.as_mut()
+    {
+        for cell in values.rows.iter_mut().flat_map(|row| &mut row.content) {
+            if let ControlFlow::Break(error) = ast::VisitMut::visit(cell, &mut take) {
+                return Err(error);
+            }
+        }
+    }
+    Ok(take.taken)
+}
+
+struct TakeSubqueries {
+    given: usize,
+    taken: Vec<ast::Query>,
+}
+
+impl ast::VisitorMut for TakeSubqueries {
+    type Break = drsdb_core::Error;
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        match expr {
+            Expr::Subquery(_) => {
+                let number = self.given + self.taken.len() + 1;
+                let parameter = Expr::value(Value::Placeholder(format!("${number}")));
+                if let Expr::Subquery(query) = std::mem::replace(expr, parameter) {
+                    self.taken.push(*query);
+                }
+                ControlFlow::Continue(())
+            }
+            Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
+                let message = "EXISTS, IN, ANY and ALL with a subquery are not done in VALUES";
+                ControlFlow::Break(
+                    WireError::new(ErrorCode::Unsupported, message)
+                        .with_hint("write INSERT INTO table (column, ...) SELECT ...")
+                        .into(),
+                )
+            }
+            // A number that has no value must not find a subquery's.
+            _ => match placeholder(expr).filter(|number| *number > self.given) {
+                Some(number) => ControlFlow::Break(no_value(number, self.given)),
+                None => ControlFlow::Continue(()),
+            },
+        }
+    }
+}
+
+fn no_value(number: usize, given: usize) -> drsdb_core::Error {
+    let message = format!("parameter ${number} has no value: {given} were given");
+    WireError::new(ErrorCode::InvalidArgument, message).with_hint("bind a value for each placeholder").into()
 }
 
 /// The text of a literal (`Some(None)`: NULL), if the column's cast reads it just as SQL would.
@@ -286,11 +357,7 @@ impl<'a> Cells<'a> {
 
     fn require(&self, number: usize) -> Result<()> {
         let given = self.input.num_columns();
-        if number <= given {
-            return Ok(());
-        }
-        let message = format!("parameter ${number} has no value: {given} were given");
-        Err(WireError::new(ErrorCode::InvalidArgument, message).with_hint("bind a value for each placeholder").into())
+        if number <= given { Ok(()) } else { Err(no_value(number, given)) }
     }
 }
 

@@ -3,7 +3,7 @@
 use datafusion::{common::SchemaError, error::DataFusionError};
 use drsdb_core::{Error, ErrorCode, TableName, WireError, nearest_name};
 
-use super::catalog_view::CatalogView;
+use super::{catalog_view::CatalogView, system_tables};
 
 /// Turns an error of the SQL planner into drsdb's own where it is about a column's name.
 pub fn explain_column(error: DataFusionError) -> Error {
@@ -32,6 +32,9 @@ pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
         let mut parts = name.rsplitn(3, '.');
         let table = parts.next().unwrap_or(name);
         let schema = parts.next().unwrap_or("public");
+        if system_tables::SCHEMAS.contains(&schema) {
+            return no_system_table(schema, table);
+        }
         if let Err(not_found) = catalog.state().find_table(&TableName::new(schema, table)) {
             return not_found;
         }
@@ -49,4 +52,17 @@ pub fn explain(error: DataFusionError, catalog: &CatalogView) -> Error {
         return WireError::new(ErrorCode::TypeMismatch, message.clone()).into();
     }
     explain_column(error)
+}
+
+fn no_system_table(schema: &str, table: &str) -> Error {
+    let name = TableName::new(schema, table);
+    let error = WireError::new(ErrorCode::NotFound, format!("table {name} does not exist")).with_field("table", &name);
+    match nearest_name(table, system_tables::names(schema)) {
+        Some(nearest) => error.with_hint(format!("did you mean {schema}.{nearest}?")),
+        None => {
+            let names: Vec<&str> = system_tables::names(schema).collect();
+            error.with_hint(format!("schema {schema} has the tables {}", names.join(", ")))
+        }
+    }
+    .into()
 }

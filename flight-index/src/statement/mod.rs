@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Everything here is pure, but for the ids of new indexes: text in, statement or error out. Errors carry `line` and
-//! `column`. [`definition`] makes table definitions of clauses. Not here: whether tables exist ([`CreateTable::resolve`] is
-//! told), and how statements run (`crate::flight_sql`).
+//! `column`. [`distinct_from`] puts right what the parser reads wrongly; [`definition`] makes table definitions of clauses.
+//! Not here: whether tables exist ([`CreateTable::resolve`] is told), and how statements run (`crate::flight_sql`).
 
 mod alter_cluster;
 mod alter_table;
@@ -18,6 +18,7 @@ mod constraint;
 mod create_table;
 mod cursor;
 mod definition;
+mod distinct_from;
 mod expression;
 mod limits;
 mod names;

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::{
 use drsdb_core::{Error, ErrorCode, Result, SqlType, WireError};
 
 use super::{
-    Statement, alter_cluster, classify,
+    Statement, alter_cluster, classify, distinct_from,
     limits::{self, MAX_NESTING},
     names::{identifier, positioned},
     sql_type::sql_type,
@@ -40,6 +40,7 @@ pub fn parse(sql: &str) -> Result<Statement> {
     if let Some(statement) = alter_cluster::parse(&tokens)? {
         return Ok(statement);
     }
+    let may_compare = tokens.iter().any(|token| is_keyword(token, "distinct"));
     // Only this dialect knows RENAME CONSTRAINT.
     let alters =
         matches!(tokens.as_slice(), [first, second, ..] if is_keyword(first, "alter") && is_keyword(second, "table"));
@@ -52,7 +53,7 @@ pub fn parse(sql: &str) -> Result<Statement> {
             .with_field("column", 1)
             .into());
     }
-    let statement = parser.parse_statement().map_err(parser_error).map_err(|error| placed(error, sql))?;
+    let mut tree = parser.parse_statement().map_err(parser_error).map_err(|error| placed(error, sql))?;
     let ended = parser.consume_token(&Token::SemiColon);
     while parser.consume_token(&Token::SemiColon) {}
     let next = parser.peek_token();
@@ -65,7 +66,10 @@ pub fn parse(sql: &str) -> Result<Statement> {
         };
         return Err(positioned(error, next.span.start).into());
     }
-    let mut statement = classify::classify(statement)?;
+    if may_compare {
+        distinct_from::correct(&mut tree)?;
+    }
+    let mut statement = classify::classify(tree)?;
     if let Statement::CreateTable(table) = &mut statement
         && let Some(query) = &mut table.query
     {
@@ -136,14 +140,17 @@ fn take_with_data(tokens: &mut Vec<TokenWithSpan>) -> Option<(bool, Location)> {
 /// An expression alone, such as a DEFAULT or a CHECK.
 pub fn parse_expression(text: &str) -> Result<Expr> {
     let mut parser = parser_of(text)?;
-    let expr = parser.parse_expr().map_err(parser_error)?;
+    let mut expr = parser.parse_expr().map_err(parser_error)?;
     parser.expect_token(&Token::EOF).map_err(parser_error)?;
+    distinct_from::correct(&mut expr)?;
     Ok(expr)
 }
 
 /// A query that the server has written itself.
 pub fn parse_query(text: &str) -> Result<Query> {
-    parser_of(text)?.parse_query().map(|query| *query).map_err(parser_error)
+    let mut query = *parser_of(text)?.parse_query().map_err(parser_error)?;
+    distinct_from::correct(&mut query)?;
+    Ok(query)
 }
 
 fn parser_of(text: &str) -> Result<Parser<'static>> {

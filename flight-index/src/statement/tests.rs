@@ -159,6 +159,36 @@ fn what_would_be_passed_over_is_refused() {
 }
 
 #[test]
+fn clauses_of_aggregates_are_refused_elsewhere() {
+    for (call, clause) in [
+        ("abs(a) FILTER (WHERE a > 1)", "FILTER"),
+        ("ABS(DISTINCT a)", "DISTINCT"),
+        ("abs(a) OVER (ORDER BY b)", "OVER"),
+        ("abs(a) OVER w", "OVER"),
+        ("coalesce(a) IGNORE NULLS", "IGNORE NULLS"),
+        ("upper(a ORDER BY a)", "ORDER BY"),
+        ("abs(b) WITHIN GROUP (ORDER BY a)", "WITHIN GROUP"),
+        ("sum(abs(DISTINCT a))", "DISTINCT"),
+        ("unnest(a) OVER ()", "OVER"),
+    ] {
+        let error = parse(&format!("SELECT {call} FROM t WINDOW w AS (ORDER BY a)")).unwrap_err().to_wire();
+        assert_eq!(error.code, ErrorCode::Unsupported, "{call}: {error}");
+        assert!(error.message.starts_with(clause) && !error.hint.is_empty(), "{call}: {error}");
+    }
+    for call in [
+        "count(DISTINCT a) FILTER (WHERE b > 1)",
+        "array_agg(a ORDER BY b)",
+        "lag(a) IGNORE NULLS OVER (ORDER BY b)",
+        "percentile_cont(0.5) WITHIN GROUP (ORDER BY a)",
+        "abs(ALL a)",
+        // Whether there is such a function, the planner knows.
+        "no_such(DISTINCT a)",
+    ] {
+        parse(&format!("SELECT {call} FROM t")).unwrap_or_else(|error| panic!("{call}: {error}"));
+    }
+}
+
+#[test]
 fn create_table_refuses_what_it_would_have_to_ignore() {
     insta::assert_snapshot!(golden(&[
         "CREATE TABLE t (a INT GENERATED ALWAYS AS IDENTITY)",

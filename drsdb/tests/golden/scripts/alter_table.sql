@@ -101,3 +101,11 @@ ALTER TABLE people DROP COLUMN IF EXISTS nothing;
 
 ALTER TABLE nobody ADD COLUMN a INT;
 --> error not_found: nobody
+
+-- What rows are not, a definition does not make them.
+
+ALTER TABLE people ALTER COLUMN email SET NOT NULL;
+--> error constraint_violation: column email of table public.people, the row (id) = (, UPDATE or DELETE
+
+ALTER TABLE people ADD CONSTRAINT few_people CHECK (id < 4);
+--> error constraint_violation: few_people of table public.people, the row (id) = (4), UPDATE or DELETE

@@ -110,3 +110,32 @@ COMMIT;
 SELECT shop, code FROM product WHERE barcode = 111;
 --> shop | code
 --> 7    | z
+
+-- IS DISTINCT FROM compares what is beside it, and not all that follows.
+
+CREATE TABLE pair (a INT, b INT, CONSTRAINT pair_differs CHECK (a IS DISTINCT FROM b AND a > 0)) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO pair VALUES (1, 2), (3, NULL);
+--> 2 rows
+
+INSERT INTO pair VALUES (-1, 2);
+--> error constraint_violation: pair_differs
+
+INSERT INTO pair VALUES (2, 2);
+--> error constraint_violation: pair_differs
+
+SELECT a FROM pair WHERE (a > 1) IS DISTINCT FROM TRUE AND a < 9 OR b IS NULL ORDER BY a;
+--> a
+--> 1
+--> 3
+
+CREATE VIEW lone AS SELECT a FROM pair WHERE NOT a IS NOT DISTINCT FROM 1 AND b IS NULL;
+--> ok
+
+SELECT * FROM lone;
+--> a
+--> 3
+
+SELECT a IS DISTINCT FROM b IS NULL FROM pair;
+--> error : IS DISTINCT FROM

@@ -176,3 +176,81 @@ DELETE FROM chain WHERE id = 11;
 SELECT count(*) AS n FROM chain;
 --> n
 --> 10
+
+-- Rows follow the row that they refer to, also when another one has its key by the end of the statement.
+
+CREATE TABLE dock (id INT PRIMARY KEY) WITH (engine = '$ENGINE');
+--> ok
+
+CREATE TABLE boat (id INT PRIMARY KEY, dock INT REFERENCES dock (id) ON UPDATE SET NULL ON DELETE SET NULL)
+WITH (engine = '$ENGINE');
+--> ok
+
+CREATE TABLE crane (id INT PRIMARY KEY, dock INT REFERENCES dock (id) ON UPDATE CASCADE ON DELETE CASCADE)
+WITH (engine = '$ENGINE');
+--> ok
+
+CREATE TABLE lamp (id INT PRIMARY KEY, dock INT CONSTRAINT lamp_dock REFERENCES dock (id)) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO dock VALUES (1), (2);
+--> 2 rows
+
+INSERT INTO boat VALUES (10, 1), (20, 2), (30, NULL);
+--> 3 rows
+
+INSERT INTO crane VALUES (10, 1), (20, 2);
+--> 2 rows
+
+-- Who only asks that the key be there has it.
+
+INSERT INTO lamp VALUES (20, 2);
+--> 1 row
+
+UPDATE dock SET id = id + 1;
+--> 2 rows
+
+SELECT * FROM boat ORDER BY id;
+--> id | dock
+--> 10 | NULL
+--> 20 | NULL
+--> 30 | NULL
+
+SELECT * FROM crane ORDER BY id;
+--> id | dock
+--> 10 | 2
+--> 20 | 3
+
+SELECT * FROM lamp;
+--> id | dock
+--> 20 | 2
+
+UPDATE boat SET dock = 2 WHERE id = 10;
+--> 1 row
+
+UPDATE boat SET dock = 3 WHERE id = 20;
+--> 1 row
+
+MERGE INTO dock d USING (SELECT * FROM (VALUES (2), (0)) AS v (id)) s ON d.id = s.id
+WHEN MATCHED THEN DELETE
+WHEN NOT MATCHED THEN INSERT VALUES (s.id + 2);
+--> 2 rows
+
+SELECT * FROM dock ORDER BY id;
+--> id
+--> 2
+--> 3
+
+SELECT * FROM boat ORDER BY id;
+--> id | dock
+--> 10 | NULL
+--> 20 | 3
+--> 30 | NULL
+
+SELECT * FROM crane;
+--> id | dock
+--> 20 | 3
+
+SELECT * FROM lamp;
+--> id | dock
+--> 20 | 2

@@ -71,7 +71,7 @@ INSERT INTO stock VALUES (6, 'bar', 1, NULL), (6, 'twin', 1, NULL);
 --> error constraint_violation: stock_key, 6
 
 INSERT INTO stock VALUES (6, 'bar', 1, NULL), (7, NULL, 1, NULL);
---> error constraint_violation: name
+--> error constraint_violation: column name of table public.stock, row 2, (id) = (7), give it a value
 
 INSERT INTO stock (name) VALUES ('keyless');
 --> error constraint_violation: id
@@ -80,7 +80,7 @@ INSERT INTO stock VALUES (6, 'bar', 'many', NULL);
 --> error : many
 
 INSERT INTO stock VALUES (6, 'bar', 3000000000, NULL);
---> error invalid_value: amount
+--> error invalid_value: amount, from -2147483648 to 2147483647
 
 INSERT INTO stock (id, nonsense) VALUES (6, 1);
 --> error not_found: nonsense
@@ -94,6 +94,45 @@ INSERT INTO nobody VALUES (1);
 SELECT count(*) AS n FROM stock;
 --> n
 --> 5
+
+-- A value may be a query of its own, which sees the table as it was.
+
+INSERT INTO stock VALUES (
+    (SELECT max(id) + 1 FROM stock), (SELECT name FROM stock WHERE id = 1), DEFAULT, (SELECT note FROM stock WHERE id = 99)
+);
+--> 1 row
+
+INSERT INTO stock (id, name) VALUES
+    (10 + (SELECT count(*) FROM stock), 'nut'),
+    ((SELECT min(id) FROM stock) - 1, concat('spare ', (SELECT name FROM stock WHERE id = 2)));
+--> 2 rows
+
+SELECT * FROM stock WHERE id IN (0, 6, 16) ORDER BY id;
+--> id | name        | amount | note
+--> 0  | spare screw | 7      | new
+--> 6  | nail        | 7      | NULL
+--> 16 | nut         | 7      | new
+
+INSERT INTO stock (id, name) VALUES ((SELECT max(id) FROM stock), 'twin') ON CONFLICT DO NOTHING;
+--> 0 rows
+
+INSERT INTO stock (id, name) VALUES ((SELECT id FROM stock), 'bar');
+--> error invalid_argument: several rows, one value
+
+INSERT INTO stock (id, name) VALUES ((SELECT id, amount FROM stock WHERE id = 1), 'bar');
+--> error invalid_argument: 2 columns
+
+INSERT INTO stock (id, name) VALUES (8, (SELECT nonsense FROM stock));
+--> error not_found: nonsense
+
+INSERT INTO stock (id, name) VALUES (8, (SELECT name FROM nobody));
+--> error not_found: nobody
+
+INSERT INTO stock (id, name) VALUES (8, CASE WHEN EXISTS (SELECT 1 FROM stock) THEN 'bar' END);
+--> error unsupported: INSERT INTO table
+
+INSERT INTO stock (id, name) VALUES (8, 'bar') RETURNING (SELECT max(id) FROM stock);
+--> error unsupported: subquery
 
 -- Only defaults.
 

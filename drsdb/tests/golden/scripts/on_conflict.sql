@@ -128,3 +128,68 @@ SELECT * FROM slot ORDER BY id;
 --> 1  | a
 --> 2  | b
 --> 3  | c
+
+-- Rows are decided in their order, and one that is left out is in nobody's way.
+
+CREATE TABLE badge (
+    id INT PRIMARY KEY,
+    code INT,
+    level INT,
+    CONSTRAINT badge_code UNIQUE (code),
+    CONSTRAINT badge_level CHECK (level > 0)
+) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO badge VALUES (6, 6, 1);
+--> 1 row
+
+INSERT INTO badge VALUES (7, 6, 1), (7, NULL, 1) ON CONFLICT DO NOTHING;
+--> 1 row
+
+INSERT INTO badge VALUES (8, 8, 1), (9, 8, 1), (9, 9, 1), (8, 10, 1), (10, 10, 1) ON CONFLICT DO NOTHING;
+--> 3 rows
+
+INSERT INTO badge VALUES (6, 11, 1), (11, 11, 1), (11, 12, 1) ON CONFLICT (id) DO NOTHING;
+--> 1 row
+
+SELECT id, code FROM badge ORDER BY id;
+--> id | code
+--> 6  | 6
+--> 7  | NULL
+--> 8  | 8
+--> 9  | 9
+--> 10 | 10
+--> 11 | 11
+
+-- The constraint that is not named still holds.
+
+INSERT INTO badge VALUES (12, 6, 1) ON CONFLICT (id) DO NOTHING;
+--> error constraint_violation: badge_code, 6
+
+-- So does CHECK, for rows that would be left out as well.
+
+INSERT INTO badge VALUES (7, 7, 0) ON CONFLICT DO NOTHING;
+--> error constraint_violation: badge_level
+
+-- A row that does not meet the condition stays as it was, and a later one may change it; nothing changes twice.
+
+INSERT INTO badge VALUES (6, NULL, 5), (6, NULL, 50)
+ON CONFLICT (id) DO UPDATE SET level = excluded.level WHERE excluded.level > 10;
+--> 1 row
+
+INSERT INTO badge VALUES (6, NULL, 1), (6, NULL, 2) ON CONFLICT (id) DO UPDATE SET level = excluded.level;
+--> error invalid_argument: badge_pkey, 6
+
+SELECT level FROM badge WHERE id = 6;
+--> level
+--> 50
+
+-- A key that is given up is free.
+
+INSERT INTO badge VALUES (6, 60, 1), (6, 61, 2) ON CONFLICT (id) DO UPDATE SET id = 12;
+--> 2 rows
+
+SELECT * FROM badge WHERE id IN (6, 12) ORDER BY id;
+--> id | code | level
+--> 6  | 61   | 2
+--> 12 | 6    | 50

@@ -63,3 +63,14 @@ DROP SCHEMA shop;
 
 DROP SCHEMA IF EXISTS shop;
 --> ok
+
+-- The server's own schemas are there, but not every table of them.
+
+SELECT * FROM drsdb.nosuch;
+--> error not_found: table drsdb.nosuch does not exist
+
+SELECT * FROM information_schema.tabels;
+--> error not_found: did you mean information_schema.tables
+
+INSERT INTO drsdb.nosuch VALUES (1);
+--> error not_found: table drsdb.nosuch does not exist

@@ -3,14 +3,14 @@
 use drsdb_core::{ErrorCode, TableName, WireError};
 
 use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, tables, views};
-use crate::catalog::{CatalogState, state::DEFAULT_SCHEMA};
-
-/// Schemas whose tables the index servers make up.
-const RESERVED: [&str; 3] = ["information_schema", "pg_catalog", "drsdb"];
+use crate::catalog::{
+    CatalogState,
+    state::{DEFAULT_SCHEMA, RESERVED_SCHEMAS},
+};
 
 pub(super) fn create(state: &mut CatalogState, name: &str, if_not_exists: bool) -> Applied {
     check_name("schema", name)?;
-    if RESERVED.contains(&name) {
+    if RESERVED_SCHEMAS.contains(&name) {
         return Err(WireError::new(ErrorCode::InvalidArgument, format!("schema {name} is reserved"))
             .with_hint("choose another name"));
     }

@@ -130,6 +130,7 @@ fn a_bad_value_is_blamed_on_its_column_and_row() {
         assert!(error.message.contains(expected), "{expected}: {error}");
         assert_eq!(error.fields["column"], "c");
         assert!(error.fields.contains_key("row") && error.fields.contains_key("value"));
+        assert!(!error.hint.is_empty(), "{expected}: {error}");
     }
 }
 
