@@ -71,6 +71,11 @@ def test_expected_types_are_matched_by_number() -> None:
     assert batch.schema.types[9] == pa.string()
 
 
+def test_a_parameter_of_any_type_has_its_values_type() -> None:
+    field = pa.field("$1", pa.string(), metadata={"drsdb.any_type": "true"})
+    assert to_batch([(7,)], 1, pa.schema([field])).column(0).type == pa.int64()
+
+
 def test_expected_types_without_numbers_are_matched_by_place() -> None:
     batch = to_batch([[1, 2]], 2, pa.schema([("a", pa.int8()), ("b", pa.int16())]))
     assert batch.schema.types == [pa.int8(), pa.int16()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -120,6 +122,11 @@ def test_parameters_cannot_become_sql(db: drsdb.Connection, numbers: str) -> Non
     evil = f"'; DROP TABLE {numbers}; --"
     assert db.query(f"SELECT n FROM {numbers} WHERE name = ? AND '?' = '?'", [evil]).arrow().num_rows == 0
     assert db.query("SELECT ? AS x", [evil]).arrow()["x"].to_pylist() == [evil]
+
+
+@pytest.mark.parametrize("value", [7, 1.5, True, decimal.Decimal("1.25"), datetime.date(2024, 2, 29), None])
+def test_a_parameter_that_nothing_says_the_type_of_has_its_values(db: drsdb.Connection, value: Any) -> None:
+    assert db.query("SELECT ? AS x", [value]).arrow()["x"].to_pylist() == [value]
 
 
 def test_a_wrong_number_of_parameters_is_refused(db: drsdb.Connection, numbers: str) -> None:

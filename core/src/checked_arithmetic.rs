@@ -22,8 +22,10 @@ use datafusion::{
     physical_expr_common::datum::apply,
 };
 
+use drsdb_proto::{ErrorCode, WireError};
+
 use crate::{
-    checked_sum::CheckedSum, id_functions::register_id_functions, interval_order::IntervalNanos,
+    Error, checked_sum::CheckedSum, id_functions::register_id_functions, interval_order::IntervalNanos,
     single_value::register_single_value, window_functions::register_window_functions,
 };
 
@@ -77,7 +79,7 @@ impl ScalarUDFImpl for Checked {
                 let (left, right) = BinaryTypeCoercer::new(left, &self.operator, right).get_input_types()?;
                 Ok(vec![left, right])
             }
-            // They have one type: see [`CheckIntegers`].
+            // They have one type nearly always, see [`CheckIntegers`], and else each step looks to it.
             [_, _, _, ..] => Ok(arguments.to_vec()),
             _ => self.too_few(),
         }
@@ -85,10 +87,21 @@ impl ScalarUDFImpl for Checked {
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let [first, others @ ..] = arguments.args.as_slice() else { return self.too_few() };
-        others.iter().try_fold(first.clone(), |left, right| match self.operator {
-            Operator::Plus => apply(&left, right, add),
-            Operator::Minus => apply(&left, right, sub),
-            _ => apply(&left, right, mul),
+        others.iter().try_fold(first.clone(), |left, right| {
+            let (left_type, right_type) = (left.data_type(), right.data_type());
+            // CASE and set operations have their types only after the rewrite has looked at them.
+            let (left, right) = if left_type == right_type {
+                (left, right.clone())
+            } else {
+                let coercer = BinaryTypeCoercer::new(&left_type, &self.operator, &right_type);
+                let (of_left, of_right) = coercer.get_input_types()?;
+                (left.cast_to(&of_left, None)?, right.cast_to(&of_right, None)?)
+            };
+            match self.operator {
+                Operator::Plus => apply(&left, &right, add),
+                Operator::Minus => apply(&left, &right, sub),
+                _ => apply(&left, &right, mul),
+            }
         })
     }
 }
@@ -105,6 +118,9 @@ pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
     register_window_functions(state)?;
     register_id_functions(state)
 }
+
+/// Calls in each other, at most: planning takes the time of the third power.
+const MAX_HEIGHT: usize = 100;
 
 /// Rewrites integer `+`, `-` and `*` into the functions.
 #[derive(Debug)]
@@ -152,6 +168,12 @@ impl FunctionRewrite for CheckIntegers {
             call.args.push(*right);
             return Ok(Transformed::yes(Expr::ScalarFunction(call)));
         }
+        if self.height(&left) >= MAX_HEIGHT {
+            let message = format!("more than {MAX_HEIGHT} integer +, - and * alternate in one expression");
+            let error = WireError::new(ErrorCode::ResourceExhausted, message);
+            let hint = "group them with parentheses: sums of sums, and what is subtracted in one";
+            return Err(Error::from(error.with_hint(hint)).into_datafusion());
+        }
         Ok(Transformed::yes(self.call(op, *left, *right)))
     }
 }
@@ -163,6 +185,20 @@ impl CheckIntegers {
     /// For an operator that none of the functions stands for.
     fn call(&self, operator: Operator, left: Expr, right: Expr) -> Expr {
         Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(self.function(operator)), vec![left, right]))
+    }
+
+    /// How many calls are in each other, on the left.
+    fn height(&self, expr: &Expr) -> usize {
+        let mut height = 0;
+        let mut inner = expr;
+        while let Expr::ScalarFunction(call) = inner
+            && self.functions.iter().any(|(_, function)| function.name() == call.func.name())
+            && let Some(left) = call.args.first()
+        {
+            height += 1;
+            inner = left;
+        }
+        height
     }
 
     fn function(&self, operator: Operator) -> &Arc<ScalarUDF> {

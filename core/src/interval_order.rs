@@ -64,7 +64,9 @@ impl ScalarUDFImpl for IntervalNanos {
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let arrays = ColumnarValue::values_to_arrays(&arguments.args)?;
         let [intervals] = arrays.as_slice() else { return exec_err!("interval_nanos takes one interval") };
-        let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
+        let Some(intervals) = intervals.as_primitive_opt::<IntervalMonthDayNanoType>() else {
+            return exec_err!("interval_nanos takes one interval, not {}", intervals.data_type());
+        };
         let lengths: Decimal128Array = intervals.iter().map(|interval| interval.map(nanos)).collect();
         Ok(ColumnarValue::Array(Arc::new(lengths.with_data_type(LENGTH)) as ArrayRef))
     }
@@ -91,12 +93,12 @@ impl CompareIntervals {
         self.function.call(vec![of])
     }
 
-    /// Whether all of these are intervals, or NULL, and one is an interval.
+    /// Whether all of these are intervals, spans of time or NULL, and one is an interval: spans alone compare as they are.
     fn are_spans<'a>(schema: &DFSchema, all: impl IntoIterator<Item = &'a Expr>) -> DfResult<bool> {
         let mut any = false;
         for one in all {
             let of = one.get_type(schema)?;
-            any |= is_span(&of);
+            any |= matches!(of, DataType::Interval(_));
             if !is_span(&of) && !of.is_null() {
                 return Ok(false);
             }

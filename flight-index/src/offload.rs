@@ -3,15 +3,30 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{Array, RecordBatch},
+    datatypes::DataType,
+};
 use drsdb_core::{Error, Result};
 
-/// Rows up to this many bytes are small.
+/// Up to this many bytes and rows are small, unless they are packed.
 const SMALL_BYTES: usize = 64 << 10;
+const SMALL_ROWS: usize = 1024;
 
 /// Whether working on these rows takes about as long as waking a thread.
 pub fn is_small<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> bool {
-    batches.into_iter().map(RecordBatch::get_array_memory_size).sum::<usize>() <= SMALL_BYTES
+    let (mut bytes, mut rows, mut packed) = (0, 0, false);
+    for batch in batches {
+        bytes += batch.get_array_memory_size();
+        rows += batch.num_rows();
+        packed |= batch.columns().iter().any(|column| column.data_type().is_nested() || is_packed(column.data_type()));
+    }
+    bytes <= SMALL_BYTES && rows <= SMALL_ROWS && !packed
+}
+
+/// Whether there may be much more in it than its bytes.
+fn is_packed(of: &DataType) -> bool {
+    matches!(of, DataType::Dictionary(..) | DataType::RunEndEncoded(..))
 }
 
 /// Runs work, which `what` names in the error if it panics.

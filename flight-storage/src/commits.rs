@@ -219,17 +219,22 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
             }
         };
         let Some(batch) = batch else { break };
-        let mut changes = Vec::with_capacity(batch.len());
-        let mut complete = 0;
+        let (mut changes, mut decided) = (Vec::with_capacity(batch.len()), Vec::new());
+        let (mut complete, mut failed) = (0, None);
         for commit in batch {
-            let commit = commit?;
+            let commit = match commit {
+                Ok(commit) => commit,
+                // What came before it counts.
+                Err(status) => {
+                    failed = Some(status);
+                    break;
+                }
+            };
             complete = commit.complete;
             follower.index_servers.learn(&commit.index_servers);
             if let Some(change) = commit.change {
                 if let Change::Transaction(outcome) = &change {
-                    let transaction = parse_ulid(&outcome.transaction_id)?;
-                    coordinators.forget(transaction);
-                    follower.open.forget(transaction);
+                    decided.push(parse_ulid(&outcome.transaction_id)?);
                 }
                 changes.push((commit.version, change));
             }
@@ -239,7 +244,14 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
             let taken = tokio::task::spawn_blocking(move || taker.take_all(changes)).await;
             taken.map_err(|error| Error::internal(format!("applying commits failed: {error}")))??;
         }
+        for transaction in decided {
+            coordinators.forget(transaction);
+            follower.open.forget(transaction);
+        }
         applied.advance(complete);
+        if let Some(status) = failed {
+            return Err(status.into());
+        }
     }
     Err(Error::new(ErrorCode::Unavailable, "the index server ended the stream"))
 }

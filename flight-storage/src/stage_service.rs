@@ -27,7 +27,7 @@ use crate::{
     needed_snapshots::NeededSnapshots,
     open_loads::Writing,
     query::QueryEngine,
-    rebuild::{Mode, copy::Rebuilder, replay, spool::Spool},
+    rebuild::{Mode, Rebuilds, copy::Rebuilder, replay, spool::Spool},
     revoked_logins::RevokedLogins,
 };
 
@@ -191,6 +191,7 @@ impl StageService {
             table: Arc::clone(&call.table),
             shard: call.shard.shard,
             engines: self.follower.engines.clone(),
+            rebuilds: self.rebuilder.rebuilds.clone(),
             open: self.follower.open.enter(call.options.transaction, call.options.sequence)?,
             _permit: permit,
         })
@@ -307,6 +308,7 @@ struct Staging {
     table: Arc<Table>,
     shard: u32,
     engines: Engines,
+    rebuilds: Rebuilds,
     open: Writing,
     _permit: OwnedSemaphorePermit,
 }
@@ -318,7 +320,8 @@ impl Staging {
 
     fn finish(&self, writer: Box<dyn StageWriter>) -> Result<StagedPiece> {
         let piece = writer.finish()?;
-        if self.open.is_aborted() {
+        // An abort that came before the call was entered has marked nothing.
+        if self.open.is_aborted() || self.rebuilds.knows_aborted(self.options.transaction) {
             self.engines.abort(self.options.transaction)?;
             return Err(Error::new(ErrorCode::Cancelled, "the load was aborted"));
         }

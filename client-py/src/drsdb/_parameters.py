@@ -20,6 +20,8 @@ _NUMBERED: Final = re.compile(r"\$([1-9]\d*)")
 _ID: Final = pa.binary(16)
 _ULID_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _INTERVAL: Final = pa.month_day_nano_interval()
+_ANY_TYPE: Final = b"drsdb.any_type"
+"""In a field's metadata: nothing in the statement says of which type the parameter is."""
 
 
 def to_batch(rows: Iterable[Sequence[Any]], count: int, expected: pa.Schema | None) -> pa.RecordBatch:
@@ -43,7 +45,7 @@ def _types(expected: pa.Schema | None, count: int) -> list[pa.DataType | None]:
     for position, field in enumerate(expected or ()):
         numbered = _NUMBERED.fullmatch(field.name)
         at = int(numbered.group(1)) - 1 if numbered else position
-        if at < count and not pa.types.is_null(field.type):
+        if at < count and not pa.types.is_null(field.type) and _ANY_TYPE not in (field.metadata or {}):
             types[at] = field.type
     return types
 

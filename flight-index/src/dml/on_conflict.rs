@@ -253,7 +253,8 @@ impl Executor<'_> {
                         if let Some(returning) = &mut returning {
                             returning.add(&changed)?;
                         }
-                        effects.change(target, Some(old), Some(changed), &mut stager).await?;
+                        let changed = effects.change(target, Some(old), Some(changed), &mut stager).await;
+                        changed.map_err(|error| came_meanwhile(error, &on_conflict, &given))?;
                     }
                 }
                 let inserted = filter_record_batch(&new, &BooleanArray::from(fresh))?;
@@ -261,7 +262,9 @@ impl Executor<'_> {
                     if let Some(returning) = &mut returning {
                         returning.add(&inserted)?;
                     }
-                    effects.change(target, None, Some(inserted), &mut stager).await?;
+                    // A large statement is staged as it goes on.
+                    let changed = effects.change(target, None, Some(inserted), &mut stager).await;
+                    changed.map_err(|error| came_meanwhile(error, &on_conflict, &given))?;
                 }
             }
         }

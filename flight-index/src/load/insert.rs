@@ -175,8 +175,13 @@ pub fn plain_values(insert: &ast::Insert) -> Option<Vec<&[Expr]>> {
 /// Whether these are so few values, all of them literals, that evaluating them is no work.
 pub fn are_few_literals(rows: &[&[Expr]]) -> bool {
     const FEW: usize = 64;
+    const SHORT: usize = 1024;
     let is_literal = |cell: &Expr| match cell {
-        Expr::Value(value) => !matches!(value.value, Value::Placeholder(_)),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => text.len() <= SHORT,
+            Value::Number(..) | Value::Boolean(_) | Value::Null => true,
+            _ => false,
+        },
         Expr::UnaryOp { expr, .. } => matches!(expr.as_ref(), Expr::Value(_)),
         _ => false,
     };

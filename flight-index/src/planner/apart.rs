@@ -9,7 +9,10 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Statements that are planned at a time; more wait. Each may hold a few megabytes.
-static THREADS: Semaphore = Semaphore::const_new(64);
+static PLANS: Semaphore = Semaphore::const_new(64);
+/// Statements about the catalog and about constants that are answered at a time: these may run for as long as a statement may, and
+/// are not to hold up plans.
+static ANSWERS: Semaphore = Semaphore::const_new(64);
 
 /// Passes over plans recurse, and not all of them make room: what the longest statement that is let through needs, and more. Pages
 /// that are not touched cost nothing.
@@ -17,7 +20,21 @@ const STACK_BYTES: usize = 64 << 20;
 
 /// Runs `plan` on a thread for it. When this is dropped, `plan` ends where it next waits for something.
 pub(super) async fn apart<T: Send + 'static>(plan: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    let thread = THREADS.acquire().await.map_err(|_| Error::internal("the planner has stopped"))?;
+    on_a_thread(&PLANS, plan).await
+}
+
+/// The same for what computes rows.
+pub(super) async fn answer_apart<T: Send + 'static>(
+    answer: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    on_a_thread(&ANSWERS, answer).await
+}
+
+async fn on_a_thread<T: Send + 'static>(
+    threads: &'static Semaphore,
+    plan: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let thread = threads.acquire().await.map_err(|_| Error::internal("the planner has stopped"))?;
     let (runtime, dropped) = (Handle::current(), CancellationToken::new());
     let _guard = dropped.clone().drop_guard();
     let planned = tokio::task::spawn_blocking(move || {

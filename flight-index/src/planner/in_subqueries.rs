@@ -51,7 +51,14 @@ enum Place {
 
 /// The plan, in which all conditions and select lists know of NULL in subqueries.
 pub fn three_valued(plan: LogicalPlan) -> DfResult<LogicalPlan> {
-    plan.transform_up_with_subqueries(rewrite).data()
+    let mut changed = false;
+    plan.transform_up_with_subqueries(|node| {
+        // Which columns may be NULL, as it is now.
+        let node = rewrite(if changed { node.recompute_schema()? } else { node })?;
+        changed |= node.transformed;
+        Ok(if changed { Transformed::yes(node.data) } else { node })
+    })
+    .data()
 }
 
 /// Turns an error of DataFusion's planner into drsdb's own where it is about a subquery that has become no join.
@@ -141,7 +148,12 @@ fn condition(expr: Expr, schema: &DFSchema, top: bool) -> DfResult<Expr> {
 
 /// Whether DataFusion's joins are right for it, where it only matters whether it is true.
 fn stays(expr: &Expr, top: bool) -> DfResult<bool> {
-    let has_none = |expr: &Expr| expr.exists(|expr| Ok(matches!(expr, Expr::InSubquery(_)))).map(|found| !found);
+    let needs_no_form = |part: &Expr| match part {
+        Expr::InSubquery(_) => Ok(false),
+        Expr::Exists(asked) => lifts(&asked.subquery.subquery),
+        _ => Ok(true),
+    };
+    let has_none = |expr: &Expr| expr.exists(|part| needs_no_form(part).map(|stays| !stays)).map(|found| !found);
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
             let top = top && *op == Operator::And;
@@ -157,17 +169,22 @@ fn stays(expr: &Expr, top: bool) -> DfResult<bool> {
     }
 }
 
-/// Whether NOT IN becomes an anti join that knows of NULLs. DataFusion looks for them in columns only.
+/// Whether NOT IN becomes an anti join that knows of NULLs. DataFusion looks for them in columns only, of which the analyzer may
+/// have cast one: a view comes with types.
 fn is_anti_join(asked: &InSubquery) -> DfResult<bool> {
-    Ok(matches!(asked.expr.as_ref(), Expr::Column(_)) && !holds_outer(&asked.subquery.subquery)?)
+    let mut compared = asked.expr.as_ref();
+    while let Expr::Cast(cast) = compared {
+        compared = cast.expr.as_ref();
+    }
+    Ok(matches!(compared, Expr::Column(_)) && !holds_outer(&asked.subquery.subquery)?)
 }
 
 /// An expression all of whose values matter.
 fn value(expr: Expr, schema: &DFSchema, place: Place) -> DfResult<Expr> {
     expr.transform_up(|expr| match expr {
         Expr::InSubquery(asked) => membership(asked, schema, place).map(Transformed::yes),
-        Expr::Exists(Exists { subquery, negated }) if place == Place::Select => {
-            let found = existence(Arc::unwrap_or_clone(subquery.subquery))?;
+        Expr::Exists(Exists { subquery, negated }) if place == Place::Select || !lifts(&subquery.subquery)? => {
+            let found = existence(Arc::unwrap_or_clone(subquery.subquery), place)?;
             Ok(Transformed::yes(if negated { not(found) } else { found }))
         }
         other => Ok(Transformed::no(other)),
@@ -239,14 +256,14 @@ fn seen_from_inside(expr: &Expr, schema: &DFSchema) -> DfResult<Expr> {
         .data()
 }
 
-/// EXISTS in a select list.
-fn existence(plan: LogicalPlan) -> DfResult<Expr> {
+/// EXISTS in a select list, or where DataFusion's join would be another question.
+fn existence(plan: LogicalPlan, place: Place) -> DfResult<Expr> {
     let plan = without_form(plan)?;
     if is_one_row(&plan) {
         return Ok(lit(true));
     }
     must_lift(&plan)?;
-    any(plan, Place::Select)
+    any(plan, place)
 }
 
 /// Whether a plan has a row.
@@ -283,6 +300,7 @@ fn lifts(plan: &LogicalPlan) -> DfResult<bool> {
         _ if plan.contains_outer_reference() => Ok(false),
         LogicalPlan::Projection(projection) => lifts(&projection.input),
         LogicalPlan::Distinct(Distinct::All(input)) => lifts(input),
+        LogicalPlan::SubqueryAlias(alias) => lifts(&alias.input),
         LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.first() {
             None | Some(Expr::GroupingSet(_)) => Ok(false),
             Some(_) => lifts(&aggregate.input),
@@ -345,6 +363,8 @@ fn without_form(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     let input = match plan {
         LogicalPlan::Sort(Sort { input, fetch: None, .. }) => input,
         LogicalPlan::Projection(projection) => projection.input,
+        LogicalPlan::Window(window) => window.input,
+        LogicalPlan::Distinct(Distinct::All(input)) => input,
         LogicalPlan::Limit(limit) if keeps_a_row(&limit)? => limit.input,
         other => return Ok(other),
     };

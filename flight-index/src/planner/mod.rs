@@ -4,15 +4,19 @@
 //!
 //! 1. [`Planner::plan`] turns the statement into a logical plan over [`catalog_view`]: the tables of one catalog state,
 //!    whose version becomes the query's snapshot, and the [`system_tables`] made of it. [`expand_views`] plans the views that
-//!    it reads; [`windows`] has window functions say all in names and arguments; [`in_subqueries`] has IN know of NULL;
-//!    [`single_rows`] has a subquery that stands for a value give one row; [`approximate`] has decimals beside floats become floats.
-//! 2. DataFusion optimizes it. [`sharded_table`] answers its questions about a table; [`prune_shards`] leaves out shards
+//!    it reads; [`windows`] has window functions say all in names and arguments; [`single_rows`] has a subquery that stands
+//!    for a value give one row; [`in_subqueries`] has IN know of NULL, and [`compared_names`] keeps apart what a subquery
+//!    compares; [`approximate`] has decimals beside floats become floats.
+//!    Types are settled then, before it is said which columns there are.
+//! 2. DataFusion optimizes it, [`filter_pushdown`] where names are clear. [`sharded_table`] answers its questions about a table; [`prune_shards`] leaves out shards
 //!    that cannot hold a match.
 //! 3. [`choose_replicas`] picks the replica of each shard that is read, and [`stamp_servers`] gives all leaves the same list
 //!    of servers: those that read any shard for the query.
 //! 4. [`distribute`] tells datafusion-distributed how many tasks a stage has, and it places the exchanges.
 //! 5. [`cut_endpoints`] turns the plan into tickets: one for each storage server when nothing has to be exchanged at the
 //!    top, else one, redeemed at the server that becomes the query's head.
+//!
+//! All of it happens [`apart`] from the service.
 //!
 //! Invariant: no row of a table comes here. The only rows an index server computes are about the catalog itself
 //! ([`Planner::answer`]), or constants of a statement.
@@ -21,12 +25,14 @@ mod apart;
 mod approximate;
 mod catalog_view;
 mod choose_replicas;
+mod compared_names;
 mod cut_endpoints;
 mod definitions;
 mod distribute;
 mod expand_views;
 mod explain;
 mod filter_pushdown;
+mod flat_coalesce;
 mod id_text;
 mod in_subqueries;
 mod lookup;
@@ -52,7 +58,7 @@ use std::{
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{Field, Schema, SchemaRef},
+    datatypes::{Field, FieldRef, Schema, SchemaRef},
 };
 use bytes::Bytes;
 use datafusion::{
@@ -91,7 +97,10 @@ pub use name_errors::explain_column;
 pub use system_tables::{NoSystem, RaftNode, SystemSource, TransactionsOf};
 pub use view::{Holders, View};
 
-use self::{apart::apart, sharded_table::scanned_table};
+use self::{
+    apart::{answer_apart, apart},
+    sharded_table::scanned_table,
+};
 use crate::{catalog::CatalogState, replication::Suspects};
 
 /// Who asks, and how the query is to run.
@@ -157,6 +166,9 @@ pub struct PlannedEndpoint {
 
 /// Distinct locations in one answer, at most: a widely used driver caches 20 connections and breaks above that.
 pub const MAX_LOCATIONS: usize = 16;
+
+/// In a parameter's metadata: nothing in the statement says of which type it is, and its value will.
+const ANY_TYPE_KEY: &str = "drsdb.any_type";
 
 /// Memory for all answers that an index server computes itself.
 const ANSWER_MEMORY_BYTES: usize = 64 * 1024 * 1024;
@@ -267,7 +279,7 @@ impl Planner {
         context: &QueryContext,
     ) -> Result<Vec<RecordBatch>> {
         let (planner, parameters, context) = (Arc::clone(self), parameters.cloned(), context.clone());
-        apart(async move { planner.answer_here(state, statement, parameters.as_ref(), &context).await }).await
+        answer_apart(async move { planner.answer_here(state, statement, parameters.as_ref(), &context).await }).await
     }
 
     async fn answer_here(
@@ -321,13 +333,18 @@ impl Planner {
         let logical = self.logical_plan(&session, statement, None).await?;
         let mut parameters: Vec<(String, _)> = logical.get_parameter_fields()?.into_iter().collect();
         parameters.sort_by_key(|(name, _)| name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX));
+        let typed = match parameters.iter().any(|(_, field)| field.is_none()) {
+            true => session.with_nulls(logical.clone(), &parameters).unwrap_or(logical),
+            false => logical,
+        };
         let fields = parameters.into_iter().map(|(name, field)| match field {
             Some(field) => field.as_ref().clone().with_name(name).with_nullable(true),
             None if counts.contains(&name) => Field::new(name, arrow::datatypes::DataType::Int64, true),
-            None => Field::new(name, arrow::datatypes::DataType::Utf8, true),
+            None => Field::new(name, arrow::datatypes::DataType::Utf8, true)
+                .with_metadata([(ANY_TYPE_KEY.to_owned(), "true".to_owned())].into()),
         });
         let parameters = edge_schema(&Schema::new(fields.collect::<Vec<_>>()));
-        let rows = if explain.is_some() { explain::report_schema() } else { edge_schema(logical.schema().as_arrow()) };
+        let rows = if explain.is_some() { explain::report_schema() } else { edge_schema(typed.schema().as_arrow()) };
         Ok((rows, parameters))
     }
 
@@ -414,6 +431,7 @@ impl Planner {
         register_functions(&mut state)?;
         state.register_function_rewrite(Arc::new(CheckIntegers::default()))?;
         state.register_function_rewrite(Arc::new(CompareIntervals::default()))?;
+        state.register_function_rewrite(Arc::new(flat_coalesce::FlatCoalesce))?;
         state.register_function_rewrite(Arc::new(ParseIds))?;
         state.register_expr_planner(Arc::new(ParseIds))?;
         Ok(self.functions.get_or_init(|| state))
@@ -474,8 +492,9 @@ impl PlanSession {
         let plan = self.state.statement_to_plan(approximate::exponents(statement)).await;
         let plan = plan.map_err(|error| name_errors::explain(error, &self.catalog))?;
         let plan = windows::spell_out_windows(plan)?;
-        let plan = in_subqueries::three_valued(plan)?;
         let plan = single_rows::check_single_rows(plan)?;
+        let plan = in_subqueries::three_valued(plan)?;
+        let plan = compared_names::tell_compared_apart(plan)?;
         Ok(approximate::stay_approximate(plan)?)
     }
 
@@ -488,6 +507,16 @@ impl PlanSession {
         }
         let checked = self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {});
         checked.map_err(in_subqueries::explain)
+    }
+
+    /// A plan with types whose parameters are NULLs, those of any type too.
+    fn with_nulls(&self, plan: LogicalPlan, parameters: &[(String, Option<FieldRef>)]) -> Result<LogicalPlan> {
+        let null = |field: &Option<FieldRef>| match field {
+            Some(field) => ScalarValue::try_new_null(field.data_type()),
+            None => Ok(ScalarValue::Utf8(None)),
+        };
+        let nulls = parameters.iter().map(|(_, field)| null(field)).collect::<Result<Vec<_>, _>>()?;
+        self.with_types(plan.with_param_values(ParamValues::from(nulls))?)
     }
 
     /// The physical plan of one that has types.

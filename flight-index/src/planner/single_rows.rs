@@ -236,6 +236,7 @@ fn can_be_grouped(plan: &LogicalPlan) -> bool {
             outer.all(|part| is_group(part, filter.input.schema())) && can_be_grouped(&filter.input)
         }
         LogicalPlan::Distinct(Distinct::All(input)) => can_be_grouped(input),
+        LogicalPlan::SubqueryAlias(alias) => can_be_grouped(&alias.input),
         _ if plan.contains_outer_reference() => false,
         LogicalPlan::Projection(projection) => can_be_grouped(&projection.input),
         LogicalPlan::Aggregate(aggregate) => {

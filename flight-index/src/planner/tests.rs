@@ -172,8 +172,12 @@ async fn long_and_deep_expressions_are_planned_on_threads_of_their_own() {
     };
     plan(format!("SELECT {} FROM t", terms(1_900, ["+", "+"]))).await.unwrap();
     plan(format!("SELECT id FROM t WHERE {} > 7", terms(40, ["+", "-"]))).await.unwrap();
+    let nested = (0..40).fold("v".to_owned(), |inner, at| format!("coalesce({inner}, {at})"));
+    plan(format!("SELECT {nested} FROM t")).await.unwrap();
     // Its own thread has the room.
-    plan(format!("SELECT {}", terms(300, ["+", "-"]).replace('v', "1"))).await.unwrap();
+    plan(format!("SELECT {}", terms(90, ["+", "-"]).replace('v', "1"))).await.unwrap();
+    let error = plan(format!("SELECT {}", terms(1_900, ["+", "-"]).replace('v', "1"))).await.unwrap_err();
+    assert_eq!(error.code(), drsdb_core::ErrorCode::ResourceExhausted, "{error}");
     // This one, the only one of the runtime, goes on meanwhile.
     let planning = tokio::spawn(plan("SELECT v, count(*) FROM t GROUP BY v".to_owned()));
     tokio::task::yield_now().await;

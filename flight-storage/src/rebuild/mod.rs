@@ -117,6 +117,11 @@ impl Rebuilds {
         self.spools.lock().values().filter(has_any).cloned().collect()
     }
 
+    /// Whether the transaction is known to have been aborted.
+    pub fn knows_aborted(&self, transaction: Ulid) -> bool {
+        self.recent.lock().outcomes.get(&transaction) == Some(&None)
+    }
+
     /// Takes in one outcome, see [`Rebuilds::decide_all`]. Blocks.
     pub fn decide(&self, engines: &Engines, transaction: Ulid, outcome: Option<u64>) -> Result<()> {
         self.decide_all(engines, &[(transaction, outcome)])

@@ -17,6 +17,16 @@ SELECT sum(CASE WHEN f THEN 0 ELSE n END) AS n FROM mixed;
 --> n
 --> 1.25
 
+SELECT id, CASE WHEN f THEN a ELSE 0 END + a + a AS sum, b + 1 + CASE WHEN f THEN 0 ELSE n END AS mixed FROM mixed ORDER BY id;
+--> id | sum | mixed
+--> 1  | 14  | 70000000002.25
+--> 2  | 24  | 80000000001.00
+
+SELECT v + 1 + 1 AS v FROM (SELECT 1 AS v UNION ALL SELECT 2.5) AS u ORDER BY v;
+--> v
+--> 3.0
+--> 4.5
+
 SELECT 1 AS v UNION ALL SELECT 1.5 ORDER BY v;
 --> v
 --> 1.0
@@ -88,3 +98,26 @@ SELECT INTERVAL '48 hours' > INTERVAL '1 day' AS longer, INTERVAL '1 day' = INTE
        INTERVAL '24 hours' IN (INTERVAL '2 days', INTERVAL '1 day') AS among;
 --> longer | same | month | apart | between | among
 --> true   | true | true  | true  | true    | true
+
+CREATE TABLE job (id INTEGER PRIMARY KEY, began TIMESTAMP, ended TIMESTAMP, due TIMESTAMP,
+                  CONSTRAINT in_time CHECK (ended - began <= due - began))
+WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO job VALUES (1, TIMESTAMP '2024-01-01 00:00:00', TIMESTAMP '2024-01-02 00:00:00', TIMESTAMP '2024-01-03 00:00:00');
+--> 1 rows
+
+INSERT INTO job VALUES (2, TIMESTAMP '2024-01-01 00:00:00', TIMESTAMP '2024-01-04 00:00:00', TIMESTAMP '2024-01-03 00:00:00');
+--> error constraint_violation: in_time
+
+SELECT id FROM job WHERE ended - began = INTERVAL '24 hours' AND ended - began < due - TIMESTAMP '1700-01-01 00:00:00';
+--> id
+--> 1
+
+-- A filter that a sort makes is not taken to the other side of a semi join by its name.
+
+SELECT l.id FROM l WHERE EXISTS (SELECT 1 FROM r WHERE r.a = l.id AND r.id > l.id + 2) ORDER BY l.id LIMIT 3;
+--> id
+--> 0
+--> 1
+--> 2

@@ -233,3 +233,64 @@ SELECT * FROM x1 ORDER BY b;
 --> a | b
 --> 1 | 100
 --> 7 | 200
+
+-- Columns of one name from two tables are compared each with its own.
+
+CREATE TABLE customer (id INTEGER PRIMARY KEY) WITH (engine = '$ENGINE');
+--> ok
+
+CREATE TABLE account (id INTEGER PRIMARY KEY, customer INTEGER) WITH (engine = '$ENGINE');
+--> ok
+
+CREATE TABLE entry (n INTEGER PRIMARY KEY, account INTEGER, customer INTEGER) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO customer VALUES (7), (8);
+--> 2 rows
+
+INSERT INTO account VALUES (3, 7), (4, 8);
+--> 2 rows
+
+INSERT INTO entry VALUES (1, 3, 7), (2, 4, 7), (3, 4, 8);
+--> 3 rows
+
+SELECT n FROM entry AS e
+WHERE EXISTS (SELECT 1 FROM customer AS c JOIN account AS a ON a.customer = c.id WHERE a.id = e.account AND c.id = e.customer)
+ORDER BY n;
+--> n
+--> 1
+--> 3
+
+SELECT n FROM entry AS e
+WHERE customer IN (SELECT c.id FROM customer AS c JOIN account AS a ON a.customer = c.id WHERE a.id = e.account) ORDER BY n;
+--> n
+--> 1
+--> 3
+
+-- What a subquery has a row of, whatever is compared.
+
+SELECT n FROM entry AS e WHERE EXISTS (SELECT max(a.id) FROM account AS a WHERE a.customer = e.n) ORDER BY n;
+--> n
+--> 1
+--> 2
+--> 3
+
+SELECT n FROM entry AS e WHERE EXISTS (SELECT 1 FROM account AS a WHERE a.customer = e.customer LIMIT 1) ORDER BY n;
+--> n
+--> 1
+--> 2
+--> 3
+
+SELECT n FROM entry AS e WHERE EXISTS (SELECT 1 FROM account AS a WHERE a.customer = e.customer OFFSET 1);
+--> error unsupported: join
+
+-- A subquery without a row is NULL on either side.
+
+SELECT n FROM entry WHERE (SELECT id FROM customer WHERE id = 99) NOT IN (SELECT id FROM account);
+--> n
+
+SELECT n FROM entry WHERE customer IN (SELECT s.customer FROM (SELECT * FROM account WHERE account.id = entry.account) AS s)
+ORDER BY n;
+--> n
+--> 1
+--> 3
