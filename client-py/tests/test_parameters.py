@@ -71,6 +71,13 @@ def test_expected_types_are_matched_by_number() -> None:
     assert batch.schema.types[9] == pa.string()
 
 
+@pytest.mark.parametrize("value", [1.5, Decimal("1.5"), float("nan"), float("inf")])
+def test_nothing_is_cut_off_to_make_an_integer(value: Any) -> None:
+    given = to_batch([(value,), (2,)], 1, pa.schema([("$1", pa.int32())])).column(0)
+    assert not pa.types.is_integer(given.type)
+    assert str(given[0].as_py()) == str(value)
+
+
 def test_a_parameter_of_any_type_has_its_values_type() -> None:
     field = pa.field("$1", pa.string(), metadata={"drsdb.any_type": "true"})
     assert to_batch([(7,)], 1, pa.schema([field])).column(0).type == pa.int64()

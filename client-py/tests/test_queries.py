@@ -129,6 +129,13 @@ def test_a_parameter_that_nothing_says_the_type_of_has_its_values(db: drsdb.Conn
     assert db.query("SELECT ? AS x", [value]).arrow()["x"].to_pylist() == [value]
 
 
+@pytest.mark.parametrize("value", [1.5, decimal.Decimal("1.5")])
+def test_a_fraction_is_compared_as_it_is(db: drsdb.Connection, numbers: str, value: Any) -> None:
+    assert db.query(f"SELECT n FROM {numbers} WHERE n = ?", [value]).arrow().num_rows == 0
+    assert db.query(f"SELECT n FROM {numbers} WHERE n < ? ORDER BY n", [value]).arrow()["n"].to_pylist() == [0, 1]
+    assert db.query("SELECT n + ? AS x FROM (SELECT 1 AS n) AS one", [value]).arrow()["x"].to_pylist()[0] == 2.5
+
+
 def test_a_wrong_number_of_parameters_is_refused(db: drsdb.Connection, numbers: str) -> None:
     with pytest.raises(drsdb.ProgrammingError, match="2 parameters, and row 0 of the values has 1"):
         db.query(f"SELECT n FROM {numbers} WHERE n = ? OR n = ?", [1])

@@ -106,6 +106,8 @@ pub fn apply_options(config: &mut ConfigOptions, options: &QueryOptions) {
     config.sql_parser.enable_ident_normalization = true;
     config.sql_parser.parse_float_as_decimal = true;
     config.optimizer.prefer_existing_union = false;
+    // Of several aggregates it passes over those that have seen only NULLs, and leaves out rows that these need.
+    config.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     // Division by zero and overflow are errors, as SQL says.
     config.execution.enable_ansi_mode = true;
 }

@@ -49,6 +49,10 @@ enum Command {
     Storage(node::NodeArguments),
 }
 
+/// For what recurses over the longest statements, of which there are copies to make and to drop. Pages that are not touched cost
+/// nothing.
+const STACK_BYTES: usize = 32 << 20;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Err(error) = drsdb_core::telemetry::init(&arguments.log) {
@@ -56,7 +60,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().max_blocking_threads(drsdb_storage::stage_service::MAX_BLOCKING_THREADS);
+    builder
+        .enable_all()
+        .max_blocking_threads(drsdb_storage::stage_service::MAX_BLOCKING_THREADS)
+        .thread_stack_size(STACK_BYTES);
     let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import math
 import re
 import uuid
 from collections.abc import Iterable, Sequence
@@ -63,7 +64,7 @@ def _column(values: list[Any], expected: pa.DataType | None, number: int) -> pa.
 
 
 def _array(values: list[Any], expected: pa.DataType | None) -> pa.Array[Any]:
-    if expected is not None:
+    if expected is not None and not (pa.types.is_integer(expected) and any(map(_has_fraction, values))):
         # pyarrow converts Python values to an extension's storage only.
         array: pa.Array[Any] = pa.array(values, _storage(expected))
         return array
@@ -72,6 +73,11 @@ def _array(values: list[Any], expected: pa.DataType | None) -> pa.Array[Any]:
         return pa.array(values, _INTERVAL)
     inferred: pa.Array[Any] = pa.array(values)
     return inferred
+
+
+def _has_fraction(value: Any) -> bool:
+    """Whether pyarrow would cut a part off to make an integer of it. The server compares such a value as it is."""
+    return isinstance(value, (float, decimal.Decimal)) and (not math.isfinite(value) or value % 1 != 0)
 
 
 def _plain(value: Any, expected: pa.DataType | None) -> Any:

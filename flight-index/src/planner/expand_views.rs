@@ -159,8 +159,10 @@ fn columns_of(plan: &LogicalPlan, names: &[String]) -> Result<(Vec<String>, Vec<
             let error = WireError::new(ErrorCode::InvalidArgument, format!("column {name} is there twice"));
             return Err(error.with_hint("name the columns: (a, b) AS SELECT ..., or SELECT x AS a").into());
         }
-        let sql_type = match field.metadata().get(SQL_TYPE_KEY) {
-            Some(text) => statement::parse_type(text)?,
+        let named = field.metadata().get(SQL_TYPE_KEY).map(|text| statement::parse_type(text)).transpose()?;
+        // A set operation keeps what its first part says, and may have another type.
+        let sql_type = match named.filter(|named| named.to_arrow() == *field.data_type()) {
+            Some(named) => named,
             None => SqlType::from_arrow(field.data_type())?,
         };
         columns.push(Column::new(name, sql_type, false));

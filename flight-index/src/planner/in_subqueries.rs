@@ -129,7 +129,8 @@ fn rewrite_join(mut join: Join, filter: Expr) -> DfResult<LogicalPlan> {
 }
 
 fn has_subquery(expr: &Expr) -> bool {
-    let found = expr.exists(|expr| Ok(matches!(expr, Expr::InSubquery(_) | Expr::Exists(_))));
+    let asks = |expr: &Expr| matches!(expr, Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_));
+    let found = expr.exists(|expr| Ok(asks(expr)));
     found.expect("looking at an expression cannot fail")
 }
 
@@ -151,6 +152,7 @@ fn stays(expr: &Expr, top: bool) -> DfResult<bool> {
     let needs_no_form = |part: &Expr| match part {
         Expr::InSubquery(_) => Ok(false),
         Expr::Exists(asked) => lifts(&asked.subquery.subquery),
+        Expr::SetComparison(asked) => lifts(&asked.subquery.subquery),
         _ => Ok(true),
     };
     let has_none = |expr: &Expr| expr.exists(|part| needs_no_form(part).map(|stays| !stays)).map(|found| !found);
@@ -186,6 +188,9 @@ fn value(expr: Expr, schema: &DFSchema, place: Place) -> DfResult<Expr> {
         Expr::Exists(Exists { subquery, negated }) if place == Place::Select || !lifts(&subquery.subquery)? => {
             let found = existence(Arc::unwrap_or_clone(subquery.subquery), place)?;
             Ok(Transformed::yes(if negated { not(found) } else { found }))
+        }
+        Expr::SetComparison(asked) if place == Place::Select || !lifts(&asked.subquery.subquery)? => {
+            refused("ANY or ALL of a subquery here, or of one that uses outer columns like this,")
         }
         other => Ok(Transformed::no(other)),
     })

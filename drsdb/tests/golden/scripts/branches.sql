@@ -55,6 +55,31 @@ SELECT v FROM united ORDER BY v;
 INSERT INTO mixed (id, a) SELECT 3, 2 UNION ALL SELECT 4.7, 3;
 --> error invalid_value: 4.7
 
+CREATE TABLE finer WITH (engine = '$ENGINE') AS SELECT n FROM mixed UNION ALL SELECT 0.125;
+--> 3 rows
+
+SELECT n FROM finer ORDER BY n;
+--> n
+--> 0.125
+--> 1.250
+--> 3.750
+
+-- Several aggregates of all rows, of which some see NULLs only in parts of the table.
+
+CREATE TABLE sparse (id INTEGER PRIMARY KEY, b BIGINT) WITH (engine = '$ENGINE', shards = 8);
+--> ok
+
+INSERT INTO sparse VALUES (0, NULL), (5, -3), (6, 4), (7, 4), (8, NULL), (9, NULL), (10, NULL);
+--> 7 rows
+
+SELECT min(b) AS least, max(id) AS last FROM sparse;
+--> least | last
+--> -3    | 10
+
+SELECT min(b) AS least, min(id) AS first, max(b) AS most FROM sparse;
+--> least | first | most
+--> -3    | 0     | 4
+
 CREATE VIEW either AS SELECT id, CASE WHEN f THEN a ELSE n END AS v FROM mixed;
 --> ok
 

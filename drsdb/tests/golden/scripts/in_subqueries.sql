@@ -294,3 +294,6 @@ ORDER BY n;
 --> n
 --> 1
 --> 3
+
+SELECT n FROM entry AS e WHERE e.account > ALL (SELECT max(a.id) FROM account AS a WHERE a.customer = e.n);
+--> error unsupported: ALL
