@@ -135,7 +135,7 @@ INSERT INTO job VALUES (1, TIMESTAMP '2024-01-01 00:00:00', TIMESTAMP '2024-01-0
 INSERT INTO job VALUES (2, TIMESTAMP '2024-01-01 00:00:00', TIMESTAMP '2024-01-04 00:00:00', TIMESTAMP '2024-01-03 00:00:00');
 --> error constraint_violation: in_time
 
-SELECT id FROM job WHERE ended - began = INTERVAL '24 hours' AND ended - began < due - TIMESTAMP '1700-01-01 00:00:00';
+SELECT id FROM job WHERE ended - began = INTERVAL '24 hours' AND ended - began < due - TIMESTAMP '1900-01-01 00:00:00';
 --> id
 --> 1
 
