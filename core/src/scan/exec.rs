@@ -27,6 +27,7 @@ use datafusion::{
     },
 };
 use datafusion_distributed::DistributedTaskContext;
+use drsdb_proto::{ErrorCode, WireError};
 use futures::Stream;
 use url::Url;
 
@@ -236,11 +237,13 @@ impl ExecutionPlan for ShardScanExec {
         };
         let here = scanner.0.server_id();
         if server.id != here && !server.also.contains(&here) {
-            return Err(Error::internal(format!(
+            // Another server is at its address since the query was planned: one that has lost its disk comes back so.
+            let message = format!(
                 "task {} of the scan of {} belongs on server {} and was sent to {}",
                 task.task_index, self.table.name, server.id, here
-            ))
-            .into_datafusion());
+            );
+            let error = WireError::new(ErrorCode::Unavailable, message);
+            return Err(Error::from(error.with_hint("run the query again")).into_datafusion());
         }
         let request = ShardScanTask {
             table: Arc::clone(&self.table),
