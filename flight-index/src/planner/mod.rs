@@ -16,7 +16,7 @@
 //! 5. [`cut_endpoints`] turns the plan into tickets: one for each storage server when nothing has to be exchanged at the
 //!    top, else one, redeemed at the server that becomes the query's head.
 //!
-//! All of it happens [`apart`] from the service.
+//! All of it happens [`mod@apart`] from the service.
 //!
 //! Invariant: no row of a table comes here. The only rows an index server computes are about the catalog itself
 //! ([`Planner::answer`]), or constants of a statement.
