@@ -143,11 +143,8 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
     }
     let root = error.find_root();
     // Messages between servers nest as plans do, and the library that reads them bounds that.
-    let from_values = matches!(root, DataFusionError::ArrowError(..));
-    if !from_values
-        && root.to_string().contains("failed to decode Protobuf message")
-        && root.to_string().contains("recursion limit reached")
-    {
+    let text = root.to_string();
+    if text.contains("failed to decode Protobuf message") && text.contains("recursion limit reached") {
         return WireError::new(ErrorCode::ResourceExhausted, "the statement nests too deeply for the servers that run it")
             .with_hint(
                 "nest expressions less than 45 deep and join less than 17 tables at a time: compute parts of it into a table \

@@ -34,28 +34,20 @@ impl Planner {
     ) -> Result<View> {
         let (planner, context) = (Arc::clone(self), context.clone());
         let (name, names) = (name.clone(), names.to_vec());
-        apart(async move { planner.describe_view_here(state, (id, &name), sql, &names, &context).await }).await
-    }
-
-    async fn describe_view_here(
-        &self,
-        state: Arc<CatalogState>,
-        (id, name): (Ulid, &TableName),
-        sql: String,
-        names: &[String],
-        context: &QueryContext,
-    ) -> Result<View> {
-        let session = self.session(&state, context)?;
-        let statement = parse_query(&sql)?;
-        let references = referenced(&session, &statement)?;
-        let plan = plan(&session, statement).await?;
-        if !plan.get_parameter_fields()?.is_empty() {
-            let error = WireError::new(ErrorCode::InvalidArgument, "a view has no parameters");
-            return Err(error.with_hint("write the values into the query").into());
-        }
-        let (query_columns, columns) = columns_of(&plan, names)?;
-        let uses = uses_of(&session, &state, &references, &plan)?;
-        Ok(View { id, name: name.clone(), sql, columns, query_columns, uses, comment: None })
+        apart(async move {
+            let session = planner.session(&state, &context)?;
+            let statement = parse_query(&sql)?;
+            let references = referenced(&session, &statement)?;
+            let plan = plan(&session, statement).await?;
+            if !plan.get_parameter_fields()?.is_empty() {
+                let error = WireError::new(ErrorCode::InvalidArgument, "a view has no parameters");
+                return Err(error.with_hint("write the values into the query").into());
+            }
+            let (query_columns, columns) = columns_of(&plan, &names)?;
+            let uses = uses_of(&session, &state, &references, plan)?;
+            Ok(View { id, name, sql, columns, query_columns, uses, comment: None })
+        })
+        .await
     }
 
     /// The columns that a table made of a query has.
@@ -68,19 +60,12 @@ impl Planner {
     ) -> Result<Vec<Column>> {
         let (planner, context) = (Arc::clone(self), context.clone());
         let (sql, names) = (sql.to_owned(), names.to_vec());
-        apart(async move { planner.describe_columns_here(state, &sql, &names, &context).await }).await
-    }
-
-    async fn describe_columns_here(
-        &self,
-        state: Arc<CatalogState>,
-        sql: &str,
-        names: &[String],
-        context: &QueryContext,
-    ) -> Result<Vec<Column>> {
-        let session = self.session(&state, context)?;
-        let plan = plan(&session, parse_query(sql)?).await?;
-        Ok(columns_of(&plan, names)?.1)
+        apart(async move {
+            let session = planner.session(&state, &context)?;
+            let plan = plan(&session, parse_query(&sql)?).await?;
+            Ok(columns_of(&plan, &names)?.1)
+        })
+        .await
     }
 }
 
@@ -175,10 +160,10 @@ fn uses_of(
     session: &PlanSession,
     state: &CatalogState,
     references: &[TableName],
-    plan: &LogicalPlan,
+    plan: LogicalPlan,
 ) -> Result<Vec<ViewUse>> {
     let mut read: BTreeMap<Ulid, Vec<usize>> = BTreeMap::new();
-    session.state.optimize(plan)?.apply_with_subqueries(|node| {
+    session.optimized(plan)?.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Some((id, columns)) = columns_read(scan)
         {

@@ -6,10 +6,10 @@
 //!    whose version becomes the query's snapshot, and the [`system_tables`] made of it. [`expand_views`] plans the views that
 //!    it reads; [`windows`] has window functions say all in names and arguments; [`single_rows`] has a subquery that stands
 //!    for a value give one row; [`in_subqueries`] has IN know of NULL, and [`compared_names`] keeps apart what a subquery
-//!    compares; [`approximate`] has decimals beside floats become floats.
-//!    Types are settled then, before it is said which columns there are.
-//! 2. DataFusion optimizes it, [`filter_pushdown`] where names are clear. [`sharded_table`] answers its questions about a table; [`prune_shards`] leaves out shards
-//!    that cannot hold a match.
+//!    compares; [`approximate`] has decimals beside floats become floats. What DataFusion's analyzer makes of that, where
+//!    [`flat_coalesce`] is one of the rewrites, has its types, and so it is known which columns clients see.
+//! 2. DataFusion optimizes it; [`filter_pushdown`] keeps it from taking one column for its namesake. [`sharded_table`]
+//!    answers its questions about a table; [`prune_shards`] leaves out shards that cannot hold a match.
 //! 3. [`choose_replicas`] picks the replica of each shard that is read, and [`stamp_servers`] gives all leaves the same list
 //!    of servers: those that read any shard for the query.
 //! 4. [`distribute`] tells datafusion-distributed how many tasks a stage has, and it places the exchanges.
@@ -519,9 +519,14 @@ impl PlanSession {
         self.with_types(plan.with_param_values(ParamValues::from(nulls))?)
     }
 
+    /// The optimized plan of one that has types.
+    fn optimized(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        Ok(self.state.optimizer().optimize(plan, &self.state, |_, _| {})?)
+    }
+
     /// The physical plan of one that has types.
     async fn physical_plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        let optimized = self.state.optimizer().optimize(plan, &self.state, |_, _| {})?;
+        let optimized = self.optimized(plan)?;
         let physical = self.state.query_planner().create_physical_plan(&optimized, &self.state).await;
         physical.map_err(in_subqueries::explain)
     }
