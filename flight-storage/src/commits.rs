@@ -323,7 +323,8 @@ async fn resolve_old(
     client: &mut ClusterClient<tonic::transport::Channel>,
     staged: &mut Staged,
 ) -> Result<()> {
-    let present = follower.engines.staged_transactions()?;
+    let mut present = follower.engines.staged_transactions()?;
+    present.extend(follower.rebuilds.undecided());
     let present: HashSet<Ulid> = present.into_iter().filter(|load| !follower.open.is_open(*load)).collect();
     staged.retain(|transaction, _| present.contains(transaction));
     for transaction in present {
@@ -352,8 +353,13 @@ pub(crate) async fn clear_the_way(follower: &Follower, of: Ulid) -> Result<()> {
 pub(crate) async fn clear_obstacles(follower: &Follower, of: Ulid) -> Result<()> {
     let mut staged = staged(follower).await?;
     staged.retain(|transaction| *transaction != of);
-    let due = follower.obstacles.due(staged, Instant::now());
-    let asked = due.into_iter().map(|transaction| async move { (transaction, activity(follower, transaction).await) });
+    resolve_gone(follower, follower.obstacles.due(staged, Instant::now())).await
+}
+
+/// Has those of the transactions decided that surely nobody runs.
+pub(crate) async fn resolve_gone(follower: &Follower, transactions: Vec<Ulid>) -> Result<()> {
+    let asked =
+        transactions.into_iter().map(|transaction| async move { (transaction, activity(follower, transaction).await) });
     for (transaction, activity) in join_all(asked).await {
         if activity == Activity::Gone && !follower.open.is_open(transaction) {
             resolve_anywhere(follower, transaction).await?;

@@ -164,9 +164,9 @@ fn cannot_start(damage: &Error, refusal: &Error) -> Error {
 /// Until `shutdown`, has repaired what is found damaged. Ends with an error when the server has to be started again for it.
 pub async fn run(rebuilder: Rebuilder, shutdown: CancellationToken) -> Result<()> {
     let reporter = Reporter {
-        channels: rebuilder.channels.clone(),
-        index_servers: rebuilder.index_servers.clone(),
-        server_id: rebuilder.server_id,
+        channels: rebuilder.follower.channels.clone(),
+        index_servers: rebuilder.follower.index_servers.clone(),
+        server_id: rebuilder.follower.server_id,
     };
     let mut repairs = Repairs { rebuilder, reporter, tried: HashMap::new() };
     let mut ticks = tokio::time::interval(LOOK_EVERY);
@@ -188,7 +188,7 @@ struct Repairs {
 
 impl Repairs {
     async fn look(&mut self) -> Result<()> {
-        if let Some(damage) = self.rebuilder.engines.file_damage()
+        if let Some(damage) = self.rebuilder.follower.engines.file_damage()
             && self.is_due(None)
         {
             match self.reporter.lost(None).await {
@@ -200,7 +200,7 @@ impl Repairs {
                 Err(error) => tracing::error!(%error, "the row file is damaged, and cannot be given up"),
             }
         }
-        for shard in self.rebuilder.engines.damaged() {
+        for shard in self.rebuilder.follower.engines.damaged() {
             // One that is being rebuilt is damaged until its copy is complete.
             if self.rebuilder.is_running(shard) || !self.is_due(Some(shard)) {
                 continue;

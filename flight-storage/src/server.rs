@@ -182,35 +182,21 @@ pub async fn serve(
     let follower = Follower {
         engines: engines.clone(),
         applied: applied.clone(),
-        rebuilds: rebuilds.clone(),
+        rebuilds,
         open: OpenLoads::default(),
         coordinators: Coordinators::default(),
         obstacles: Obstacles::default(),
-        channels: channels.clone(),
+        channels,
         index_servers: index_servers.clone(),
         server_id: registration.server_id,
         staged_lease: config.staged_lease(),
     };
     let progress = Progress::default();
-    let needed = NeededSnapshots::new(index_servers.clone(), Instant::now());
-    let upkeep = Upkeep {
-        engines: engines.clone(),
-        applied: applied.clone(),
-        retention: config.retention(),
-        needed: needed.clone(),
-        progress: progress.clone(),
-    };
+    let needed = NeededSnapshots::new(index_servers, Instant::now());
+    let upkeep =
+        Upkeep { engines, applied, retention: config.retention(), needed: needed.clone(), progress: progress.clone() };
     let upkeep = tokio::spawn(maintenance::run(upkeep, shutdown.clone()));
-    let rebuilder = Rebuilder {
-        rebuilds,
-        engines,
-        applied,
-        channels,
-        index_servers,
-        server_id: registration.server_id,
-        shutdown: shutdown.clone(),
-        running: Arc::default(),
-    };
+    let rebuilder = Rebuilder { follower: follower.clone(), shutdown: shutdown.clone(), running: Arc::default() };
     rebuilder.resume(left);
     let repairing = repair::run(rebuilder.clone(), shutdown.clone());
     let revoked = RevokedLogins::default();

@@ -121,7 +121,7 @@ impl StageService {
 
     /// Into the engine, or into the spool of a shard that is being rebuilt.
     async fn enter(&self, call: &StageCall, parts: Parts) -> Result<StagedPiece> {
-        let mode = self.rebuilder.rebuilds.enter(call.shard).await;
+        let mode = self.follower.rebuilds.enter(call.shard).await;
         match &*mode {
             Mode::Spool(_) if call.options.checked => Err(WireError::new(
                 ErrorCode::Conflict,
@@ -191,7 +191,7 @@ impl StageService {
             table: Arc::clone(&call.table),
             shard: call.shard.shard,
             engines: self.follower.engines.clone(),
-            rebuilds: self.rebuilder.rebuilds.clone(),
+            rebuilds: self.follower.rebuilds.clone(),
             open: self.follower.open.enter(call.options.transaction, call.options.sequence)?,
             _permit: permit,
         })
@@ -267,7 +267,7 @@ impl StageService {
         }
         tokio::task::yield_now().await;
         let (rebuilds, engines, kept) =
-            (self.rebuilder.rebuilds.clone(), self.follower.engines.clone(), Arc::into_inner(kept));
+            (self.follower.rebuilds.clone(), self.follower.engines.clone(), Arc::into_inner(kept));
         let kept = kept.ok_or_else(|| Error::internal("a kept call is still being written"))?;
         join(
             tokio::task::spawn_blocking(move || {
@@ -418,7 +418,7 @@ impl Storage for StageService {
 
     async fn abort(&self, request: Request<v1::AbortRequest>) -> Result<Response<v1::AbortResponse>, Status> {
         let transaction = parse_ulid(&request.into_inner().transaction_id)?;
-        let (engines, rebuilds) = (self.follower.engines.clone(), self.rebuilder.rebuilds.clone());
+        let (engines, rebuilds) = (self.follower.engines.clone(), self.follower.rebuilds.clone());
         // First those that are being written, so that none of them is staged after what is staged has been undone.
         self.follower.open.abort(transaction);
         self.follower.coordinators.forget(transaction);
@@ -436,7 +436,7 @@ impl Storage for StageService {
         let (transaction, sequence) = (parse_ulid(&request.transaction_id)?, request.sequence);
         // A statement fails at one shard while its calls to others are still at work.
         self.follower.open.undo(transaction, request.last_sequence).await;
-        let (engines, rebuilds) = (self.follower.engines.clone(), self.rebuilder.rebuilds.clone());
+        let (engines, rebuilds) = (self.follower.engines.clone(), self.follower.rebuilds.clone());
         let undone = tokio::task::spawn_blocking(move || rebuilds.rollback_to(&engines, transaction, sequence));
         join(undone.await)?;
         Ok(Response::new(v1::RollbackToResponse {}))

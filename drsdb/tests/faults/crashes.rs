@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::{
     cluster::{Cluster, Topology, pause},
     network::Node,
+    replicas::compare,
     run::{Run, leader, workloads},
     workload::{BulkLoad, ask, column},
 };
@@ -196,6 +197,55 @@ async fn depose(cluster: &mut Cluster, clients: &[Client], point: &str) -> Resul
     let told = timeout(PATIENCE, committing).await;
     told.map_err(|_| format!("a commit at a deposed leader hangs for {PATIENCE:?}"))?.ok();
     led.map(|_| died)
+}
+
+/// What a server kept of a transaction that was aborted while it was down is in the way of nothing that it copies.
+pub async fn crash_before_an_abort(topology: Topology) -> Result<(), String> {
+    let mut cluster = Cluster::start(topology).await;
+    let client = &cluster.clients().await[0];
+    let crashing = Node::Storage(1);
+    let execute = async |sql: &str| match client.execute(sql).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{sql}: {}: {error}", error.code())),
+    };
+    execute("CREATE TABLE kept (id BIGINT PRIMARY KEY, note VARCHAR) WITH (engine = 'row', shards = 1)").await?;
+    cluster.kill(crashing).await;
+    execute("INSERT INTO kept VALUES (1, 'makes a replica stale')").await?;
+    // It keeps what comes in for as long as it has nothing to copy from.
+    for other in cluster.topology.storage_nodes().filter(|node| *node != crashing) {
+        cluster.network.cut(crashing, other);
+    }
+    cluster.start_server(crashing).await;
+    replicas_are(client, "rebuilding", 1).await?;
+    cluster.arm(crashing, "spool.synced", 1).await;
+    let failed = |error: drsdb_client::Error| format!("a transaction: {}: {error}", error.code());
+    let transaction = client.begin().await.map_err(failed)?;
+    transaction.execute("INSERT INTO kept VALUES (2, 'aborted')").await.map_err(failed)?;
+    wait_for_death(&mut cluster, crashing, PATIENCE).await;
+    transaction.rollback().await.map_err(failed)?;
+    execute("INSERT INTO kept VALUES (2, 'committed')").await?;
+    cluster.network.heal_all();
+    if !cluster.disarm(crashing).await {
+        return Err(format!("{crashing} kept nothing of a statement while it rebuilt its replica"));
+    }
+    replicas_are(client, "current", 3).await?;
+    compare(&cluster, client, "kept").await
+}
+
+/// Waits until so many replicas are in this state.
+async fn replicas_are(client: &Client, state: &str, count: i64) -> Result<(), String> {
+    let sql = format!("SELECT count(*) FROM drsdb.replicas WHERE state = '{state}'");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = column(&ask(client, &sql).await?, 0);
+        if found == [count] {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{found:?} replicas are {state} after {PATIENCE:?}, and not {count}"));
+        }
+        pause().await;
+    }
 }
 
 async fn dies_after_start(cluster: &mut Cluster, node: Node, point: &str, patience: Duration) -> Result<bool, String> {

@@ -22,7 +22,7 @@ mod workload;
 use std::time::Duration;
 
 use cluster::{Cluster, Topology};
-use crashes::{crash_index_servers, crash_storage_servers};
+use crashes::{crash_before_an_abort, crash_index_servers, crash_storage_servers};
 use run::{Settings, named_seed, run_seed, run_seeds, soak};
 
 const TOPOLOGY: Topology = Topology { index: 3, storage: 3, small_disk: true };
@@ -68,6 +68,15 @@ async fn storage_servers_recover_from_a_crash_at_every_point() {
     if named_seed().is_none() {
         let never = crash_storage_servers(TOPOLOGY).await;
         assert!(never.is_empty(), "no storage server came to {never:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_outlives_an_abort_that_its_server_missed() {
+    if named_seed().is_none() {
+        crash_before_an_abort(Topology { small_disk: false, ..TOPOLOGY })
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

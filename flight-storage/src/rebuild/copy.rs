@@ -3,8 +3,8 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use drsdb_core::{
-    Error, ErrorCode, Result, Table, Ulid,
-    net::{ChannelPool, name_server},
+    Error, ErrorCode, Result, Table,
+    net::name_server,
     v1::{
         ExportShardRequest, FinishRebuildRequest, StartRebuildRequest, StartRebuildResponse,
         cluster_client::ClusterClient, start_rebuild_response::Next, storage_client::StorageClient,
@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use url::Url;
 
-use super::{Mode, Rebuilds, replay::replay, spool::Spool};
+use super::{Mode, replay::replay, spool::Spool};
 use crate::{
-    commits::AppliedVersion, engine::ShardId, engines::Engines, index_servers::IndexServers, server::LOAD_MESSAGE_BYTES,
+    commits::{Follower, resolve_gone},
+    engine::ShardId,
+    server::LOAD_MESSAGE_BYTES,
 };
 
 /// How long calls into the shard may wait while the rebuild wants it for itself. It tries again after that.
@@ -35,18 +37,8 @@ const MAX_FAILURES: usize = 10;
 /// Runs rebuilds. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Rebuilder {
-    /// Where staged calls go meanwhile.
-    pub rebuilds: Rebuilds,
-    /// Where the copies go.
-    pub engines: Engines,
-    /// How far commits have been applied here.
-    pub applied: AppliedVersion,
-    /// Connections to other servers.
-    pub channels: ChannelPool,
-    /// The index servers.
-    pub index_servers: IndexServers,
-    /// This server.
-    pub server_id: Ulid,
+    /// The engines and the spools, and who is to be asked.
+    pub follower: Follower,
     /// Ends all rebuilds.
     pub shutdown: CancellationToken,
     /// Those that run.
@@ -67,7 +59,7 @@ impl Rebuilder {
     /// into their shards wait.
     pub fn resume(&self, shards: Vec<ShardId>) {
         for shard in shards {
-            let gate = self.rebuilds.gate(shard).try_write_owned();
+            let gate = self.follower.rebuilds.gate(shard).try_write_owned();
             self.begin(shard, gate.ok());
         }
     }
@@ -125,7 +117,9 @@ impl Rebuilder {
         let table = Arc::new(Table::from_proto(table)?);
         tracing::info!(table = %table.name, shard = shard.shard, snapshot = started.snapshot, "copying a shard");
         self.copy(shard, &table, &started).await?;
-        self.applied.wait_for(started.snapshot, SNAPSHOT_PATIENCE).await?;
+        self.follower.applied.wait_for(started.snapshot, SNAPSHOT_PATIENCE).await?;
+        // What nobody runs any more was aborted while this server was down, perhaps, and what is in the copy is in its way.
+        resolve_gone(&self.follower, spool.undecided()).await?;
         let mut at = self.replay(&spool, shard, started.snapshot, 0).await?;
         loop {
             let Some(mut guard) = self.alone(shard).await else {
@@ -134,7 +128,7 @@ impl Rebuilder {
             };
             self.replay(&spool, shard, started.snapshot, at).await?;
             // The spool, which is to go, has the outcomes that it knows on disk; the engine may not have them there yet.
-            let engines = self.engines.clone();
+            let engines = self.follower.engines.clone();
             blocking(move || engines.sync()).await?;
             // As long as it is not known whether the replica is current, nothing may go into the spool.
             while let Err(error) = self.finish(shard, started.snapshot).await {
@@ -143,7 +137,7 @@ impl Rebuilder {
                 }
                 pause().await;
             }
-            self.rebuilds.forget(shard)?;
+            self.follower.rebuilds.forget(shard)?;
             *guard = Mode::Engine;
             return Ok(true);
         }
@@ -151,7 +145,7 @@ impl Rebuilder {
 
     /// Waits until no call into the shard is under way, and keeps new ones waiting; not for long.
     async fn alone(&self, shard: ShardId) -> Option<OwnedRwLockWriteGuard<Mode>> {
-        tokio::time::timeout(ALONE_TIME, self.rebuilds.gate(shard).write_owned()).await.ok()
+        tokio::time::timeout(ALONE_TIME, self.follower.rebuilds.gate(shard).write_owned()).await.ok()
     }
 
     /// Opens the spool and asks an index server to have the shard written here, while no call can come in: one that is
@@ -164,10 +158,11 @@ impl Rebuilder {
         keep: &mut Option<OwnedRwLockWriteGuard<Mode>>,
     ) -> Result<Option<(Arc<Spool>, StartRebuildResponse)>> {
         let was_open = matches!(*guard, Mode::Spool(_));
-        let (rebuilds, resumed) = (self.rebuilds.clone(), !was_open && self.rebuilds.has_spool(shard));
+        let (rebuilds, resumed) =
+            (self.follower.rebuilds.clone(), !was_open && self.follower.rebuilds.has_spool(shard));
         let spool = blocking(move || rebuilds.spool(shard)).await?;
         let request = StartRebuildRequest {
-            server_id: self.server_id.to_string(),
+            server_id: self.follower.server_id.to_string(),
             table_id: shard.table.to_string(),
             shard: shard.shard,
             again: spool.has_lost(),
@@ -185,7 +180,7 @@ impl Rebuilder {
                     *keep = Some(guard);
                 } else if !was_open {
                     // Nothing was promised yet.
-                    self.rebuilds.forget(shard)?;
+                    self.follower.rebuilds.forget(shard)?;
                 }
                 return Err(error);
             }
@@ -198,18 +193,18 @@ impl Rebuilder {
             }
             Next::Nothing => {
                 // It was finished before a restart, or it had missed nothing.
-                self.rebuilds.forget(shard)?;
+                self.follower.rebuilds.forget(shard)?;
                 *guard = Mode::Engine;
                 Ok(None)
             }
             Next::Drop => {
-                let engines = self.engines.clone();
+                let engines = self.follower.engines.clone();
                 blocking(move || {
                     engines.floors().set(shard, u64::MAX)?;
                     engines.drop_shard(shard)
                 })
                 .await?;
-                self.rebuilds.forget(shard)?;
+                self.follower.rebuilds.forget(shard)?;
                 *guard = Mode::Engine;
                 Ok(None)
             }
@@ -231,7 +226,7 @@ impl Rebuilder {
 
     async fn copy_from(&self, source: &str, shard: ShardId, table: &Arc<Table>, snapshot: u64) -> Result<()> {
         let url = Url::parse(source).map_err(|error| Error::internal(format!("{source}: {error}")))?;
-        let client = StorageClient::new(self.channels.channel(&url)?);
+        let client = StorageClient::new(self.follower.channels.channel(&url)?);
         let mut client = client.max_decoding_message_size(LOAD_MESSAGE_BYTES);
         let request = ExportShardRequest { table: Some(table.to_proto()), shard: shard.shard, snapshot };
         let named = |status| name_server(status, &url);
@@ -239,7 +234,7 @@ impl Rebuilder {
         let (sender, mut receiver) = mpsc::channel::<bytes::Bytes>(QUEUE);
         // Dropped before its end, the sender leaves the writer unfinished.
         let (complete, completed) = tokio::sync::oneshot::channel::<()>();
-        let (engines, table) = (self.engines.clone(), Arc::clone(table));
+        let (engines, table) = (self.follower.engines.clone(), Arc::clone(table));
         let writer = tokio::task::spawn_blocking(move || {
             let mut writer = engines.import(&table, shard.shard, snapshot)?;
             while let Some(bytes) = receiver.blocking_recv() {
@@ -263,13 +258,13 @@ impl Rebuilder {
     }
 
     async fn replay(&self, spool: &Arc<Spool>, shard: ShardId, copied: u64, from: usize) -> Result<usize> {
-        let (engines, spool) = (self.engines.clone(), Arc::clone(spool));
+        let (engines, spool) = (self.follower.engines.clone(), Arc::clone(spool));
         blocking(move || replay(&engines, &spool, shard.shard, copied, from)).await
     }
 
     async fn finish(&self, shard: ShardId, copied: u64) -> Result<()> {
         let request = FinishRebuildRequest {
-            server_id: self.server_id.to_string(),
+            server_id: self.follower.server_id.to_string(),
             table_id: shard.table.to_string(),
             shard: shard.shard,
             copied,
@@ -287,8 +282,8 @@ impl Rebuilder {
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
         let mut failure = Error::new(ErrorCode::Unavailable, "no index server is known");
-        for url in self.index_servers.list() {
-            match call(ClusterClient::new(self.channels.channel(&url)?)).await {
+        for url in self.follower.index_servers.list() {
+            match call(ClusterClient::new(self.follower.channels.channel(&url)?)).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => failure = name_server(status, &url),
             }

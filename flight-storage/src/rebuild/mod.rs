@@ -117,6 +117,11 @@ impl Rebuilds {
         self.spools.lock().values().filter(has_any).cloned().collect()
     }
 
+    /// The transactions that spools have something of, and whose outcomes are not known here.
+    pub fn undecided(&self) -> Vec<Ulid> {
+        self.spools.lock().values().flat_map(|spool| spool.undecided()).collect()
+    }
+
     /// Whether the transaction is known to have been aborted.
     pub fn knows_aborted(&self, transaction: Ulid) -> bool {
         self.recent.lock().outcomes.get(&transaction) == Some(&None)

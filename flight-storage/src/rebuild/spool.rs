@@ -186,6 +186,12 @@ impl Spool {
         self.log.lock().by_transaction.contains_key(&transaction)
     }
 
+    /// The transactions that have a complete call, and no outcome that is known here.
+    pub(super) fn undecided(&self) -> Vec<Ulid> {
+        let log = self.log.lock();
+        log.by_transaction.keys().filter(|transaction| !log.outcomes.contains_key(transaction)).copied().collect()
+    }
+
     /// The complete call number `at`, in their order.
     pub(super) fn kept(&self, at: usize) -> Option<Kept> {
         let log = self.log.lock();
@@ -370,6 +376,7 @@ mod tests {
         assert!(spool.kept(2).is_none() && !spool.contains(Ulid(3)));
         assert_eq!(spool.kept(0).unwrap().outcome, Some(Some(17)));
         assert_eq!(spool.kept(1).unwrap().outcome, None);
+        assert_eq!(spool.undecided(), [Ulid(1)]);
         spool.remove().unwrap();
         assert_eq!(found(dir.path()).unwrap(), []);
     }
