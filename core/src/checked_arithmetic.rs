@@ -25,8 +25,8 @@ use datafusion::{
 use drsdb_proto::{ErrorCode, WireError};
 
 use crate::{
-    Error, checked_sum::CheckedSum, id_functions::register_id_functions, interval_order::IntervalNanos,
-    single_value::register_single_value, window_functions::register_window_functions,
+    Error, bounded_functions::register_bounded_functions, checked_sum::CheckedSum, id_functions::register_id_functions,
+    interval_order::IntervalNanos, single_value::register_single_value, window_functions::register_window_functions,
 };
 
 /// One of the checked operators, as a function of two or more integers: `a - b - c` is one call, and not two. What later
@@ -116,6 +116,7 @@ pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
     state.register_udf(Arc::new(ScalarUDF::from(IntervalNanos::default())))?;
     register_single_value(state)?;
     register_window_functions(state)?;
+    register_bounded_functions(state)?;
     register_id_functions(state)
 }
 

@@ -8,6 +8,7 @@
 //! - [`net`]: listeners and channels; every connection of drsdb is made here.
 //! - [`Error`]: the error type of the servers, with its code.
 //! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
+//! - `bounded_functions`: functions that make much of little, held to a limit.
 //! - [`floats`]: the one zero and the one NaN that are stored.
 //! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
 //! - [`single_value`]: the value of the only row, for subqueries that stand for one value.
@@ -19,6 +20,7 @@
 //!
 //! Invariant: nothing here opens a data file, and nothing here knows Raft.
 
+mod bounded_functions;
 pub mod checked_arithmetic;
 pub mod checked_sum;
 pub mod config;
