@@ -190,12 +190,7 @@ impl Buffer {
 
     /// Reads the file as it is at one moment.
     pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reader = self.engine.reader()?;
-        reader.execute_batch("BEGIN").context(WHAT)?;
-        let result = read(&reader);
-        let result = self.engine.health().note(result);
-        reader.execute_batch("ROLLBACK").context(WHAT)?;
-        result
+        self.engine.read(read)
     }
 
     /// Every shard of whichever engine's tables.

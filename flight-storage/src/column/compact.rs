@@ -89,8 +89,12 @@ fn note_empty_buffer(store: &Store, shard: ShardId) -> Result<()> {
     if !store.state.read().shards.get(&shard).is_some_and(|shard| shard.buffered) {
         return Ok(());
     }
-    store.buffer.settle()?;
-    let (has_rows, forgotten) = store.buffer.has_rows(shard)?;
+    let (mut has_rows, mut forgotten) = store.buffer.has_rows(shard)?;
+    if !has_rows {
+        // What is queued is not in the file yet.
+        store.buffer.settle()?;
+        (has_rows, forgotten) = store.buffer.has_rows(shard)?;
+    }
     if let Some(shard) = store.state.write().shards.get_mut(&shard) {
         shard.note_buffer(has_rows, forgotten);
     }

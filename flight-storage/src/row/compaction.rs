@@ -11,6 +11,19 @@ use super::{
     shards::table_name,
 };
 
+/// Whether there is anything to do: each group of writes leaves something in the log, even one that changes nothing.
+pub(crate) fn is_due(connection: &Connection, horizon: u64) -> Result<bool> {
+    if !integers(connection, "SELECT 1 FROM pieces WHERE state = ?1 LIMIT 1", [state::COMMITTED])?.is_empty() {
+        return Ok(true);
+    }
+    for shard in shards_with_deletions(connection)? {
+        if newest_ended(connection, &table_name(shard), snapshot_integer(horizon), 1)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Does one slice; [`Done::more`] says whether there is more to do.
 pub(crate) fn compact(connection: &Connection, horizon: u64) -> Result<Done> {
     let committed = Piece::find(connection, "state = ?1 ORDER BY piece LIMIT 1", [state::COMMITTED])?;
@@ -65,18 +78,10 @@ fn fold_slice(connection: &Connection, piece: &Piece) -> Result<()> {
 /// Removes some rows that were ended up to `horizon`; answers whether there may be more.
 fn forget_slice(connection: &Connection, horizon: i64) -> Result<bool> {
     let mut left = SLICE_ROWS;
-    // A shard without deletions has nothing to forget, and needs no look.
-    let sql = "SELECT shard FROM shard_versions WHERE shard IN (SELECT number FROM shards WHERE shard IS NOT NULL)";
-    for shard in integers(connection, sql, [])? {
+    for shard in shards_with_deletions(connection)? {
         let name = table_name(shard);
-        let ended = format!(
-            "FROM {name} INDEXED BY {name}_ended WHERE v_to BETWEEN 0 AND ?1 AND v_to < {LIVE} ORDER BY v_to LIMIT ?2"
-        );
-        let newest = format!("SELECT coalesce(max(v_to), 0) FROM (SELECT v_to {ended})");
-        let Some(&newest) = integers(connection, &newest, [horizon, left])?.first().filter(|&&newest| newest > 0)
-        else {
-            continue;
-        };
+        let Some(newest) = newest_ended(connection, &name, horizon, left)? else { continue };
+        let ended = ended_rows(&name);
         let removed =
             execute(connection, &format!("DELETE FROM {name} WHERE rowid IN (SELECT rowid {ended})"), [horizon, left])?;
         let sql = "UPDATE shard_versions SET forgotten = max(forgotten, ?2) WHERE shard = ?1";
@@ -87,4 +92,22 @@ fn forget_slice(connection: &Connection, horizon: i64) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// A shard without deletions has nothing to forget, and needs no look.
+fn shards_with_deletions(connection: &Connection) -> Result<Vec<i64>> {
+    let sql = "SELECT shard FROM shard_versions WHERE shard IN (SELECT number FROM shards WHERE shard IS NOT NULL)";
+    integers(connection, sql, [])
+}
+
+/// The oldest `?2` rows of a shard that were ended up to `?1`.
+fn ended_rows(name: &str) -> String {
+    format!("FROM {name} INDEXED BY {name}_ended WHERE v_to BETWEEN 0 AND ?1 AND v_to < {LIVE} ORDER BY v_to LIMIT ?2")
+}
+
+/// The newest of the first `rows` ends up to `horizon`.
+fn newest_ended(connection: &Connection, name: &str, horizon: i64, rows: i64) -> Result<Option<i64>> {
+    let sql = format!("SELECT coalesce(max(v_to), 0) FROM (SELECT v_to {})", ended_rows(name));
+    let newest = integers(connection, &sql, [horizon, rows])?;
+    Ok(newest.first().copied().filter(|newest| *newest > 0))
 }

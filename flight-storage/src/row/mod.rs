@@ -67,8 +67,10 @@ use std::{
 
 use datafusion::execution::SendableRecordBatchStream;
 use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
+use rusqlite::Connection;
 
 use self::{
+    error::Context,
     file::version_integer,
     health::Health,
     mark::Mark,
@@ -156,6 +158,16 @@ impl RowEngine {
         self.readers.lease()
     }
 
+    /// Reads the file as it is at one moment.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let what = "reading at one moment";
+        let reader = self.reader()?;
+        reader.execute_batch("BEGIN").context(what)?;
+        let result = self.health.note(read(&reader));
+        reader.execute_batch("ROLLBACK").context(what)?;
+        result
+    }
+
     /// A number for a piece, which no other has.
     pub(crate) fn next_piece(&self) -> i64 {
         self.last_piece.fetch_add(1, Ordering::Relaxed) + 1
@@ -205,7 +217,7 @@ impl StorageEngine for RowEngine {
     }
 
     fn compact(&self, horizon: u64) -> Result<bool> {
-        self.run(Operation::Compact { horizon }).map(|done| done.more)
+        Ok(self.read(|file| compaction::is_due(file, horizon))? && self.run(Operation::Compact { horizon })?.more)
     }
 
     fn commit_all(&self, commits: &[(Ulid, u64)]) -> Result<()> {

@@ -179,6 +179,29 @@ async fn a_flipped_bit_is_noticed_at_the_start_and_by_scrubbing() {
     assert_eq!(drsdb_core::Error::from(count(&engine, request(&table)).await.unwrap_err()).code(), ErrorCode::Corrupt);
 }
 
+/// A cluster that nobody uses must not write all the time.
+#[test]
+fn compaction_that_has_nothing_to_do_writes_nothing() {
+    let directory = TempDir::new().unwrap();
+    let table = people();
+    let engine = RowEngine::open(directory.path()).unwrap();
+    let transaction = stage(&engine, &table, &rows(&table, 0..100, 10)).unwrap();
+    engine.commit(transaction, 1).unwrap();
+    let deletion = new_ulid();
+    let mut writer = engine.stage(checked(deletion), &table, 0).unwrap();
+    writer.delete(&rows(&table, 0..10, 10).project(&table.primary_key).unwrap()).unwrap();
+    writer.finish().unwrap();
+    engine.commit(deletion, 2).unwrap();
+    while engine.compact(2).unwrap() {}
+    engine.sync().unwrap();
+    let log = || std::fs::metadata(directory.path().join("rows.sqlite-wal")).unwrap().len();
+    let before = log();
+    for horizon in [1, 2, 3] {
+        assert!(!engine.compact(horizon).unwrap());
+        assert_eq!(log(), before, "at horizon {horizon}");
+    }
+}
+
 /// What a crash leaves is believed, whenever it comes: also between a checkpoint and the sums of what it wrote.
 #[tokio::test]
 async fn a_crash_is_no_damage() {
