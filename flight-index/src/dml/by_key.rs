@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_empty_array},
+    array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, new_empty_array},
     compute::{cast, concat_batches, filter_record_batch},
     datatypes::{DataType, Field, Schema},
 };
@@ -109,6 +109,10 @@ fn key_of(
     let names = qualified(&[], parameters).ok()?;
     let input = local_batch(&Arc::new(names.as_arrow().clone()), &[], parameters, 1).ok()?;
     let key = table.primary_key.iter().zip(constants).map(|(&at, constant)| {
+        // What most statements name a row by needs nothing that computes it.
+        if let Some(integer) = integer(constant) {
+            return as_key(table, at, &(Arc::new(Int64Array::from(vec![integer])) as ArrayRef));
+        }
         let compiled = expressions.compile((*constant).clone(), &names, &names).ok()?;
         as_key(table, at, &evaluate(&compiled, &input).ok()?)
     });
@@ -193,6 +197,13 @@ fn column_name(expr: &Expr) -> Option<String> {
         _ => return None,
     };
     (ident.quote_style.is_some() || ident.value.is_ascii()).then(|| identifier(ident).ok())?
+}
+
+fn integer(constant: &Expr) -> Option<i64> {
+    match constant {
+        Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(digits, false), .. }) => digits.parse().ok(),
+        _ => None,
+    }
 }
 
 /// A value as the column has it, where no other value of the column compares as equal to it.

@@ -2,6 +2,7 @@
 //! ON CONFLICT.
 
 use std::{
+    collections::VecDeque,
     ops::ControlFlow,
     sync::{Arc, OnceLock},
 };
@@ -17,7 +18,7 @@ use datafusion::{
         tree_node::{Transformed, TreeNode},
     },
     execution::{FunctionRegistry, SessionState, SessionStateBuilder},
-    logical_expr::{Expr, expr_rewriter::FunctionRewrite, simplify::SimplifyContext},
+    logical_expr::{Expr, execution_props::ExecutionProps, expr_rewriter::FunctionRewrite, simplify::SimplifyContext},
     optimizer::simplify_expressions::ExprSimplifier,
     physical_expr::PhysicalExpr,
     prelude::col,
@@ -28,19 +29,25 @@ use drsdb_core::{
     checked_arithmetic::{CheckIntegers, register_functions},
     interval_order::CompareIntervals,
     query_session::{QueryOptions, session_config, session_like},
+    v1,
 };
+use parking_lot::Mutex;
 
 use crate::planner::{ParseIds, explain_column, exponents_in, stay_approximate_expr};
 
 /// Turns expressions into what computes them. `now()` is the same for all that one of these has made.
 pub struct Expressions {
-    state: SessionState,
+    state: Arc<SessionState>,
+    started: ExecutionProps,
 }
 
 impl Expressions {
     /// For a statement with these options.
     pub fn new(options: &QueryOptions) -> Result<Self> {
-        Ok(Self { state: session_like(all_functions()?, session_config(options)?)? })
+        let state = session_with(options)?;
+        let mut started = ExecutionProps::new();
+        started.mark_start_execution(Arc::clone(state.config_options()));
+        Ok(Self { state, started })
     }
 
     /// What computes `expr`, whose names are looked up in `names`, over batches of `schema`. Placeholders are the columns
@@ -76,7 +83,7 @@ impl Expressions {
         let context = SimplifyContext::builder()
             .with_schema(Arc::new(schema.clone()))
             .with_config_options(Arc::clone(options))
-            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
+            .with_query_execution_start_time(self.started.query_execution_start_time)
             .build();
         let simplifier = ExprSimplifier::new(context);
         let approximate = stay_approximate_expr(logical.data, schema)?;
@@ -88,6 +95,25 @@ impl Expressions {
             .transform_up(|expr| CompareIntervals::default().rewrite(expr, schema, options))?;
         Ok(self.state.create_physical_expr(simplifier.simplify(checked.data)?, schema)?)
     }
+}
+
+/// Sessions that are kept: there are as many as there are time zones in use, nearly always.
+const KEPT_SESSIONS: usize = 16;
+
+/// A session with these options. To make one takes longer than to compile an expression or two.
+fn session_with(options: &QueryOptions) -> Result<Arc<SessionState>> {
+    static KEPT: Mutex<VecDeque<(v1::SessionOptions, Arc<SessionState>)>> = Mutex::new(VecDeque::new());
+    let key = options.to_proto();
+    if let Some((_, state)) = KEPT.lock().iter().find(|(known, _)| *known == key) {
+        return Ok(Arc::clone(state));
+    }
+    let state = Arc::new(session_like(all_functions()?, session_config(options)?)?);
+    let mut kept = KEPT.lock();
+    if kept.len() >= KEPT_SESSIONS {
+        kept.pop_front();
+    }
+    kept.push_back((key, Arc::clone(&state)));
+    Ok(state)
 }
 
 /// A session that knows all functions.

@@ -126,8 +126,7 @@ pub(crate) fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connect
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(256);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // Plans do not depend on bound values: SQLite would plan a kept statement anew for each of them.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    stable_plans(connection)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          -- A commit is on disk when it is answered: WAL syncs once for each transaction.
@@ -155,10 +154,16 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .context("opening its file to read")?;
     connection.set_prepared_statement_cache_capacity(32);
+    stable_plans(&connection).context("opening its file to read")?;
     connection
         .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA cache_size = -8192;")
         .context("opening its file to read")?;
     Ok(connection)
+}
+
+/// Plans do not depend on bound values: SQLite would plan a kept statement anew for each of them.
+fn stable_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// A ULID as SQLite keeps it.
