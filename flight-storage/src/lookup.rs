@@ -28,9 +28,8 @@ use futures::{Stream, TryStreamExt, stream};
 
 use crate::{engines::Engines, rebuild::replay};
 
-/// Rows in a batch, which there is room for from the start: about as many as there are keys, but so many at least, and at most.
-const LEAST_ROWS: usize = 64;
-const MOST_ROWS: usize = 8192;
+/// Rows in a batch.
+const BATCH_ROWS: usize = 8192;
 
 /// The rows that are asked for.
 pub fn rows(engines: &Engines, request: LookupRequest) -> Result<impl Stream<Item = Result<RecordBatch>> + use<>> {
@@ -62,7 +61,7 @@ pub fn rows(engines: &Engines, request: LookupRequest) -> Result<impl Stream<Ite
         projection,
         filters,
         limit: None,
-        batch_rows: values.num_rows().clamp(LEAST_ROWS, MOST_ROWS),
+        batch_rows: BATCH_ROWS,
         metrics: ExecutionPlanMetricsSet::new(),
         partition: 0,
         own,

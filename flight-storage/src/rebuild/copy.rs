@@ -118,8 +118,6 @@ impl Rebuilder {
         tracing::info!(table = %table.name, shard = shard.shard, snapshot = started.snapshot, "copying a shard");
         self.copy(shard, &table, &started).await?;
         self.follower.applied.wait_for(started.snapshot, SNAPSHOT_PATIENCE).await?;
-        // What nobody runs any more was aborted while this server was down, perhaps, and what is in the copy is in its way.
-        resolve_gone(&self.follower, spool.undecided()).await?;
         let mut at = self.replay(&spool, shard, started.snapshot, 0).await?;
         loop {
             let Some(mut guard) = self.alone(shard).await else {
@@ -258,8 +256,16 @@ impl Rebuilder {
     }
 
     async fn replay(&self, spool: &Arc<Spool>, shard: ShardId, copied: u64, from: usize) -> Result<usize> {
-        let (engines, spool) = (self.follower.engines.clone(), Arc::clone(spool));
-        blocking(move || replay(&engines, &spool, shard.shard, copied, from)).await
+        let (engines, replayed) = (self.follower.engines.clone(), Arc::clone(spool));
+        let done = blocking(move || replay(&engines, &replayed, shard.shard, copied, from)).await;
+        if let Err(error) = &done
+            && matches!(error.code(), ErrorCode::Conflict | ErrorCode::ConstraintViolation)
+            // What nobody runs any more was aborted while this server was down, and what is in the copy is in its way.
+            && let Err(error) = resolve_gone(&self.follower, spool.undecided()).await
+        {
+            tracing::info!(%error, "transactions that are in the way of a rebuild could not be asked about");
+        }
+        done
     }
 
     async fn finish(&self, shard: ShardId, copied: u64) -> Result<()> {

@@ -314,7 +314,9 @@ impl Log {
                 }
                 b'O' => {
                     let version = number(17)?;
-                    self.outcomes.insert(id(1)?, (version > 0).then_some(version));
+                    let known = self.outcomes.entry(id(1)?).or_default();
+                    // A commit stays one.
+                    *known = known.or((version > 0).then_some(version));
                 }
                 b'R' => {
                     let (transaction, sequence) = (id(1)?, short(17)?);
@@ -377,6 +379,8 @@ mod tests {
         assert_eq!(spool.kept(0).unwrap().outcome, Some(Some(17)));
         assert_eq!(spool.kept(1).unwrap().outcome, None);
         assert_eq!(spool.undecided(), [Ulid(1)]);
+        spool.decide(Ulid(2), None).unwrap();
+        assert_eq!(spool.kept(0).unwrap().outcome, Some(Some(17)), "a commit stays one");
         spool.remove().unwrap();
         assert_eq!(found(dir.path()).unwrap(), []);
     }

@@ -4,12 +4,13 @@
 //! process. So the functions that make much of little are registered here anew. They work out first how many bytes a call
 //! makes, of all rows of a batch, and refuse more than [`MAX_BYTES`].
 
+mod sizes;
+
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, Int64Array},
-    compute::cast,
-    datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, TimeUnit},
+    array::{ArrayRef, AsArray, Int64Array},
+    datatypes::{DataType, FieldRef, Int64Type},
 };
 use datafusion::{
     common::{ExprSchema, Result as DfResult, ScalarValue},
@@ -27,38 +28,23 @@ use datafusion::{
 };
 use drsdb_proto::{ErrorCode, WireError};
 
+use self::sizes::{Growth, Sizes};
 use crate::Error;
 
 /// What one call may make of the rows of a batch.
 const MAX_BYTES: u64 = 64 << 20;
-
-/// How the size of a result follows from the arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Growth {
-    /// `repeat(text, count)`.
-    Repeat,
-    /// `lpad(text, length, ...)`.
-    Pad,
-    /// `replace(text, from, to)`.
-    Replace,
-    /// `range(start, stop, step)`, with or without the last.
-    Range,
-    /// `array_repeat(element, count)`.
-    Elements,
-    /// `array_resize(array, length, element)`.
-    Resize,
-    /// `array_to_string(array, separator)`.
-    Join,
-}
 
 const FUNCTIONS: &[(&str, Growth)] = &[
     ("repeat", Growth::Repeat),
     ("lpad", Growth::Pad),
     ("rpad", Growth::Pad),
     ("replace", Growth::Replace),
+    ("regexp_replace", Growth::ReplaceMatches),
     ("range", Growth::Range),
     ("generate_series", Growth::Range),
     ("array_repeat", Growth::Elements),
+    ("array_replace_n", Growth::ReplaceElements),
+    ("array_replace_all", Growth::ReplaceElements),
     ("array_resize", Growth::Resize),
     ("array_to_string", Growth::Join),
 ];
@@ -85,12 +71,11 @@ struct Bounded {
 
 impl Bounded {
     fn check(&self, arguments: &[ColumnarValue], rows: usize) -> DfResult<()> {
-        let arguments = arguments.iter().map(Argument::new).collect::<DfResult<Vec<_>>>()?;
-        let rows = if arguments.iter().all(|argument| argument.is_constant) { 1 } else { rows };
-        let sizes = Sizes { arguments: &arguments, growth: self.growth };
+        let sizes = Sizes::new(arguments, self.growth)?;
+        let rows = if sizes.are_constant() { 1 } else { rows };
         let mut bytes = 0_u64;
         for row in 0..rows {
-            bytes = bytes.saturating_add(sizes.of(row).unwrap_or(0));
+            bytes = bytes.saturating_add(sizes.of(row));
             if bytes > MAX_BYTES {
                 return Err(self.too_large());
             }
@@ -102,159 +87,40 @@ impl Bounded {
         let megabytes = MAX_BYTES >> 20;
         let message = format!("{} would make more than {megabytes} MiB of one batch of rows", self.name());
         let hint = match self.growth {
-            Growth::Range => "FROM generate_series(start, stop) makes rows one batch after the other",
+            Growth::Range => {
+                "FROM generate_series(start, stop) makes rows one batch after the other; a step's parts must have one sign"
+            }
             _ => "ask for shorter values, or SET batch_rows to fewer rows at a time",
         };
         Error::from(WireError::new(ErrorCode::ResourceExhausted, message).with_hint(hint)).into_datafusion()
     }
 }
 
-/// One argument's values.
-struct Argument {
-    /// Only one value, if it is constant.
-    values: ArrayRef,
-    /// As integers, if they are any, or microseconds.
-    numbers: Option<Int64Array>,
-    is_constant: bool,
-}
-
-impl Argument {
-    fn new(argument: &ColumnarValue) -> DfResult<Self> {
-        let (values, is_constant) = match argument {
-            ColumnarValue::Array(values) => (Arc::clone(values), false),
-            ColumnarValue::Scalar(value) => (value.to_array_of_size(1)?, true),
-        };
-        let times = match values.data_type() {
-            integers if integers.is_integer() => Some(Arc::clone(&values)),
-            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => {
-                Some(cast(&values, &DataType::Timestamp(TimeUnit::Microsecond, None))?)
-            }
-            _ => None,
-        };
-        let numbers = times.map(|values| cast(&values, &DataType::Int64)).transpose()?;
-        let numbers = numbers.map(|numbers| numbers.as_primitive::<Int64Type>().clone());
-        Ok(Self { values, numbers, is_constant })
-    }
-
-    fn at(&self, row: usize) -> Option<usize> {
-        let row = if self.is_constant { 0 } else { row };
-        (!self.values.data_type().is_null() && self.values.is_valid(row)).then_some(row)
-    }
-
-    fn text(&self, row: usize) -> Option<&str> {
-        let row = self.at(row)?;
-        match self.values.data_type() {
-            DataType::Utf8 => Some(self.values.as_string::<i32>().value(row)),
-            DataType::LargeUtf8 => Some(self.values.as_string::<i64>().value(row)),
-            DataType::Utf8View => Some(self.values.as_string_view().value(row)),
-            _ => None,
+/// A length of text, 0 for what is negative.
+fn not_negative(length: &ColumnarValue) -> ColumnarValue {
+    match length {
+        ColumnarValue::Scalar(ScalarValue::Int64(Some(length))) => {
+            ColumnarValue::Scalar(ScalarValue::Int64(Some((*length).max(0))))
         }
-    }
-
-    fn number(&self, row: usize) -> Option<i64> {
-        let (row, numbers) = (self.at(row)?, self.numbers.as_ref()?);
-        numbers.is_valid(row).then(|| numbers.value(row))
-    }
-
-    /// Bytes of a value.
-    fn bytes(&self, row: usize) -> Option<u64> {
-        if let Some(text) = self.text(row) {
-            return Some(text.len() as u64);
+        ColumnarValue::Array(lengths) if lengths.data_type() == &DataType::Int64 => {
+            let lengths: Int64Array = lengths.as_primitive::<Int64Type>().unary(|length| length.max(0));
+            ColumnarValue::Array(Arc::new(lengths) as ArrayRef)
         }
-        let row = self.at(row)?;
-        if let Some(width) = self.values.data_type().primitive_width() {
-            return Some(width as u64);
-        }
-        let value = self.values.slice(row, 1);
-        Some(value.to_data().get_slice_memory_size().unwrap_or_default() as u64)
-    }
-
-    /// Elements of an array.
-    fn elements(&self, row: usize) -> Option<u64> {
-        let row = self.at(row)?;
-        match self.values.data_type() {
-            DataType::List(_) => Some(self.values.as_list::<i32>().value_length(row) as u64),
-            DataType::LargeList(_) => Some(self.values.as_list::<i64>().value_length(row) as u64),
-            DataType::FixedSizeList(_, length) => Some(*length as u64),
-            _ => None,
-        }
-    }
-}
-
-/// Of the results for rows; NULL takes nothing.
-struct Sizes<'a> {
-    arguments: &'a [Argument],
-    growth: Growth,
-}
-
-impl Sizes<'_> {
-    fn of(&self, row: usize) -> Option<u64> {
-        let argument = |number: usize| self.arguments.get(number);
-        let first = argument(0)?;
-        let second = argument(1).unwrap_or(first);
-        let count = |argument: &Argument| argument.number(row).map(|count| u64::try_from(count).unwrap_or(0));
-        match self.growth {
-            Growth::Repeat => Some(first.bytes(row)?.saturating_mul(count(second)?)),
-            Growth::Pad => first.at(row).and_then(|_| count(second)),
-            Growth::Replace => {
-                let (text, from, to) = (first.text(row)?, second.text(row)?, argument(2)?.text(row)?);
-                let at_most = text.len() / from.len().max(1);
-                let grown = |replaced: usize| (replaced as u64).saturating_mul(to.len() as u64);
-                // To count costs as much as to replace.
-                let small = to.len() <= from.len() || grown(at_most) <= text.len() as u64;
-                let replaced = if small || from.is_empty() { 0 } else { text.matches(from).count() };
-                Some((text.len() as u64).saturating_add(grown(replaced)))
-            }
-            Growth::Range => self.range(row).map(|elements| elements.saturating_mul(8)),
-            Growth::Elements => Some(first.bytes(row).unwrap_or(0).max(8).saturating_mul(count(second)?)),
-            Growth::Resize => {
-                let element = argument(2).and_then(|element| element.bytes(row)).unwrap_or(0);
-                Some(element.max(8).saturating_mul(count(second)?))
-            }
-            Growth::Join => {
-                let null = argument(2).and_then(|null| null.bytes(row)).unwrap_or(0);
-                Some(first.elements(row)?.saturating_mul(second.bytes(row)?.saturating_add(null)))
-            }
-        }
-    }
-
-    /// The elements from a start to a stop. A single argument is a stop.
-    fn range(&self, row: usize) -> Option<u64> {
-        let number = |argument: &Argument| argument.number(row).map(i128::from);
-        let (start, stop, step) = match self.arguments {
-            [stop] => (0, number(stop)?, 1),
-            [start, stop] => (number(start)?, number(stop)?, 1),
-            [start, stop, step, ..] => (number(start)?, number(stop)?, number(step).or_else(|| step.span(row))?),
-            [] => return None,
-        };
-        let length = stop - start;
-        if step == 0 || length.signum() * step.signum() < 0 {
-            return Some(0);
-        }
-        u64::try_from(length / step + 1).ok()
-    }
-}
-
-impl Argument {
-    /// An interval's microseconds, at least one; a month is a short one.
-    fn span(&self, row: usize) -> Option<i128> {
-        let row = self.at(row)?;
-        let DataType::Interval(_) = self.values.data_type() else { return None };
-        let interval = self.values.as_primitive_opt::<IntervalMonthDayNanoType>()?.value(row);
-        let days = i128::from(interval.months) * 28 + i128::from(interval.days);
-        let nanoseconds = days * 86_400_000_000_000 + i128::from(interval.nanoseconds);
-        Some(match nanoseconds / 1_000 {
-            0 => nanoseconds.signum(),
-            microseconds => microseconds,
-        })
+        other => other.clone(),
     }
 }
 
 // Every method is here: a new one of the trait must not be answered by its default.
 #[warn(clippy::missing_trait_methods)]
 impl ScalarUDFImpl for Bounded {
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         self.check(&args.args, args.number_rows)?;
+        if self.growth == Growth::Pad
+            && let Some(length) = args.args.get_mut(1)
+        {
+            // It would ask for more memory than there can be.
+            *length = not_negative(length);
+        }
         self.function.invoke_with_args(args)
     }
 
@@ -388,6 +254,16 @@ mod tests {
             "array_resize([1], 1000000000, 0)",
             "array_to_string(range(0, 100000), repeat('x', 100000))",
             "list_to_string(range(0, 100000), repeat('x', 100000))",
+            "generate_series(-9223372036854775808, 9223372036854775807)",
+            &format!("range({times}, INTERVAL '1 day' - INTERVAL '24 hours')"),
+            &format!("range({times}, INTERVAL '1 month' - INTERVAL '30 days')"),
+            "range(TIMESTAMP '2020-01-01', TIMESTAMP '2020-01-01 00:00:08', INTERVAL '1 nanosecond')",
+            "array_repeat(array_repeat(true, 1000000), 500)",
+            "array_to_string([range(0, 100000)], repeat('x', 100000))",
+            "array_to_string(array_repeat(CAST(1e300 AS DOUBLE), 1000000), '')",
+            "regexp_replace(repeat('x', 100000), 'x', repeat('y', 100000), 'g')",
+            "array_replace_all(array_repeat([1], 1000), [1], range(0, 1000000))",
+            "lpad(NULL, 2000000000)",
             "lpad(x, n)",
             "repeat(x, n)",
         ] {
@@ -420,9 +296,18 @@ mod tests {
             ("array_to_string([1, NULL], ',', '-')", "1,-"),
             ("array_repeat('x', 2)", "[x, x]"),
             ("array_resize([1], 2, 0)", "[1, 0]"),
-            ("lpad(NULL, 2000000000)", ""),
+            ("lpad('x', n)", ""),
+            ("rpad('x', n, y)", ""),
+            ("length(replace(repeat('x', 50000000), 'x', 'y'))", "50000000"),
+            ("array_length(array_repeat([a, b], 2))", "2"),
+            ("regexp_replace('a-b-c', '-', '+', 'g')", "a+b+c"),
+            ("array_to_string([1.5, 2.5], ', ')", "1.5, 2.5"),
+            ("array_replace_all([1, 2, 1], 1, 3)", "[3, 2, 3]"),
+            ("generate_series(1, 3)", "[1, 2, 3]"),
         ] {
-            let sql = format!("SELECT 1 WHERE coalesce(CAST({call} AS VARCHAR), '') = '{expected}'");
+            let rows = "(SELECT -1 AS n, 'z' AS y, value AS a, value + 1 AS b FROM generate_series(1, 8000)) AS t";
+            let sql =
+                format!("SELECT 1 FROM {rows} WHERE coalesce(CAST({call} AS VARCHAR), '') = '{expected}' LIMIT 1");
             let found = asked(&sql).await.unwrap_or_else(|error| panic!("{call}: {error}"));
             assert_eq!(found, 1, "{call}");
         }
