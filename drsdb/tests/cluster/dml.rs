@@ -57,6 +57,23 @@ async fn rows_are_updated_and_deleted() {
     same(&cluster, "SELECT name FROM {t}", "again").await;
 }
 
+/// More of them than a statement gathers before it sends: deletions and new rows go to the servers side by side.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_rows_are_updated() {
+    let cluster = TestCluster::start(1).await;
+    for (name, engine) in [("r", "row"), ("c", "column")] {
+        let table =
+            format!("CREATE TABLE {name} (id BIGINT PRIMARY KEY, g INTEGER) WITH (engine = '{engine}', shards = 1)");
+        cluster.run(&[&table, &format!("INSERT INTO {name} SELECT value, 0 FROM generate_series(1, 100000)")]).await;
+    }
+    run(&cluster, "UPDATE {t} SET g = g + 1").await;
+    same(&cluster, "SELECT sum(g) FROM {t}", "100000").await;
+    // Each new key is that of a row that goes, perhaps later.
+    run(&cluster, "UPDATE {t} SET id = id + 1, g = g + 1").await;
+    same(&cluster, "SELECT min(id) * 1000000 + max(id) FROM {t}", "2100001").await;
+    same(&cluster, "SELECT sum(g) * 1000000 + count(*) FROM {t}", "200000100000").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_inserted_from_queries_and_around_conflicts() {
     let cluster = tables(1).await;

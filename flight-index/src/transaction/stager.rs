@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A statement that is streamed has two streams to a shard: deletions under its first number, new rows under the next. The
-//! second is complete only after the first was staged, so that an update may put a row under a key that it has deleted.
+//! second is complete only after the first was staged, so that an update may put a row under a key that it has deleted. The row
+//! engine looks at keys as they come, so that its new rows are kept here until all deletions are staged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +20,7 @@ use std::{
 };
 
 use arrow::array::RecordBatch;
-use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
+use drsdb_core::{Engine, Error, ErrorCode, Result, Table, Ulid, WireError};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
@@ -31,12 +32,14 @@ use tokio::{
 use super::{
     Writes,
     shard_writer::{Changes, ShardWriter},
-    split::{Buffers, Piece},
+    split::{Buffers, Piece, batch_bytes},
 };
 use crate::catalog::{PieceInfo, ReplicaState, StorageServer, TableState};
 
 /// Shards of a small statement that are staged at a time.
 const SHARDS_AT_A_TIME: usize = 64;
+/// New rows that wait for a statement's deletions, at most.
+const MAX_KEPT_BYTES: usize = 512 << 20;
 /// How long an undo may take; a server that misses it asks for the transaction's outcome later.
 pub(super) const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -102,6 +105,7 @@ pub struct Stager {
     tasks: JoinSet<Result<Staged>>,
     staged: Vec<Staged>,
     streams: bool,
+    kept_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -110,6 +114,9 @@ struct TableStage {
     deleted: Buffers,
     inserted: Buffers,
     writers: HashMap<(u32, Rows), mpsc::Sender<Piece>>,
+    deletes: bool,
+    /// New rows that wait until everything is deleted.
+    kept: Vec<Piece>,
 }
 
 impl Stager {
@@ -124,6 +131,7 @@ impl Stager {
             tasks: JoinSet::new(),
             staged: Vec::new(),
             streams: false,
+            kept_bytes: 0,
         }
     }
 
@@ -137,6 +145,8 @@ impl Stager {
             deleted: Buffers::new(state.table.shards),
             inserted: Buffers::new(state.table.shards),
             writers: HashMap::new(),
+            deletes: false,
+            kept: Vec::new(),
         });
         self.tables.len() - 1
     }
@@ -149,9 +159,29 @@ impl Stager {
             Rows::Deleted => stage.deleted.add(shard, batch, &mut ready),
             Rows::Inserted => stage.inserted.add(shard, batch, &mut ready),
         }
+        stage.deletes |= rows == Rows::Deleted;
+        let waits = rows == Rows::Inserted && stage.deletes && stage.state.table.engine == Engine::Row;
         for piece in ready {
-            self.send(table, rows, piece).await?;
+            if waits {
+                self.keep(table, piece)?;
+            } else {
+                self.send(table, rows, piece).await?;
+            }
         }
+        Ok(())
+    }
+
+    fn keep(&mut self, table: usize, piece: Piece) -> Result<()> {
+        self.streams = true;
+        self.kept_bytes += piece.batches.iter().map(batch_bytes).sum::<usize>();
+        if self.kept_bytes > MAX_KEPT_BYTES {
+            let name = &self.tables[table].state.table.name;
+            let message = format!("the statement replaces more than {} MiB of row table {name}", MAX_KEPT_BYTES >> 20);
+            let hint =
+                "change fewer rows at a time, in one transaction if it must be all or none, or use engine = 'column'";
+            return Err(WireError::new(ErrorCode::ResourceExhausted, message).with_hint(hint).into());
+        }
+        self.tables[table].kept.push(piece);
         Ok(())
     }
 
@@ -176,7 +206,12 @@ impl Stager {
         for rows in [Rows::Deleted, Rows::Inserted] {
             for table in 0..self.tables.len() {
                 let stage = &mut self.tables[table];
-                let rest = if rows == Rows::Deleted { stage.deleted.finish() } else { stage.inserted.finish() };
+                let rest = match rows {
+                    Rows::Deleted => stage.deleted.finish(),
+                    Rows::Inserted => {
+                        std::mem::take(&mut stage.kept).into_iter().chain(stage.inserted.finish()).collect()
+                    }
+                };
                 for piece in rest {
                     self.send(table, rows, piece).await?;
                 }
