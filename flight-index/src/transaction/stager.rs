@@ -359,12 +359,18 @@ pub(super) fn undo_in_background(writes: &Arc<Writes>, transaction: Ulid, server
     }
     if let Ok(runtime) = Handle::try_current() {
         let writes = Arc::clone(writes);
-        runtime.spawn(async move { undo(&writes, transaction, servers).await });
+        runtime.spawn(async move { abort_at(&writes, transaction, servers).await });
     }
 }
 
-/// Aborts a transaction on servers.
-pub(super) async fn undo(writes: &Writes, transaction: Ulid, servers: Vec<Arc<StorageServer>>) {
+/// Aborts a transaction on servers. Nobody waits for those that do not answer anything now.
+pub(super) async fn undo(writes: &Arc<Writes>, transaction: Ulid, servers: Vec<Arc<StorageServer>>) {
+    let (silent, answering) = servers.into_iter().partition(|server| writes.is_suspect(server.id));
+    undo_in_background(writes, transaction, silent);
+    abort_at(writes, transaction, answering).await;
+}
+
+async fn abort_at(writes: &Writes, transaction: Ulid, servers: Vec<Arc<StorageServer>>) {
     let aborts = servers.iter().map(|server| async {
         let done = tokio::time::timeout(ABORT_TIMEOUT, writes.transport.abort(server, transaction)).await;
         let fault = match done {
