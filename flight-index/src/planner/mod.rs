@@ -9,7 +9,8 @@
 //!    compares; [`approximate`] has decimals beside floats become floats. What DataFusion's analyzer makes of that, where
 //!    [`flat_coalesce`] is one of the rewrites, has its types, and so it is known which columns clients see.
 //! 2. DataFusion optimizes it; [`filter_pushdown`] keeps it from taking one column for its namesake. [`sharded_table`]
-//!    answers its questions about a table; [`prune_shards`] leaves out shards that cannot hold a match.
+//!    answers its questions about a table; [`prune_shards`] leaves out shards that cannot hold a match; [`batch_rows`] has
+//!    batches be small where constants are large.
 //! 3. [`choose_replicas`] picks the replica of each shard that is read, and [`stamp_servers`] gives all leaves the same list
 //!    of servers: those that read any shard for the query.
 //! 4. [`distribute`] tells datafusion-distributed how many tasks a stage has, and it places the exchanges.
@@ -23,6 +24,7 @@
 
 mod apart;
 mod approximate;
+mod batch_rows;
 mod catalog_view;
 mod choose_replicas;
 mod compared_names;
@@ -80,7 +82,7 @@ use drsdb_core::{
     edge::{EdgeConverter, edge_schema},
     floats::canonical_scalar,
     interval_order::CompareIntervals,
-    query_session::{QueryOptions, session_config, session_like},
+    query_session::{QueryOptions, apply_options, options_of, session_config, session_like},
     security::keys::SigningKey,
     time_limit::TimeLimit,
     wanted::register_wanted,
@@ -242,7 +244,7 @@ impl Planner {
         context: &QueryContext,
     ) -> Result<PlannedQuery> {
         let (statement, explain) = explain::unwrap(statement)?;
-        let session = self.session(&state, context)?;
+        let mut session = self.session(&state, context)?;
         let logical = self.logical_plan(&session, statement, parameters).await?;
         match explain {
             None => {
@@ -290,7 +292,7 @@ impl Planner {
         context: &QueryContext,
     ) -> Result<Vec<RecordBatch>> {
         let (statement, explain) = explain::unwrap(statement)?;
-        let session = self.session(&state, context)?;
+        let mut session = self.session(&state, context)?;
         let logical = self.logical_plan(&session, statement, parameters).await?;
         let physical = session.physical_plan(logical.clone()).await?;
         if let Some(explain::Explain::Plan { verbose }) = explain {
@@ -524,9 +526,17 @@ impl PlanSession {
         Ok(self.state.optimizer().optimize(plan, &self.state, |_, _| {})?)
     }
 
-    /// The physical plan of one that has types.
-    async fn physical_plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    /// The physical plan of one that has types. What runs it must take the batches' size from the session's config.
+    async fn physical_plan(&mut self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let optimized = self.optimized(plan)?;
+        let mut options = options_of(self.state.config());
+        let rows = batch_rows::batch_rows_for(&optimized, options.batch_rows)?;
+        if rows < options.batch_rows {
+            options.batch_rows = rows;
+            let config = self.state.config_mut();
+            apply_options(config.options_mut(), &options);
+            config.options_mut().extensions.insert(options);
+        }
         let physical = self.state.query_planner().create_physical_plan(&optimized, &self.state).await;
         physical.map_err(in_subqueries::explain)
     }
