@@ -13,7 +13,7 @@
 //! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
 //! - [`single_value`]: the value of the only row, for subqueries that stand for one value.
 //! - [`window_functions`]: window functions in a form that survives the way to another server.
-//! - [`wanted`]: ends joins that nobody waits for.
+//! - [`wanted`]: ends joins and windows that nobody waits for, and counts what windows keep.
 //! - [`time_limit`]: how long a statement may take, from server to server.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //! - [`crash_point`], [`injected`]: where and how tests make a process die, slow its disk and set its clock.

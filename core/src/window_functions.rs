@@ -28,6 +28,19 @@ use datafusion::{
     physical_expr::{PhysicalExpr, expressions::Literal},
 };
 
+/// Whether a window function looks at the rows of a frame.
+pub(crate) fn reads_frames(name: &str) -> bool {
+    let name = name.strip_suffix(IGNORE_NULLS).unwrap_or(name);
+    matches!(name, "first_value" | "last_value" | "nth_value")
+}
+
+/// Whether a window function needs of a row no more than those beside it.
+pub(crate) fn reads_rows(name: &str) -> bool {
+    matches!(name, "row_number" | "rank" | "dense_rank" | "lag" | "lead")
+}
+
+const IGNORE_NULLS: &str = "_ignore_nulls";
+
 /// One of DataFusion's functions, whose name says all that it does.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Named {
@@ -39,7 +52,7 @@ struct Named {
 impl Named {
     fn new(function: Arc<WindowUDF>, ignores_nulls: bool) -> Self {
         let name = function.name();
-        let name = if ignores_nulls { format!("{name}_ignore_nulls") } else { name.to_owned() };
+        let name = if ignores_nulls { format!("{name}{IGNORE_NULLS}") } else { name.to_owned() };
         Self { name, function, ignores_nulls }
     }
 

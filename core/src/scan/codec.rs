@@ -1,4 +1,5 @@
-//! The wire form of [`ShardScanExec`]: `ShardScan` of `scan.proto`.
+//! The wire form of drsdb's own nodes: a leaf is a [`ShardScanExec`], and is `ShardScan` of `scan.proto`; what has an input is
+//! a [`KeptRowsExec`], about which there is nothing to say.
 
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ use prost::Message;
 use url::Url;
 
 use super::{OwnWrites, ScanServer, ShardScanExec};
-use crate::{Error, Table, table::parse_ulid};
+use crate::{Error, Table, table::parse_ulid, wanted::KeptRowsExec};
 
-/// Encodes and decodes [`ShardScanExec`] inside a plan.
+/// Encodes and decodes drsdb's nodes inside a plan.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct ShardScanCodec;
 
@@ -30,6 +31,9 @@ impl PhysicalExtensionCodec for ShardScanCodec {
         buf: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> DfResult<()> {
+        if node.is::<KeptRowsExec>() {
+            return Ok(());
+        }
         let Some(scan) = node.downcast_ref::<ShardScanExec>() else {
             return internal_err!("{} has no wire form", node.name());
         };
@@ -65,10 +69,13 @@ impl PhysicalExtensionCodec for ShardScanCodec {
     fn try_decode(
         &self,
         buf: &[u8],
-        _inputs: &[Arc<dyn ExecutionPlan>],
+        inputs: &[Arc<dyn ExecutionPlan>],
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        if let [input] = inputs {
+            return Ok(Arc::new(KeptRowsExec::new(Arc::clone(input))));
+        }
         let broken = |what: &str| {
             Error::new(ErrorCode::InvalidArgument, format!("a scan in a plan is broken: {what}")).into_datafusion()
         };

@@ -181,6 +181,8 @@ async fn a_query_that_takes_longer_than_it_may_ends_on_all_servers() {
     client.execute("SET statement_timeout = '700ms'").await.unwrap();
     let pairs = "people a JOIN people b ON a.id % 2 = b.id % 2";
     let fruitless = format!("SELECT count(*) FROM {pairs} JOIN people c ON a.id + b.id + c.id < 0");
+    // A whole partition in one call, each row of which looks at all before it.
+    let medians = "max(m) FROM (SELECT median(v) OVER (ORDER BY v) AS m, ntile(3) OVER (ORDER BY v) AS n";
     let endless = [
         // Rows all the time, pulled from every server or from one.
         format!("SELECT a.id, b.name FROM {pairs}"),
@@ -188,7 +190,9 @@ async fn a_query_that_takes_longer_than_it_may_ends_on_all_servers() {
         fruitless.clone(),
         format!("EXPLAIN ANALYZE {fruitless}"),
         "SELECT sum(v) FROM generate_series(1, 1000000000000) g(v)".to_owned(),
+        format!("SELECT max(n), {medians} FROM generate_series(1, 1000000) g(v))"),
         // On the index server.
+        format!("SELECT max(n), {medians} FROM drsdb.raft JOIN generate_series(1, 1000000) g(v) ON id + v > 0)"),
         "SELECT count(*) FROM drsdb.raft JOIN generate_series(1, 1000000000000) g(v) ON id + v < 0".to_owned(),
     ];
     for sql in &endless {

@@ -20,7 +20,10 @@ use datafusion::{
     },
     physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner},
 };
-use drsdb_core::{scan::ShardScanExec, wanted::end_unwanted_joins};
+use drsdb_core::{
+    scan::ShardScanExec,
+    wanted::{count_kept_rows, end_unwanted},
+};
 
 use super::{single_rows::refuse_left_over, stamp_servers::Stamper};
 
@@ -38,9 +41,9 @@ impl QueryPlanner for StampingPlanner {
         let stamper = session.config().get_extension::<Stamper>();
         let stamper = stamper.ok_or_else(|| internal_datafusion_err!("a session without the servers of its query"))?;
         refuse_left_over(logical_plan)?;
-        let wanted = end_unwanted_joins(logical_plan.clone())?;
+        let wanted = end_unwanted(logical_plan.clone(), session)?;
         let plan = DefaultPhysicalPlanner::default().create_physical_plan(&wanted, session).await?;
-        let plan = yield_above_joins(stamper.stamp(plan)?)?;
+        let plan = count_kept_rows(yield_above_joins(stamper.stamp(plan)?)?)?;
         if stamper.workers.get().is_empty() { no_rows(plan) } else { Ok(plan) }
     }
 }

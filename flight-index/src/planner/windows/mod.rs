@@ -1,16 +1,12 @@
 //! What a window function says beside its arguments, said in a way that survives the way to a storage server.
 //!
-//! The wire form of a plan has no FILTER of a window function, no IGNORE NULLS but for aggregates, and does not say that the
-//! optimizer has turned a window round to save a sort. The rows would come without a word, and be wrong. So here, before a
-//! plan is optimized,
+//! The wire form of a plan has no FILTER of a window function, and no IGNORE NULLS but for aggregates. The rows would come
+//! without a word, and be wrong. So here, before a plan is optimized,
 //!
 //! - `count(x) FILTER (WHERE p)` becomes `count(CASE WHEN p THEN x END)`, for what passes over NULLs ([`PASS_OVER_NULLS`]);
-//! - `lag(x) IGNORE NULLS` becomes the function of that meaning ([`window_functions`](drsdb_core::window_functions));
-//! - an aggregate becomes one that cannot be turned round ([`onward`]).
+//! - `lag(x) IGNORE NULLS` becomes the function of that meaning ([`window_functions`](drsdb_core::window_functions)).
 //!
 //! Columns keep their names and types. What cannot be said is refused.
-
-mod onward;
 
 use std::{mem, sync::Arc};
 
@@ -85,9 +81,7 @@ fn spell_out(expr: Expr) -> DfResult<Transformed<Expr>> {
     let Expr::WindowFunction(mut call) = expr else { return Ok(Transformed::no(expr)) };
     let WindowFunction { fun, params } = call.as_mut();
     let changed = match fun {
-        WindowFunctionDefinition::AggregateUDF(function) => {
-            take_filter(function.name(), params)? | onward::keep_direction(function)
-        }
+        WindowFunctionDefinition::AggregateUDF(function) => take_filter(function.name(), params)?,
         WindowFunctionDefinition::WindowUDF(function) => take_null_treatment(function, params)?,
     };
     let expr = Expr::WindowFunction(call);

@@ -10,7 +10,11 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use datafusion_proto::bytes::{physical_plan_from_bytes, physical_plan_to_bytes};
-use drsdb_core::checked_arithmetic::register_functions;
+use drsdb_core::{
+    checked_arithmetic::register_functions,
+    wanted::{end_unwanted, register_wanted},
+};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -19,6 +23,7 @@ fn session() -> DfResult<SessionContext> {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     let mut state = context.state();
     register_functions(&mut state)?;
+    register_wanted(&mut state, CancellationToken::new())?;
     let context = SessionContext::new_with_state(state);
     let columns: [(&str, ArrayRef); 4] = [
         ("id", Arc::new(Int64Array::from_iter_values(1..=5))),
@@ -37,7 +42,9 @@ async fn answer(sql: &str) -> DfResult<String> {
     let names = plan.schema().field_names();
     let plan = spell_out_windows(plan)?;
     assert_eq!(plan.schema().field_names(), names, "{sql}");
-    let bytes = physical_plan_to_bytes(index.state().create_physical_plan(&plan).await?)?;
+    let state = index.state();
+    let plan = end_unwanted(state.optimize(&plan)?, &state)?;
+    let bytes = physical_plan_to_bytes(state.query_planner().create_physical_plan(&plan, &state).await?)?;
     let plan = physical_plan_from_bytes(&bytes, &storage.task_ctx())?;
     let schema = plan.schema();
     let rows = concat_batches(&schema, &collect(plan, storage.task_ctx()).await?)?;
