@@ -156,6 +156,9 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
     {
         return carried;
     }
+    if let Some(wire) = of_functions(&text) {
+        return wire;
+    }
     let code = match root {
         DataFusionError::Execution(text) if is_of_servers(text) => {
             return WireError::new(ErrorCode::Unavailable, root.strip_backtrace())
@@ -177,6 +180,33 @@ fn wire_of_datafusion(error: &DataFusionError) -> WireError {
         _ => ErrorCode::Internal,
     };
     WireError::new(code, plain_text(root))
+}
+
+/// What functions have to say of their arguments, and have no type of error for.
+fn of_functions(text: &str) -> Option<WireError> {
+    if let Some((_, parsing)) = text.split_once("regex parse error:") {
+        let why = parsing.rsplit_once("error: ").map_or(parsing, |(_, why)| why).trim();
+        let why = why.lines().next().unwrap_or(why);
+        let error = WireError::new(ErrorCode::InvalidValue, format!("invalid regular expression: {why}"));
+        return Some(error.with_hint("a backslash before a character has it stand for itself"));
+    }
+    if let Some((_, rest)) = text.split_once("Function '")
+        && let Some((name, rest)) = rest.split_once("' failed to match any signature")
+    {
+        let received = rest.split_once("but received ").and_then(|(_, of)| of.split_once(" (")).map(|(of, _)| of);
+        let message = match received {
+            Some(received) => format!("{name} takes no argument of type {received}"),
+            None => format!("{name} does not take arguments of these types"),
+        };
+        return Some(WireError::new(ErrorCode::TypeMismatch, message).with_hint("CAST the argument to another type"));
+    }
+    if text.contains("Decimal scale") && text.contains("the minimum supported scale") {
+        let error = WireError::new(ErrorCode::InvalidValue, "a number's exponent is out of range");
+        return Some(error.with_hint("DOUBLE has exponents from -307 to 308: write CAST('1e300' AS DOUBLE)"));
+    }
+    let complaint = text.strip_prefix("Arrow error: ").unwrap_or(text);
+    let complaint = complaint.strip_prefix("Compute error: ")?.strip_prefix("Execution error: ")?;
+    Some(WireError::new(ErrorCode::InvalidValue, complaint))
 }
 
 fn says_overflow(text: &str) -> bool {
@@ -211,7 +241,9 @@ fn plain_text(root: &DataFusionError) -> String {
     while let Some(inner) = LAYERS.iter().find_map(|layer| rest.strip_prefix(layer)) {
         rest = inner;
     }
-    rest.to_owned()
+    // An address where nobody knows drsdb.
+    let asked = rest.find("This issue was likely caused by a bug in DataFusion");
+    rest[..asked.unwrap_or(rest.len())].trim_end().to_owned()
 }
 
 impl From<ArrowError> for Error {
@@ -283,6 +315,33 @@ mod tests {
         let gcd = wire("Signed integer overflow in GCD(-9223372036854775808, 0)");
         assert_eq!(gcd.code, ErrorCode::InvalidValue);
         assert_eq!(wire("a kernel is broken").code, ErrorCode::Internal);
+    }
+
+    #[test]
+    fn what_functions_say_of_their_arguments_blames_these() {
+        let wire = |error: DataFusionError| Error::from(error).to_wire();
+        let regex = "regex parse error:\n    (\n    ^\nerror: unclosed group";
+        for error in [
+            DataFusionError::External(regex.into()),
+            // As one server tells it to the next.
+            DataFusionError::External(format!("External error: {regex}").into()),
+            ArrowError::ComputeError(format!("Regular expression did not compile: {regex}")).into(),
+        ] {
+            let error = wire(error);
+            assert_eq!(error.code, ErrorCode::InvalidValue);
+            assert_eq!(error.message, "invalid regular expression: unclosed group");
+        }
+        let root = wire(ArrowError::ComputeError("Execution error: cannot take square root".to_owned()).into());
+        assert_eq!((root.code, root.message.as_str()), (ErrorCode::InvalidValue, "cannot take square root"));
+        let signature = "Internal error: Function 'sum' failed to match any signature, errors: Error during planning: \
+                         Function 'sum' requires Decimal, but received String (DataType: Utf8View).,Error during ...";
+        let signature = wire(DataFusionError::Plan(signature.to_owned()));
+        assert_eq!(signature.code, ErrorCode::TypeMismatch);
+        assert_eq!(signature.message, "sum takes no argument of type String");
+        let bug = "a size\nThis issue was likely caused by a bug in DataFusion's code. Please help us to resolve this";
+        let bug = wire(DataFusionError::Internal(bug.to_owned()));
+        assert_eq!(bug.code, ErrorCode::Internal);
+        assert!(bug.message.ends_with("a size"), "{bug}");
     }
 
     #[test]

@@ -276,7 +276,9 @@ pub fn of_merge(
 
 /// The table that a DELETE changes.
 pub fn delete_target(delete: &ast::Delete) -> Result<TargetName> {
-    let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) = &delete.from;
+    let ast::FromTable::WithFromKeyword(from) = &delete.from else {
+        return Err(refused("DELETE without FROM", "write DELETE FROM table WHERE ..."));
+    };
     match from.as_slice() {
         [one] if one.joins.is_empty() && delete.tables.is_empty() => TargetName::of(&one.relation),
         _ => Err(refused("DELETE from several tables", "write DELETE FROM table USING others WHERE ...")),

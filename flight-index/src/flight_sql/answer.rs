@@ -4,7 +4,7 @@
 //! or the query or SHOW statement again), so that a ticket stays small however large the catalog is; empty bytes are an
 //! empty result, of a statement that has run. What RETURNING gave is in the ticket itself. Nothing that changes anything is ever run from here.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use arrow::{
     array::RecordBatch,
@@ -23,9 +23,11 @@ use drsdb_core::{
     v1::{self, ticket::Fragment},
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use prost::Message;
+use tonic::Status;
 
 use super::{
-    FlightSqlServer,
+    FlightSqlServer, MAX_RESPONSE_BYTES,
     execute::{parse, planner_statement},
     limits::apart,
     metadata, prepared,
@@ -186,5 +188,16 @@ fn encode(schema: SchemaRef, batches: Vec<RecordBatch>) -> Answers<FlightData> {
         .with_schema(schema)
         .with_max_flight_data_size(MESSAGE_BYTES)
         .build(stream::iter(batches.into_iter().map(Ok::<_, FlightError>)));
-    encoder.map_err(|error| Error::internal(format!("encoding an answer failed: {error}")).into()).boxed()
+    let encoded = encoder.map_err(|error| Error::internal(format!("encoding an answer failed: {error}")));
+    encoded.and_then(|message| ready(sendable(message))).map_err(Status::from).boxed()
+}
+
+/// A row goes in one message, however long it is.
+fn sendable(message: FlightData) -> Result<FlightData> {
+    let bytes = message.encoded_len();
+    if bytes > MAX_RESPONSE_BYTES {
+        let error = format!("the answer has a row of {bytes} bytes; at most {MAX_RESPONSE_BYTES} are sent");
+        return Err(WireError::new(ErrorCode::ResourceExhausted, error).with_hint("ask for shorter values").into());
+    }
+    Ok(message)
 }

@@ -17,7 +17,7 @@ use futures::Stream;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
-use super::{FlightSqlServer, session::Session};
+use super::{FlightSqlServer, MAX_RESPONSE_BYTES, session::Session};
 use crate::transaction::Handle;
 
 /// A stream of answers.
@@ -102,7 +102,16 @@ impl FlightSqlServer {
             }
             other => self.metadata_info(other, caller)?,
         };
-        Ok(info.with_descriptor(descriptor))
+        let info = info.with_descriptor(descriptor);
+        let bytes = info.encoded_len();
+        if bytes > MAX_RESPONSE_BYTES {
+            // The plan of a query has its constants in it. What RETURNING gave has a lower limit of its own.
+            let message = format!("the plan of the query takes {bytes} bytes; at most {MAX_RESPONSE_BYTES} are sent");
+            return Err(WireError::new(ErrorCode::ResourceExhausted, message)
+                .with_hint("it has a large constant: write a shorter one, or read it from a table")
+                .into());
+        }
+        Ok(info)
     }
 
     async fn schema_of(&self, descriptor: &FlightDescriptor, caller: &Caller) -> Result<Schema> {

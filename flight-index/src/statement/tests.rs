@@ -170,6 +170,8 @@ fn clauses_of_aggregates_are_refused_elsewhere() {
         ("abs(b) WITHIN GROUP (ORDER BY a)", "WITHIN GROUP"),
         ("sum(abs(DISTINCT a))", "DISTINCT"),
         ("unnest(a) OVER ()", "OVER"),
+        ("count(DISTINCT *)", "DISTINCT *"),
+        ("count(DISTINCT t.*)", "DISTINCT *"),
     ] {
         let error = parse(&format!("SELECT {call} FROM t WINDOW w AS (ORDER BY a)")).unwrap_err().to_wire();
         assert_eq!(error.code, ErrorCode::Unsupported, "{call}: {error}");
@@ -181,6 +183,7 @@ fn clauses_of_aggregates_are_refused_elsewhere() {
         "lag(a) IGNORE NULLS OVER (ORDER BY b)",
         "percentile_cont(0.5) WITHIN GROUP (ORDER BY a)",
         "abs(ALL a)",
+        "count(*)",
         // Whether there is such a function, the planner knows.
         "no_such(DISTINCT a)",
     ] {

@@ -6,8 +6,8 @@ use std::{collections::HashSet, ops::ControlFlow, sync::LazyLock};
 use datafusion::{
     execution::SessionStateBuilder,
     sql::sqlparser::ast::{
-        self, DuplicateTreatment, Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, LockType,
-        Query, Select, SetExpr, SetOperator, SetQuantifier, TableFactor,
+        self, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+        FunctionArguments, GroupByExpr, LockType, Query, Select, SetExpr, SetOperator, SetQuantifier, TableFactor,
     },
 };
 use drsdb_core::{Error, Result, checked_arithmetic::register_functions};
@@ -113,6 +113,13 @@ fn of_call(call: &Function) -> Found {
     if call.parameters != FunctionArguments::None {
         return Some(("a function with two lists of arguments", "write all arguments into one list"));
     }
+    // It counts the literal 1 that it has put in the place of `*`.
+    if let FunctionArguments::List(list) = &call.args
+        && list.duplicate_treatment == Some(DuplicateTreatment::Distinct)
+        && list.args.iter().any(is_wildcard)
+    {
+        return Some(("DISTINCT *", "aggregate over (SELECT DISTINCT * FROM ...), or name a column"));
+    }
     let clause = clause_of_aggregates(call)?;
     let [name] = call.name.0.as_slice() else { return None };
     let name = name.as_ident()?;
@@ -121,6 +128,10 @@ fn of_call(call: &Function) -> Found {
         None => SCALAR_FUNCTIONS.contains(&name.value.to_ascii_lowercase()),
     };
     is_scalar.then_some(clause)
+}
+
+fn is_wildcard(argument: &FunctionArg) -> bool {
+    matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Wildcard | FunctionArgExpr::QualifiedWildcard(_)))
 }
 
 /// A clause that only aggregates and window functions know, and what it is called when another function has it.
