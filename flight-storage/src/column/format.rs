@@ -255,7 +255,10 @@ pub fn read_error(context: &str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<std::io::Error>() {
             Ok(io) => Error::io(context, *io),
-            Err(source) => corrupt(format!("{context}: {source}")),
+            Err(source) => match source.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(source) => corrupt(format!("{context}: {source}")),
+            },
         },
         other => corrupt(format!("{context}: {other}")),
     }

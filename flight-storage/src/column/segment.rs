@@ -1,7 +1,8 @@
 //! A segment: an immutable file of rows, what the manifest says of it, and when it is visible.
 //!
 //! A file is believed only after its length and checksum were compared with the manifest's, once for each start of the
-//! process; then its footer is read and kept, under a budget, in [`Footers`]. A segment that was dropped stays readable
+//! process; from then on the checksum of each block that is read is compared with what it was at that time, for disks rot. Its
+//! footer is read and kept, under a budget, in [`Footers`]. A segment that was dropped stays readable
 //! for the scans that hold it: its file is deleted when the last of them lets go. A segment whose file is found damaged
 //! says so from then on, so that its shard can be copied from another replica.
 //!
@@ -19,12 +20,16 @@ use std::{
     },
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, buf::Reader};
 use drsdb_core::{Error, ErrorCode, Result, Ulid, scan::OwnWrites};
 use parking_lot::{Mutex, RwLock};
 use parquet::{
     arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
-    file::metadata::{PageIndexPolicy, ParquetMetaData},
+    errors::{ParquetError, Result as ParquetResult},
+    file::{
+        metadata::{PageIndexPolicy, ParquetMetaData},
+        reader::{ChunkReader, Length},
+    },
 };
 
 use super::{
@@ -35,6 +40,9 @@ use super::{
     stats::SegmentStatistics,
 };
 use crate::engine::ShardId;
+
+/// What has a checksum of its own, kept in memory.
+const BLOCK_BYTES: u64 = 64 << 10;
 
 /// The version of what is not committed, and the end of what is not deleted.
 pub const NEVER: u64 = u64::MAX;
@@ -94,28 +102,21 @@ pub struct Segment {
     deletions: RwLock<Deletions>,
     /// Whether the file was found to be something else than what was written.
     damaged: AtomicBool,
-    /// Whether the file was found to be what was written. Locked while that is being found out.
-    checked: Mutex<bool>,
+    /// CRC-32 of each block of the file, once it was found to be what was written. Locked while that is being found out.
+    blocks: Mutex<Option<Arc<[u32]>>>,
     doomed: AtomicBool,
 }
 
 impl Segment {
-    /// A segment that this process has written itself, staged.
-    pub fn written(record: SegmentRecord, path: PathBuf) -> Self {
-        let segment = Self::known(record, path, None);
-        *segment.checked.lock() = true;
-        segment
-    }
-
-    /// A segment that the manifest knows; its file is still to be checked.
-    pub fn known(record: SegmentRecord, path: PathBuf, from_version: Option<u64>) -> Self {
+    /// A segment whose file is still to be checked.
+    pub fn new(record: SegmentRecord, path: PathBuf, from_version: Option<u64>) -> Self {
         Self {
             record,
             path,
             from_version: AtomicU64::new(from_version.unwrap_or(NEVER)),
             deletions: RwLock::default(),
             damaged: AtomicBool::new(false),
-            checked: Mutex::new(false),
+            blocks: Mutex::default(),
             doomed: AtomicBool::new(false),
         }
     }
@@ -236,8 +237,33 @@ impl Segment {
         Ok(file)
     }
 
-    /// Reads bytes of the file at `offset`. Moves the file's position.
-    pub fn read(&self, mut file: &File, offset: u64, length: usize) -> Result<Bytes> {
+    /// Reads bytes of the file at `offset`, which are what was written or an error. Moves the file's position.
+    pub fn read(&self, file: &File, offset: u64, length: usize) -> Result<Bytes> {
+        let blocks = self.blocks(file)?;
+        // All of the blocks in which they lie, for each has one checksum.
+        let first = offset / BLOCK_BYTES;
+        let until = (offset + length as u64).div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES).min(self.record.bytes);
+        let from = first * BLOCK_BYTES;
+        let bytes = self.read_as_it_is(file, from, until.saturating_sub(from) as usize)?;
+        let found = bytes.chunks(BLOCK_BYTES as usize).map(crc32fast::hash);
+        for (at, found) in found.enumerate() {
+            let number = first as usize + at;
+            let expected = blocks.get(number).copied().unwrap_or_default();
+            if found != expected {
+                let what = self.describe();
+                let message =
+                    format!("block {number} of the file of {what} has checksum {found:08x} instead of {expected:08x}");
+                return Err(corrupt(message));
+            }
+        }
+        let start = (offset - from) as usize;
+        if bytes.len() < start + length {
+            return Err(corrupt(format!("the file of {} ends too early", self.describe())));
+        }
+        Ok(bytes.slice(start..start + length))
+    }
+
+    fn read_as_it_is(&self, mut file: &File, offset: u64, length: usize) -> Result<Bytes> {
         let failed = |error| Error::io(format!("reading {}", self.describe()), error);
         file.seek(SeekFrom::Start(offset)).map_err(failed)?;
         let mut bytes = Vec::with_capacity(length);
@@ -248,38 +274,44 @@ impl Segment {
         Ok(bytes.into())
     }
 
-    /// Compares the file with its checksum, unless that was done before.
-    fn check(&self, file: &File) -> Result<()> {
-        let mut checked = self.checked.lock();
-        if !*checked {
-            self.compare_checksum(file)?;
-            *checked = true;
+    /// The blocks' checksums. The first time, the file is compared with the manifest's.
+    fn blocks(&self, file: &File) -> Result<Arc<[u32]>> {
+        let mut blocks = self.blocks.lock();
+        if let Some(blocks) = &*blocks {
+            return Ok(Arc::clone(blocks));
         }
-        Ok(())
+        let known = self.compare_checksum(file)?;
+        *blocks = Some(Arc::clone(&known));
+        Ok(known)
     }
 
     /// Compares the file with its checksum, also when that was done before: disks rot.
     pub fn verify(&self) -> Result<()> {
-        let verified = self.open_file().and_then(|file| self.compare_checksum(&file));
+        let verified = self.open_file().and_then(|file| self.compare_checksum(&file).map(drop));
         self.note(verified)
     }
 
-    fn compare_checksum(&self, file: &File) -> Result<()> {
-        let (mut checksum, mut block, mut file) = (crc32fast::Hasher::new(), vec![0; 1 << 20], file);
+    /// With the checksums of the blocks.
+    fn compare_checksum(&self, mut file: &File) -> Result<Arc<[u32]>> {
+        let failed = |error| Error::io(format!("reading {}", self.describe()), error);
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let (mut checksum, mut blocks, mut block) = (crc32fast::Hasher::new(), Vec::new(), Vec::new());
         loop {
-            match file.read(&mut block) {
-                Ok(0) => break,
-                Ok(length) => checksum.update(&block[..length]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io(format!("reading {}", self.describe()), error)),
+            block.clear();
+            if file.take(BLOCK_BYTES).read_to_end(&mut block).map_err(failed)? == 0 {
+                break;
             }
+            let mut of_block = crc32fast::Hasher::new();
+            of_block.update(&block);
+            checksum.combine(&of_block);
+            blocks.push(of_block.finalize());
         }
         let (found, expected) = (checksum.finalize(), self.record.checksum);
         if found != expected {
             let what = self.describe();
             return Err(corrupt(format!("the file of {what} has checksum {found:08x} instead of {expected:08x}")));
         }
-        Ok(())
+        Ok(blocks.into())
     }
 }
 
@@ -291,6 +323,31 @@ impl Drop for Segment {
         {
             tracing::warn!(segment = %self.record.id, %error, "a dropped segment's file could not be deleted");
         }
+    }
+}
+
+/// A segment's file, as Parquet's reader wants it.
+struct SegmentFile<'a> {
+    segment: &'a Segment,
+    file: File,
+}
+
+impl Length for SegmentFile<'_> {
+    fn len(&self) -> u64 {
+        self.segment.record.bytes
+    }
+}
+
+impl ChunkReader for SegmentFile<'_> {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let length = self.len().saturating_sub(start) as usize;
+        Ok(self.get_bytes(start, length)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        self.segment.read(&self.file, start, length).map_err(|error| ParquetError::External(Box::new(error)))
     }
 }
 
@@ -355,8 +412,7 @@ impl Footers {
 }
 
 fn load(segment: &Segment) -> Result<ArrowReaderMetadata> {
-    let file = segment.open_file()?;
-    segment.check(&file)?;
+    let file = SegmentFile { segment, file: segment.open_file()? };
     // The file's own schema: the table may have other columns by now.
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
     ArrowReaderMetadata::load(&file, options)

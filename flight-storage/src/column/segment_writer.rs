@@ -161,7 +161,7 @@ impl SegmentWriter {
             key_range,
         };
         self.unfinished.kept = true;
-        Ok((Segment::written(record, self.unfinished.path.clone()), self.gatherer))
+        Ok((Segment::new(record, self.unfinished.path.clone(), None), self.gatherer))
     }
 
     fn failure(&self, error: ParquetError) -> Error {

@@ -104,7 +104,7 @@ impl State {
         let mut state = State { dropped, tables: known.tables, ..State::default() };
         for known in known.segments {
             let path = segment_path(dir, known.record.id);
-            let segment = Segment::known(known.record, path, known.from_version);
+            let segment = Segment::new(known.record, path, known.from_version);
             let shard = segment.record().shard;
             if segment.is_staged() {
                 state.staged.entry(segment.record().transaction).or_default().shards.insert(shard);

@@ -416,6 +416,23 @@ fn damaged_files_are_not_served() {
 }
 
 #[test]
+fn a_file_that_rots_while_it_is_in_use_is_not_served() {
+    let (fixture, directory) = fixture();
+    let (table, rows) = cities();
+    fixture.load(&table, &rows.slice(0, 20_000), 1);
+    // It was looked at, and was whole. Of the other columns, nothing is in memory yet.
+    let narrow = ScanRequest { projection: vec![0], ..request(&table, 1) };
+    assert_eq!(fixture.scan(narrow).unwrap().num_rows(), 20_000);
+    let [file] = &files(&directory)[..] else { panic!("one segment") };
+    let mut bytes = std::fs::read(file).unwrap();
+    let step = bytes.len() / 16;
+    bytes.iter_mut().step_by(step).for_each(|byte| *byte ^= 1);
+    std::fs::write(file, bytes).unwrap();
+    assert_eq!(fixture.scan(request(&table, 1)).unwrap_err().code(), ErrorCode::Corrupt);
+    assert!(!fixture.engine().damaged().is_empty(), "another replica will be asked for it");
+}
+
+#[test]
 fn a_folder_has_one_engine() {
     let (_fixture, directory) = fixture();
     let error = ColumnEngine::open(directory.path(), small()).unwrap_err().to_wire();
