@@ -375,6 +375,8 @@ fn write_config(root: &Path, ca: &DevCa, node: Node, listen: SocketAddr, url: &s
         _ => {
             let urls = index_urls.iter().map(|url| url.clone().into()).collect();
             settings.insert("index_servers".into(), toml::Value::Array(urls));
+            // Shorter than a run, so that compaction merges and drops old versions amid the faults.
+            settings.insert("retention_s".into(), toml::Value::Integer(1));
             settings.insert("query_memory_bytes".into(), (128i64 << 20).into());
             settings.insert("column_cache_bytes".into(), (32i64 << 20).into());
             settings.insert("staged_lease_s".into(), 2i64.into());

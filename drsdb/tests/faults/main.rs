@@ -4,7 +4,7 @@
 //! A [`nemesis`] makes the faults of a seed happen, on the processes of a [`cluster`] and the [`network`] between them, while
 //! [`workload`]s keep notes of what they were told. Afterwards all is healed, and the notes are held against what the
 //! database says. A seed that fails prints its schedule, and is run again alone with
-//! `DRSDB_FAULT_SEED=n cargo test --test faults`; `make soak SECONDS=600` runs many more seeds, longer.
+//! `DRSDB_FAULT_SEED=n cargo test --test faults`, with `DRSDB_SOAK=1` if it is one of the long ones; `make soak SECONDS=600` runs many more seeds, longer.
 
 // A failed step of a test ends it.
 #![allow(clippy::unwrap_used)]
@@ -28,9 +28,10 @@ use run::{Settings, named_seed, run_seed, run_seeds, soak};
 const TOPOLOGY: Topology = Topology { index: 3, storage: 3, small_disk: true };
 
 const SHORT: Settings =
-    Settings { topology: TOPOLOGY, length: Duration::from_millis(2500), workloads: 2, replace_every: 10 };
+    Settings { topology: TOPOLOGY, length: Duration::from_millis(2500), workloads: 2, replace_every: 10, replay: "" };
 
-const LONG: Settings = Settings { length: Duration::from_secs(12), workloads: 5, replace_every: 5, ..SHORT };
+const LONG: Settings =
+    Settings { length: Duration::from_secs(12), workloads: 5, replace_every: 5, replay: "DRSDB_SOAK=1 ", ..SHORT };
 
 /// Ten seeds each, so that two clusters can be at it at the same time.
 macro_rules! seeds {

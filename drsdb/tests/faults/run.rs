@@ -33,6 +33,8 @@ pub struct Settings {
     pub workloads: usize,
     /// One run in so many loses a disk; 0: none does.
     pub replace_every: u64,
+    /// What the environment must have beside the seed, for the same schedule to be run again.
+    pub replay: &'static str,
 }
 
 /// What one seed did.
@@ -97,8 +99,9 @@ pub async fn run_seed(cluster: &mut Cluster, seed: u64, settings: Settings) -> S
         Err(error) => {
             let (logs, folder) = (cluster.logs(), cluster.keep_folder());
             panic!(
-                "{story}\nfailed: {error}\n{logs}\ndata and logs are kept in {}; replay with DRSDB_FAULT_SEED={seed}",
-                folder.display()
+                "{story}\nfailed: {error}\n{logs}\ndata and logs are kept in {}; replay with {}DRSDB_FAULT_SEED={seed}",
+                folder.display(),
+                settings.replay
             );
         }
     }
@@ -182,7 +185,7 @@ impl Run {
 pub fn workloads(seed: u64, count: usize) -> Vec<Arc<dyn Workload>> {
     let engine = |bit: u64| if seed >> bit & 1 == 0 { Engine::Row } else { Engine::Column };
     let mut all: Vec<Arc<dyn Workload>> = vec![
-        Arc::new(UniqueKeys::new(seed, engine(0))),
+        Arc::new(UniqueKeys::new(seed, engine(0), seed >> 3 & 1 == 0)),
         Arc::new(BulkLoad::new(seed, engine(1))),
         Arc::new(ListAppend::new(seed)),
         Arc::new(Bank::new(seed)),

@@ -85,7 +85,8 @@ impl<'a> Nemesis<'a> {
     }
 
     async fn begin(&mut self, fault: Fault) {
-        self.fired.faults += 1;
+        // Of a crash, it is known at the end.
+        self.fired.faults += usize::from(!matches!(fault, Fault::Crash { .. }));
         match fault {
             Fault::Kill(target) => self.cluster.kill(self.node(target)).await,
             Fault::KillAll => {
@@ -138,7 +139,11 @@ impl<'a> Nemesis<'a> {
             }
             Fault::Reset(_) => {}
             Fault::FillDisk => self.cluster.set_disk_full(false),
-            Fault::Crash { node, .. } => self.fired.crashes += usize::from(self.cluster.disarm(node).await),
+            Fault::Crash { node, .. } => {
+                let crashed = usize::from(self.cluster.disarm(node).await);
+                self.fired.crashes += crashed;
+                self.fired.faults += crashed;
+            }
             Fault::Replace(node) => self.cluster.start_server(node).await,
             Fault::SlowDisk { target, .. } => self.cluster.set_slow_disk(self.node(target), Duration::ZERO).await,
             Fault::Clock { target, .. } => self.cluster.set_clock(self.node(target), 0).await,

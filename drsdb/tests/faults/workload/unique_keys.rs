@@ -1,4 +1,5 @@
-//! Unique-key race: many clients insert the same keys at the same time; each key has one winner. Each row also gets ids that
+//! Unique-key race: many clients insert the same keys at the same time; each key has one winner. The key is the table's
+//! primary key, or has a UNIQUE constraint, whose keys lie in other shards than the rows. Each row also gets ids that
 //! a server makes, which have to be unique whatever its clock does.
 
 use std::{
@@ -31,6 +32,7 @@ struct Claims {
 pub struct UniqueKeys {
     table: String,
     engine: Engine,
+    is_primary: bool,
     notes: Notes,
     /// Grows with the operations: all workers claim keys near it.
     front: AtomicI64,
@@ -39,10 +41,11 @@ pub struct UniqueKeys {
 }
 
 impl UniqueKeys {
-    pub fn new(seed: u64, engine: Engine) -> Self {
+    pub fn new(seed: u64, engine: Engine, is_primary: bool) -> Self {
         Self {
             table: format!("claims_{}_{seed}", engine.name()),
             engine,
+            is_primary,
             notes: Notes::default(),
             front: AtomicI64::new(0),
             next_token: AtomicI64::new(1),
@@ -110,8 +113,9 @@ impl Workload for UniqueKeys {
 
     fn setup(&self) -> Vec<String> {
         let (table, engine) = (&self.table, self.engine.name());
+        let (key, token) = if self.is_primary { ("PRIMARY KEY", "NOT NULL") } else { ("UNIQUE", "PRIMARY KEY") };
         vec![format!(
-            "CREATE TABLE {table} (k BIGINT PRIMARY KEY, token BIGINT NOT NULL, id ULID NOT NULL DEFAULT ulid(),
+            "CREATE TABLE {table} (k BIGINT {key}, token BIGINT {token}, id ULID NOT NULL DEFAULT ulid(),
              flake BIGINT NOT NULL DEFAULT snowflake_id()) WITH (engine = '{engine}')"
         )]
     }
