@@ -1,4 +1,4 @@
-//! `sum` of BIGINT that fails when the total is no BIGINT.
+//! `sum` of BIGINT that fails when the total is no BIGINT, and of DECIMAL ([`decimal_sum`](crate::decimal_sum)).
 //!
 //! DataFusion's `sum` of integers wraps around. This one takes its place under the same name: it adds up in 128 bits,
 //! with DataFusion's own accumulators for decimals, and looks at the total once, when it is handed out. Partial sums that
@@ -24,7 +24,10 @@ use datafusion::{
 };
 use drsdb_proto::{ErrorCode, WireError};
 
-use crate::Error;
+use crate::{
+    Error,
+    decimal_sum::{DecimalSum, DecimalSums, SumType},
+};
 
 /// Every sum of fewer than 2^63 BIGINTs fits.
 const WIDE: DataType = DataType::Decimal128(38, 0);
@@ -37,6 +40,13 @@ pub struct CheckedSum {
 
 fn is_checked(returned: &Field, distinct: bool) -> bool {
     returned.data_type() == &DataType::Int64 && !distinct
+}
+
+fn decimals(returned: &Field, distinct: bool) -> Option<SumType> {
+    match *returned.data_type() {
+        DataType::Decimal128(precision, scale) if !distinct => Some(SumType { precision, scale }),
+        _ => None,
+    }
 }
 
 fn wide_field(name: &str) -> FieldRef {
@@ -57,6 +67,9 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
+        if let Some(sum_type) = decimals(&arguments.return_field, arguments.is_distinct) {
+            return Ok(Box::new(DecimalSum::new(sum_type)));
+        }
         if !is_checked(&arguments.return_field, arguments.is_distinct) {
             return self.unchecked.accumulator(arguments);
         }
@@ -65,6 +78,9 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn create_sliding_accumulator(&self, arguments: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
+        if let Some(sum_type) = decimals(&arguments.return_field, arguments.is_distinct) {
+            return Ok(Box::new(DecimalSum::new(sum_type)));
+        }
         if !is_checked(&arguments.return_field, arguments.is_distinct) {
             return self.unchecked.create_sliding_accumulator(arguments);
         }
@@ -85,6 +101,9 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn create_groups_accumulator(&self, arguments: AccumulatorArgs) -> DfResult<Box<dyn GroupsAccumulator>> {
+        if let Some(sum_type) = decimals(&arguments.return_field, arguments.is_distinct) {
+            return Ok(Box::new(DecimalSums::new(sum_type)));
+        }
         if !is_checked(&arguments.return_field, arguments.is_distinct) {
             return self.unchecked.create_groups_accumulator(arguments);
         }
@@ -244,6 +263,39 @@ mod tests {
         assert!(answer(window).await.is_err(), "1 + MAX is in one frame");
         assert!(answer("SELECT sum(DISTINCT g) AS s FROM t").await.unwrap().contains("| 6 |"));
         assert!(answer("SELECT sum(v) AS s FROM t WHERE false").await.unwrap().contains("|   |"));
+    }
+
+    #[tokio::test]
+    async fn sums_of_decimals_are_checked_too() {
+        let d = |digits: &str| format!("CAST('{digits}' AS DECIMAL(38, 0))");
+        let (most, one) = (d(&"9".repeat(38)), d("1"));
+        for (rows, fits) in [
+            (format!("(1, {most}), (1, {one}), (1, -{one}), (2, NULL), (3, {one})"), true),
+            (format!("(1, {most}), (1, {one})"), false),
+            (format!("(1, {most}), (1, {most})"), false),
+            (format!("(1, -{most}), (1, -{most}), (1, -{most})"), false),
+        ] {
+            let from = format!("FROM (VALUES {rows}) AS t (g, v)");
+            for sql in [
+                format!("SELECT sum(v) AS s {from} WHERE g = 1"),
+                format!("SELECT g, sum(v) AS s {from} GROUP BY g ORDER BY g"),
+                format!("SELECT sum(v) FILTER (WHERE g = 1) AS s {from}"),
+                format!("SELECT max(s) FROM (SELECT sum(v) OVER (PARTITION BY g) AS s {from})"),
+            ] {
+                match answer(&sql).await {
+                    Ok(rows) => assert!(fits && rows.contains(&"9".repeat(38)), "{sql}: {rows}"),
+                    Err(error) => {
+                        let error = Error::from(error).to_wire();
+                        assert_eq!((error.code, fits), (ErrorCode::InvalidValue, false), "{sql}: {error}");
+                    }
+                }
+            }
+        }
+        let nothing = answer("SELECT sum(CAST(v AS DECIMAL(10, 2))) AS s FROM t WHERE g = 2").await.unwrap();
+        assert!(nothing.contains("|   |"), "{nothing}");
+        let moving = "SELECT sum(CAST(g AS DECIMAL(3, 1))) OVER (ORDER BY g ROWS 1 PRECEDING) AS s FROM t";
+        let moving = answer(moving).await.unwrap();
+        assert!(moving.contains("| 2.0 |") && moving.contains("| 5.0 |"), "{moving}");
     }
 
     #[tokio::test]

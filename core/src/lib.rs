@@ -7,7 +7,7 @@
 //! - [`security`]: TLS, the development CA, signed tickets and tokens, and who may call what.
 //! - [`net`]: listeners and channels; every connection of drsdb is made here.
 //! - [`Error`]: the error type of the servers, with its code.
-//! - [`checked_arithmetic`], [`checked_sum`]: integer arithmetic that fails on overflow.
+//! - [`checked_arithmetic`], [`checked_sum`], `decimal_sum`: arithmetic of integers, and sums, that fail on overflow.
 //! - `bounded_functions`: functions that make much of little, held to a limit.
 //! - [`floats`]: the one zero and the one NaN that are stored.
 //! - [`id_functions`]: ULIDs, UUIDs and snowflake ids as SQL functions.
@@ -25,6 +25,7 @@ pub mod checked_arithmetic;
 pub mod checked_sum;
 pub mod config;
 pub mod crash_point;
+mod decimal_sum;
 pub mod edge;
 mod error;
 pub mod floats;

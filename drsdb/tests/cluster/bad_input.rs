@@ -15,6 +15,10 @@ async fn every_mistake_has_its_error() {
     cluster.run(&["INSERT INTO kinds (t, r, d) VALUES ('23:59:59.999999', 3e38, 'inf'), (NULL, '-inf', 1e308)"]).await;
     let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
     let huge = format!("SELECT '{}'", "x".repeat(50 << 20));
+    cluster.run(&["CREATE TABLE large (big DECIMAL(38, 0))"]).await;
+    cluster.run(&[&format!("INSERT INTO large VALUES ({0}), ({0})", "9".repeat(38))]).await;
+    let stored = "UPDATE large SET big = big + 1".to_owned();
+    let summed = "SELECT sum(big) FROM large".to_owned();
     let cases: &[(&str, ErrorCode, &str)] = &[
         ("SELEC 1", ErrorCode::Syntax, ""),
         ("SELECT id\n  FROM city WHERE", ErrorCode::Syntax, ""),
@@ -50,6 +54,9 @@ async fn every_mistake_has_its_error() {
         ("SELECT 1e400", ErrorCode::InvalidValue, "exponent"),
         ("SELECT repeat('x', 20000000)", ErrorCode::ResourceExhausted, "shorter"),
         ("SELECT repeat('x', 20000000) FROM city", ErrorCode::ResourceExhausted, "constant"),
+        ("SELECT id FROM city RIGHT JOIN city AS c USING (id)", ErrorCode::Unsupported, "ON l.k = r.k"),
+        (&stored, ErrorCode::InvalidValue, "big"),
+        (&summed, ErrorCode::InvalidValue, "DECIMAL(38, 0)"),
         ("SELECT count(DISTINCT *) FROM city", ErrorCode::Unsupported, "SELECT DISTINCT * FROM"),
         ("DELETE city", ErrorCode::Unsupported, "DELETE FROM"),
         ("DELETE city WHERE id = 1", ErrorCode::Unsupported, "DELETE FROM"),

@@ -9,9 +9,11 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryBuilder, FixedSizeBinaryBuilder, StringArray, new_null_array},
+    array::{
+        Array, ArrayRef, AsArray, BinaryBuilder, Decimal128Array, FixedSizeBinaryBuilder, StringArray, new_null_array,
+    },
     compute::{CastOptions, can_cast_types, cast, cast_with_options, kernels::cmp::neq},
-    datatypes::{DataType, Float32Type, Float64Type, Time64MicrosecondType, TimeUnit},
+    datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, Time64MicrosecondType, TimeUnit},
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
@@ -134,6 +136,9 @@ pub fn cast_column(source: &ArrayRef, column: &Column, first_row: u64) -> Result
     };
     if let Some(limit) = column.sql_type.max_characters() {
         blame.check_length(converted.as_string::<i32>(), limit as usize)?;
+    }
+    if let SqlType::Decimal { precision, .. } = column.sql_type {
+        blame.check_digits(converted.as_primitive::<Decimal128Type>(), precision)?;
     }
     if column.not_null && converted.null_count() > 0 {
         let row = (0..converted.len()).find(|&row| converted.is_null(row)).unwrap_or(0);
@@ -323,6 +328,16 @@ impl Blame<'_> {
             }
         }
         Ok(Arc::new(builder.finish()))
+    }
+
+    /// What comes as a DECIMAL may have more digits than its type says: that is what arithmetic makes.
+    fn check_digits(&self, decimals: &Decimal128Array, precision: u8) -> Result<()> {
+        let end = 10_u128.pow(precision.into());
+        let too_large = |row: usize| decimals.is_valid(row) && decimals.value(row).unsigned_abs() >= end;
+        match (0..decimals.len()).find(|&row| too_large(row)) {
+            Some(row) => Err(self.error(decimals, row, "is out of range", &values_of(self.column.sql_type))),
+            None => Ok(()),
+        }
     }
 
     fn check_length(&self, texts: &StringArray, limit: usize) -> Result<()> {

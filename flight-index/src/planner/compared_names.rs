@@ -6,6 +6,9 @@
 //!   Join: a.cid = c.id                            ──▶    Projection: *, a.id AS __compared_1, c.id AS __compared_2
 //!                                                          Join: a.cid = c.id
 //! ```
+//!
+//! Of `a.i > ALL (SELECT a.i FROM a)` it makes a subquery that compares the one `a.i` with the other. The subquery's is renamed
+//! before that.
 
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use datafusion::{
     },
     logical_expr::{
         Expr, Filter, LogicalPlan, LogicalPlanBuilder,
+        expr_rewriter::NamePreserver,
         utils::{conjunction, split_conjunction, split_conjunction_owned},
     },
 };
@@ -23,16 +27,37 @@ use datafusion::{
 /// The plan, in which no two columns that a subquery compares with outer ones have one name. Others stay as they are.
 pub fn tell_compared_apart(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     let mut names = 0;
-    plan.transform_up_with_subqueries(|node| {
-        node.map_subqueries(|subquery| match subquery {
-            LogicalPlan::Subquery(mut subquery) if collide(&subquery.subquery)? => {
-                subquery.subquery = Arc::new(renamed(Arc::unwrap_or_clone(subquery.subquery), &mut names)?);
-                Ok(Transformed::yes(LogicalPlan::Subquery(subquery)))
-            }
-            other => Ok(Transformed::no(other)),
+    let plan = plan.transform_up_with_subqueries(|node| {
+        let kept = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = kept.save(&expr);
+            let renamed = expr.transform_up(|expr| compared_with_all(expr, &mut names))?;
+            Ok(renamed.update_data(|expr| name.restore(expr)))
         })
-    })
-    .data()
+    });
+    plan.data()?
+        .transform_up_with_subqueries(|node| {
+            node.map_subqueries(|subquery| match subquery {
+                LogicalPlan::Subquery(mut subquery) if collide(&subquery.subquery)? => {
+                    subquery.subquery = Arc::new(renamed(Arc::unwrap_or_clone(subquery.subquery), &mut names)?);
+                    Ok(Transformed::yes(LogicalPlan::Subquery(subquery)))
+                }
+                other => Ok(Transformed::no(other)),
+            })
+        })
+        .data()
+}
+
+/// A comparison with ANY or ALL rows of a subquery, whose column has a name of its own.
+fn compared_with_all(expr: Expr, names: &mut usize) -> DfResult<Transformed<Expr>> {
+    let Expr::SetComparison(mut asked) = expr else { return Ok(Transformed::no(expr)) };
+    let columns = asked.subquery.subquery.schema().columns();
+    let [column] = columns.as_slice() else { return Ok(Transformed::no(Expr::SetComparison(asked))) };
+    *names += 1;
+    let renamed = Expr::Column(column.clone()).alias(format!("__compared_{names}"));
+    let input = Arc::unwrap_or_clone(asked.subquery.subquery);
+    asked.subquery.subquery = Arc::new(LogicalPlanBuilder::from(input).project([renamed])?.build()?);
+    Ok(Transformed::yes(Expr::SetComparison(asked)))
 }
 
 /// Whether a compared column has a namesake among the others, or in what the subquery selects.

@@ -59,6 +59,7 @@ impl Cluster {
                 transaction: Ulid(100),
                 tables: vec![change],
                 statement: None,
+                rows: None,
                 validations: vec![],
             }]);
         let mut state = CatalogState::default();

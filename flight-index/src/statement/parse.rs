@@ -20,6 +20,8 @@ use super::{
 /// few steps a level, on a stack that grows.
 const PARSER_DEPTH: usize = 4 * MAX_NESTING;
 
+const MAX_DEPTH_BESIDE_RENAME: usize = 6;
+
 /// Parses a text that holds one statement; a semicolon after it is fine.
 pub fn parse(sql: &str) -> Result<Statement> {
     limits::check_text(sql)?;
@@ -41,10 +43,17 @@ pub fn parse(sql: &str) -> Result<Statement> {
         return Ok(statement);
     }
     let may_compare = tokens.iter().any(|token| is_keyword(token, "distinct"));
-    // Only this dialect knows RENAME CONSTRAINT.
-    let alters =
-        matches!(tokens.as_slice(), [first, second, ..] if is_keyword(first, "alter") && is_keyword(second, "table"));
-    let dialect: &dyn Dialect = if alters { &PostgreSqlDialect {} } else { &dialect };
+    // Only this dialect knows RENAME CONSTRAINT. Calls in each other take it a time that doubles with each.
+    let rename = tokens.windows(2).find(|two| is_keyword(&two[0], "rename") && is_keyword(&two[1], "constraint"));
+    if let Some([rename, _]) = rename
+        && depth(&tokens) > MAX_DEPTH_BESIDE_RENAME
+    {
+        let message =
+            format!("RENAME CONSTRAINT beside parentheses that nest more than {MAX_DEPTH_BESIDE_RENAME} deep");
+        let error = WireError::new(ErrorCode::Unsupported, message).with_hint("write a statement for each");
+        return Err(positioned(error, rename.span.start).into());
+    }
+    let dialect: &dyn Dialect = if rename.is_some() { &PostgreSqlDialect {} } else { &dialect };
     let mut parser = Parser::new(dialect).with_recursion_limit(PARSER_DEPTH).with_tokens_with_locations(tokens);
     while parser.consume_token(&Token::SemiColon) {}
     if parser.peek_token().token == Token::EOF {
@@ -87,6 +96,20 @@ pub fn parse(sql: &str) -> Result<Statement> {
         }
     }
     Ok(statement)
+}
+
+/// How deep parentheses nest.
+fn depth(tokens: &[TokenWithSpan]) -> usize {
+    let (mut deepest, mut now) = (0, 0_usize);
+    for token in tokens {
+        match token.token {
+            Token::LParen => now += 1,
+            Token::RParen => now = now.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(now);
+    }
+    deepest
 }
 
 fn is_keyword(token: &TokenWithSpan, text: &str) -> bool {

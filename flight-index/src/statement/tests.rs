@@ -155,6 +155,8 @@ fn what_would_be_passed_over_is_refused() {
         "SELECT a FROM t SETTINGS max_threads = 1",
         "SELECT a FROM t FORMAT CSV",
         "INSERT INTO u SELECT * INTO v FROM t",
+        "SELECT k FROM l RIGHT JOIN r USING (k)",
+        "SELECT k FROM l NATURAL FULL JOIN r",
     ]));
 }
 

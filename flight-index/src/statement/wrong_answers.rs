@@ -99,6 +99,12 @@ fn of_select(select: &Select) -> Found {
     if !select.connect_by.is_empty() {
         return Some(("CONNECT BY", "write WITH RECURSIVE"));
     }
+    if select.from.iter().flat_map(|table| &table.joins).any(merges_wrongly) {
+        return Some((
+            "RIGHT or FULL JOIN with USING or NATURAL",
+            "write ON l.k = r.k, and coalesce(l.k, r.k) for the column of both",
+        ));
+    }
     let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = &select.group_by;
     if !modifiers.is_empty() {
         return Some((
@@ -107,6 +113,17 @@ fn of_select(select: &Select) -> Found {
         ));
     }
     None
+}
+
+/// It takes the left table's column for the merged one, which is NULL where there is no left row.
+fn merges_wrongly(join: &ast::Join) -> bool {
+    use ast::JoinOperator::{FullOuter, Right, RightOuter};
+    match &join.join_operator {
+        Right(constraint) | RightOuter(constraint) | FullOuter(constraint) => {
+            matches!(constraint, ast::JoinConstraint::Using(_) | ast::JoinConstraint::Natural)
+        }
+        _ => false,
+    }
 }
 
 fn of_call(call: &Function) -> Found {

@@ -297,3 +297,45 @@ ORDER BY n;
 
 SELECT n FROM entry AS e WHERE e.account > ALL (SELECT max(a.id) FROM account AS a WHERE a.customer = e.n);
 --> error unsupported: ALL
+
+-- Compared with ANY or ALL rows of the same table.
+
+CREATE TABLE level (id INTEGER PRIMARY KEY, i INTEGER, g INTEGER) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO level VALUES (1, 10, 1), (2, 20, 2), (3, 30, 1), (4, NULL, 1), (5, 40, NULL);
+--> 5 rows
+
+SELECT id FROM level WHERE i >= ALL (SELECT i FROM level WHERE g = 1 AND i IS NOT NULL) ORDER BY id;
+--> id
+--> 3
+--> 5
+
+SELECT id FROM level WHERE i > ANY (SELECT i FROM level WHERE g = 1 AND i IS NOT NULL) ORDER BY id;
+--> id
+--> 2
+--> 3
+--> 5
+
+SELECT x.id FROM level AS x WHERE NOT x.i < ALL (SELECT x.i FROM level AS x WHERE x.g = 1 AND x.i IS NOT NULL) ORDER BY 1;
+--> id
+--> 1
+--> 2
+--> 3
+--> 5
+
+SELECT id FROM level WHERE i = ANY (SELECT i FROM level WHERE g = 2);
+--> id
+--> 2
+
+SELECT id FROM level WHERE i <> ALL (SELECT i FROM level WHERE g = 1);
+--> id
+
+DELETE FROM level WHERE level.i >= ALL (SELECT i FROM level WHERE g = 1 AND i IS NOT NULL);
+--> 2 rows
+
+SELECT id FROM level ORDER BY id;
+--> id
+--> 1
+--> 2
+--> 4

@@ -106,6 +106,11 @@ fn what_an_alteration_needs_and_refuses() {
         needs("ALTER TABLE t ADD CONSTRAINT x CHECK (b > 0), RENAME CONSTRAINT x TO y"),
         [Need::Constraint("y".to_owned())]
     );
+    // Neither takes long.
+    let calls = |depth: usize| format!("CHECK ({}b{} > 0)", "abs(".repeat(depth), ")".repeat(depth));
+    assert_eq!(needs(&format!("ALTER TABLE t ADD CONSTRAINT x {}", calls(40))), [Need::Constraint("x".to_owned())]);
+    let both = format!("ALTER TABLE t ADD CONSTRAINT x {}, RENAME CONSTRAINT x TO y", calls(40));
+    assert_eq!(parse(&both).unwrap_err().code(), ErrorCode::Unsupported);
     let renamed = alter(&table, "ALTER TABLE s.t RENAME TO u").unwrap().table.name;
     assert_eq!(renamed, TableName::new("s", "u"));
     let errors: Vec<String> = [
