@@ -124,6 +124,14 @@ pub enum Command {
         /// Its id.
         table: Ulid,
     },
+    /// A command of a statement to which the client has given an id: a second one under it changes nothing, and gets the first
+    /// one's outcome. A refusal is not remembered.
+    Once {
+        /// The statement.
+        statement: Ulid,
+        /// What it asks for.
+        command: Box<Command>,
+    },
     /// Makes what a transaction staged visible, at the version at which this is applied. A repetition gets the first
     /// outcome.
     CommitTransaction {
@@ -135,6 +143,9 @@ pub enum Command {
         /// the first one's outcome.
         #[serde(default)]
         statement: Option<Ulid>,
+        /// How many rows that was, as the client is told. `None`: as many as were staged.
+        #[serde(default)]
+        rows: Option<u64>,
         /// What must not have happened meanwhile.
         #[serde(default)]
         validations: Vec<Validation>,
@@ -346,6 +357,7 @@ impl Command {
                 | Command::DemoteReplica { .. }
                 | Command::DemoteServer { .. }
                 | Command::LoseReplicas { .. }
+                | Command::Once { .. }
         )
     }
 
@@ -366,6 +378,7 @@ impl Command {
             Command::DropViews { .. } => "drop_views",
             Command::DropEmptyTable { .. } => "drop_empty_table",
             Command::CommitTransaction { .. } => "commit_transaction",
+            Command::Once { command, .. } => command.kind(),
             Command::AbortTransaction { .. } => "abort_transaction",
             Command::DemoteReplica { .. } => "demote_replica",
             Command::DemoteServer { .. } => "demote_server",

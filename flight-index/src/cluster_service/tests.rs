@@ -98,8 +98,14 @@ impl Setup {
         let tables = vec![TableChange { table, version: 0, pieces }];
         (
             transaction,
-            self.propose(Command::CommitTransaction { transaction, tables, statement: None, validations: vec![] })
-                .await,
+            self.propose(Command::CommitTransaction {
+                transaction,
+                tables,
+                statement: None,
+                rows: None,
+                validations: vec![],
+            })
+            .await,
         )
     }
 

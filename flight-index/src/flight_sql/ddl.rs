@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
-use drsdb_core::{ErrorCode, Result, Table, TableName, WireError, ids::new_ulid};
+use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError, ids::new_ulid, time_limit::TimeLimit};
 
 use super::{
     FlightSqlServer,
+    execute::first_step,
     service::Caller,
     write::{self, pause},
 };
@@ -15,7 +16,6 @@ use crate::{
     catalog::{CatalogState, Command},
     dml::{Executor, key_text},
     load::LoadOutcome,
-    planner::QueryContext,
     statement::{
         self, AlterTable, Altered, ColumnClause, CommentOn, CreateTable, CreateView, Need, Statement, column_names,
         parse_expression, quoted,
@@ -28,16 +28,18 @@ const ATTEMPTS: usize = 5;
 impl FlightSqlServer {
     /// ALTER TABLE; the version at which it took effect.
     pub(super) async fn alter_table(&self, alter: &AlterTable, caller: &Caller) -> Result<u64> {
+        // Of all attempts together.
+        let limit = caller.limit();
         let mut attempt = 1;
         loop {
-            match self.try_alter(alter, caller).await {
+            match self.try_alter(alter, caller, limit).await {
                 Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => attempt += 1,
                 done => return done,
             }
         }
     }
 
-    async fn try_alter(&self, alter: &AlterTable, caller: &Caller) -> Result<u64> {
+    async fn try_alter(&self, alter: &AlterTable, caller: &Caller, limit: TimeLimit) -> Result<u64> {
         let context = &caller.context();
         let state = self.current_state().await?;
         if alter.if_exists && state.table_by_name(&alter.name).is_none() && state.view(&alter.name).is_none() {
@@ -59,11 +61,11 @@ impl FlightSqlServer {
         let unchanged_since = (!needs.is_empty()).then_some(state.version());
         if known.rows() > 0 {
             for need in &needs {
-                self.check_rows(&state, (&known.table, &table), need, caller).await?;
+                self.check_rows(&state, (&known.table, &table), need, caller, limit).await?;
             }
         }
         let seen = known.table.version;
-        self.propose(Command::AlterTable { table, seen, unchanged_since, cascade }).await
+        self.propose(Command::AlterTable { table, seen, unchanged_since, cascade }, caller.statement).await
     }
 
     /// Checks that the rows that are there are as the new definition wants them. They are read with the old one.
@@ -73,6 +75,7 @@ impl FlightSqlServer {
         (before, after): (&Table, &Table),
         need: &Need,
         caller: &Caller,
+        limit: TimeLimit,
     ) -> Result<()> {
         let refused = |why: String, hint: &str| {
             let message = format!("table {} has rows, and {why}", before.name);
@@ -148,11 +151,11 @@ impl FlightSqlServer {
         };
         let sql = format!("SELECT {shown} FROM {} AS child WHERE {condition} LIMIT 1", table_text(&before.name));
         let mut transaction = self.writes.begin(Arc::clone(state));
-        let (limit, mut attempt) = (caller.limit(), 1);
+        let mut attempt = 1;
         let found = loop {
             let options = caller.session.options();
             let executor = Executor::new(&self.services, &caller.login, options, &mut transaction);
-            match executor.first_row(&sql).await {
+            match limit.keep(executor.first_row(&sql)).await {
                 Err(error) if error.code() == ErrorCode::Unavailable && attempt < write::ATTEMPTS => {
                     tracing::debug!(%error, attempt, "rows are looked at again");
                     limit.keep(pause(attempt, &error)).await?;
@@ -173,7 +176,9 @@ impl FlightSqlServer {
     /// CREATE TABLE AS: the table, then its rows. When they cannot be loaded, the table goes.
     pub(super) async fn create_table_as(&self, create: CreateTable, caller: &mut Caller) -> Result<LoadOutcome> {
         let state = self.current_state().await?;
-        if create.if_not_exists && state.table_by_name(&create.name).is_some() {
+        let first = caller.statement.map(first_step);
+        let begun = first.is_some_and(|first| state.statement_outcome(first).is_some());
+        if create.if_not_exists && !begun && state.table_by_name(&create.name).is_some() {
             return Ok(LoadOutcome { rows: 0, version: state.version() });
         }
         let Some(source) = create.query.clone() else {
@@ -184,7 +189,10 @@ impl FlightSqlServer {
         let columns =
             columns.into_iter().map(|column| ColumnClause::new(column.name, column.sql_type, false)).collect();
         let name = create.name.clone();
-        let (version, created) = self.create_table(CreateTable { columns, query: None, ..create }).await?;
+        // Done is the statement when its rows are there.
+        let statement = if source.with_data { first } else { caller.statement };
+        let create = CreateTable { columns, query: None, ..create };
+        let (version, created) = self.create_table(create, statement, source.with_data).await?;
         let (true, Some(table)) = (source.with_data, created) else { return Ok(LoadOutcome { rows: 0, version }) };
         let insert = format!("INSERT INTO {} {sql}", table_text(&name));
         let loaded = match statement::parse(&insert) {
@@ -193,7 +201,7 @@ impl FlightSqlServer {
             Err(error) => Err(error),
         };
         if loaded.is_err()
-            && let Err(error) = self.propose(Command::DropEmptyTable { table }).await
+            && let Err(error) = self.propose(Command::DropEmptyTable { table }, None).await
         {
             tracing::warn!(%error, "the table of a CREATE TABLE AS that failed could not be dropped");
             // So something was done.
@@ -207,7 +215,8 @@ impl FlightSqlServer {
     }
 
     /// CREATE VIEW.
-    pub(super) async fn create_view(&self, create: &CreateView, context: &QueryContext) -> Result<u64> {
+    pub(super) async fn create_view(&self, create: &CreateView, caller: &Caller) -> Result<u64> {
+        let context = &caller.context();
         let mut attempt = 1;
         loop {
             let state = self.current_state().await?;
@@ -218,7 +227,7 @@ impl FlightSqlServer {
             let view = self.planner.describe_view(state, named, create.query.to_string(), &create.columns, context);
             let (or_replace, if_not_exists) = (create.or_replace, create.if_not_exists);
             let command = Command::CreateView { view: view.await?, or_replace, if_not_exists };
-            match self.propose(command).await {
+            match self.propose(command, caller.statement).await {
                 Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => attempt += 1,
                 done => return done,
             }
@@ -226,7 +235,13 @@ impl FlightSqlServer {
     }
 
     /// COMMENT ON.
-    pub(super) async fn comment(&self, on: CommentOn, if_exists: bool, text: Option<String>) -> Result<u64> {
+    pub(super) async fn comment(
+        &self,
+        on: CommentOn,
+        if_exists: bool,
+        text: Option<String>,
+        statement: Option<Ulid>,
+    ) -> Result<u64> {
         let state = self.current_state().await?;
         let (name, column) = match on {
             CommentOn::Table(name) => {
@@ -246,7 +261,7 @@ impl FlightSqlServer {
         if if_exists && state.table_by_name(&name).is_none() && state.view(&name).is_none() {
             return Ok(state.version());
         }
-        self.propose(Command::Comment { name, column, text }).await
+        self.propose(Command::Comment { name, column, text }, statement).await
     }
 }
 

@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::{FlightSqlServer, metadata, prepared::encode_parameters, service::Caller, write::no_ddl};
 use crate::{
-    catalog::{Command, Response},
+    catalog::{Command, Outcome, Response},
     dml,
     load::LoadOutcome,
     offload::offload,
@@ -141,35 +141,46 @@ impl FlightSqlServer {
         if !is_query && !matches!(statement, Statement::Set { .. }) && caller.transaction().is_some() {
             return Err(no_ddl("this statement"));
         }
+        if caller.statement.is_some() && !is_query && !matches!(statement, Statement::Set { .. }) {
+            // The first time may have been at another server.
+            self.current_state().await?;
+            if let Some(outcome) = self.done_before(caller)? {
+                return Ok(outcome);
+            }
+        }
+        let id = caller.statement;
         let version = match statement {
             Statement::CreateTable(table) if table.query.is_some() => {
                 return self.create_table_as(*table, caller).await;
             }
-            Statement::CreateTable(table) => self.create_table(*table).await?.0,
+            Statement::CreateTable(table) => self.create_table(*table, id, false).await?.0,
             Statement::DropTable { names, if_exists, cascade } => {
-                self.propose(Command::DropTables { names, if_exists, cascade }).await?
+                self.propose(Command::DropTables { names, if_exists, cascade }, id).await?
             }
             Statement::AlterTable(alter) => self.alter_table(&alter, caller).await?,
-            Statement::CreateView(view) => self.create_view(&view, &caller.context()).await?,
+            Statement::CreateView(view) => self.create_view(&view, caller).await?,
             Statement::DropView { names, if_exists, cascade } => {
-                self.propose(Command::DropViews { names, if_exists, cascade }).await?
+                self.propose(Command::DropViews { names, if_exists, cascade }, id).await?
             }
-            Statement::Comment { on, if_exists, text } => self.comment(on, if_exists, text).await?,
+            Statement::Comment { on, if_exists, text } => self.comment(on, if_exists, text, id).await?,
             Statement::CreateSchema { name, if_not_exists } => {
-                self.propose(Command::CreateSchema { name, if_not_exists }).await?
+                self.propose(Command::CreateSchema { name, if_not_exists }, id).await?
             }
             Statement::DropSchema { names, if_exists, cascade } => {
                 let mut version = self.catalog.state().version();
-                for name in names {
-                    version = self.propose(Command::DropSchema { name, if_exists, cascade }).await?;
+                let last = names.len().saturating_sub(1);
+                for (at, name) in names.into_iter().enumerate() {
+                    // Done is the statement with its last schema.
+                    let id = id.filter(|_| at == last);
+                    version = self.propose(Command::DropSchema { name, if_exists, cascade }, id).await?;
                 }
                 version
             }
             Statement::CreateUser { name, password, if_not_exists } => {
-                self.create_user(name, password, if_not_exists, &caller.login).await?
+                self.create_user(name, password, if_not_exists, caller).await?
             }
-            Statement::AlterUser { name, password } => self.alter_user(name, password, &caller.login).await?,
-            Statement::DropUser { name, if_exists } => self.drop_user(name, if_exists, &caller.login).await?,
+            Statement::AlterUser { name, password } => self.alter_user(name, password, caller).await?,
+            Statement::DropUser { name, if_exists } => self.drop_user(name, if_exists, caller).await?,
             Statement::AlterCluster(change) => self.alter_cluster(change, &caller.login).await?,
             Statement::Set { name, value } => {
                 caller.session.set(name.as_deref(), value.as_deref())?;
@@ -184,15 +195,23 @@ impl FlightSqlServer {
         Ok(LoadOutcome { rows: 0, version })
     }
 
-    /// Proposes a change, and returns the version at which it took effect.
-    pub(super) async fn propose(&self, command: Command) -> Result<u64> {
-        Ok(self.catalog.propose(command).await?.0)
+    /// Proposes a change, and returns the version at which it took effect; `statement` is the client's id of it.
+    pub(super) async fn propose(&self, command: Command, statement: Option<Ulid>) -> Result<u64> {
+        Ok(self.catalog.propose(once(command, statement)).await?.0)
     }
 
-    /// Creates a table; the id is that of the table, if it was this call that made it.
-    pub(super) async fn create_table(&self, table: CreateTable) -> Result<(u64, Option<Ulid>)> {
+    /// Creates a table; the id is that of the table, if it was this call that made it, or an earlier one under the same id of a
+    /// statement. `again`: one that has been dropped since is made again.
+    pub(super) async fn create_table(
+        &self,
+        table: CreateTable,
+        statement: Option<Ulid>,
+        again: bool,
+    ) -> Result<(u64, Option<Ulid>)> {
         let state = self.current_state().await?;
-        if table.if_not_exists && state.table_by_name(&table.name).is_some() {
+        let name = table.name.clone();
+        let begun = statement.is_some_and(|statement| state.statement_outcome(statement).is_some());
+        if table.if_not_exists && !begun && state.table_by_name(&name).is_some() {
             return Ok((state.version(), None));
         }
         let parents = |name: &drsdb_core::TableName| Ok(state.find_table(name)?.table.clone());
@@ -200,7 +219,16 @@ impl FlightSqlServer {
         let definition = table.resolve(id, self.config.default_shards, &parents)?;
         self.planner.check_definition(&state, &definition, &QueryContext::new("", self.options.clone()))?;
         let create = Command::CreateTable { table: definition, if_not_exists: table.if_not_exists };
-        let (version, response) = self.catalog.propose(create).await?;
+        let (version, response) = self.catalog.propose(once(create.clone(), statement)).await?;
+        if let Response::Transaction(Outcome::Committed { version: first, .. }) = response {
+            let state = self.catalog.state();
+            let made = state.table_by_name(&name).filter(|table| table.created_version == first);
+            if made.is_some() || !again {
+                return Ok((first, made.map(|made| made.table.id)));
+            }
+            let (version, response) = self.catalog.propose(create).await?;
+            return Ok((version, (response == Response::Done { changed: true }).then_some(id)));
+        }
         Ok((version, (response == Response::Done { changed: true }).then_some(id)))
     }
 
@@ -232,6 +260,19 @@ impl FlightSqlServer {
         let state = self.state_to_read(&caller.session).await?;
         let planned = self.planner.plan(state, planner_statement(query), Some(values), &caller.context()).await?;
         Ok(planned.schema.as_ref().clone())
+    }
+}
+
+/// The id of a statement's first step: its table is there, and what it loads may not be. A client gives ids that are next to one
+/// another; this one is far from them.
+pub(super) fn first_step(statement: Ulid) -> Ulid {
+    Ulid(statement.0 ^ 1 << 79)
+}
+
+fn once(command: Command, statement: Option<Ulid>) -> Command {
+    match statement {
+        Some(statement) => Command::Once { statement, command: Box::new(command) },
+        None => command,
     }
 }
 

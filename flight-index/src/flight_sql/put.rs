@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     FlightSqlServer,
-    execute::{parse, write_result},
+    execute::{first_step, parse, write_result},
     prepared,
     service::{Caller, command, unsupported},
     write::no_ddl,
@@ -97,7 +97,7 @@ impl FlightSqlServer {
             // Nothing of a load that failed stays, unless others have used the table since. If this fails too, an empty
             // table is left.
             let drop = catalog::Command::DropEmptyTable { table };
-            if let Err(error) = self.propose(drop).await {
+            if let Err(error) = self.propose(drop, None).await {
                 tracing::warn!(%error, "the table of a failed bulk load could not be dropped");
             }
         }
@@ -114,8 +114,10 @@ impl FlightSqlServer {
     ) -> Result<Option<Ulid>> {
         let state = self.current_state().await?;
         let options = ingest.table_definition_options.unwrap_or_default();
+        let first = caller.statement.map(first_step);
+        let begun = first.is_some_and(|first| state.statement_outcome(first).is_some());
         let exists = state.table_by_name(name).is_some();
-        if exists {
+        if exists && !begun {
             return may_append(name, options).map(|()| None);
         }
         if options.if_not_exist() != TableNotExistOption::Create {
@@ -125,7 +127,7 @@ impl FlightSqlServer {
             return Err(no_ddl("a bulk load that creates its table"));
         }
         let table = table_of_rows(name.clone(), schema, &ingest.options)?;
-        Ok(self.create_table(table).await?.1)
+        Ok(self.create_table(table, first, true).await?.1)
     }
 }
 

@@ -152,6 +152,37 @@ async fn rows_of(client: &mut Client, sql: &str) -> String {
     pull(client, info).await
 }
 
+/// The first answer may have been lost on its way, so that the client asks again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_that_is_asked_for_twice_under_one_id_is_made_once() {
+    let front = Front::new().await;
+    let mut client = front.admin().await;
+    for (number, sql) in [
+        "CREATE SCHEMA s",
+        "CREATE TABLE s.t (id BIGINT PRIMARY KEY, a TEXT)",
+        "CREATE TABLE s.u AS SELECT id, a FROM s.t WITH NO DATA",
+        "CREATE VIEW s.v AS SELECT id FROM s.t",
+        "ALTER TABLE s.t ADD COLUMN b TEXT",
+        "ALTER TABLE s.t RENAME COLUMN b TO c",
+        "ALTER TABLE s.u RENAME TO w",
+        "COMMENT ON TABLE s.t IS 'rows'",
+        "CREATE USER ada WITH PASSWORD 'a long one'",
+        "DROP USER ada",
+        "DROP VIEW s.v",
+        "DROP TABLE s.t",
+        "DROP SCHEMA s CASCADE",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.set_header("drsdb-statement-id", drsdb_core::Ulid(1 + number as u128).to_string());
+        assert_eq!(run(&mut client, sql).await, 0, "{sql}");
+        assert_eq!(run(&mut client, sql).await, 0, "{sql}, again");
+    }
+    client.set_header("drsdb-statement-id", drsdb_core::Ulid(100).to_string());
+    assert_eq!(refused(&mut client, "DROP SCHEMA s").await.code, ErrorCode::NotFound);
+}
+
 const LOG_IN_AGAIN: &str = "log in again with user and password";
 const PARENT: &str = "CREATE TABLE parent (a INT, b TEXT, note VARCHAR(10), PRIMARY KEY (b, a)) WITH (shards = 2)";
 const CHILD: &str = "CREATE TABLE child (id BIGINT PRIMARY KEY, pa INT, pb TEXT, price DECIMAL(10,2) NOT NULL,

@@ -1,11 +1,8 @@
 //! CREATE, ALTER and DROP USER: who may, and hashing off the async threads.
 
-use drsdb_core::{
-    Error, Result,
-    security::{Login, password},
-};
+use drsdb_core::{Error, Result, security::password};
 
-use super::FlightSqlServer;
+use super::{FlightSqlServer, service::Caller};
 use crate::{catalog::Command, statement::Password};
 
 impl FlightSqlServer {
@@ -15,19 +12,21 @@ impl FlightSqlServer {
         name: String,
         secret: Password,
         if_not_exists: bool,
-        caller: &Login,
+        caller: &Caller,
     ) -> Result<u64> {
+        let (caller, statement) = (&caller.login, caller.statement);
         let state = self.current_state().await?;
         state.require_admin(caller)?;
         if if_not_exists && state.user(&name).is_some() {
             return Ok(state.version());
         }
         let password_hash = hash(secret).await?;
-        self.propose(Command::CreateUser { name, password_hash, by: Some(caller.clone()) }).await
+        self.propose(Command::CreateUser { name, password_hash, by: Some(caller.clone()) }, statement).await
     }
 
     /// ALTER USER; a user may set the own password.
-    pub(super) async fn alter_user(&self, name: String, secret: Password, caller: &Login) -> Result<u64> {
+    pub(super) async fn alter_user(&self, name: String, secret: Password, caller: &Caller) -> Result<u64> {
+        let (caller, statement) = (&caller.login, caller.statement);
         let state = self.current_state().await?;
         if name == caller.user {
             // In the newest state, too: who has only the password from before must not set the next one.
@@ -36,17 +35,18 @@ impl FlightSqlServer {
             state.require_admin(caller)?;
         }
         let password_hash = hash(secret).await?;
-        self.propose(Command::AlterUser { name, password_hash, by: Some(caller.clone()) }).await
+        self.propose(Command::AlterUser { name, password_hash, by: Some(caller.clone()) }, statement).await
     }
 
     /// DROP USER.
-    pub(super) async fn drop_user(&self, name: String, if_exists: bool, caller: &Login) -> Result<u64> {
+    pub(super) async fn drop_user(&self, name: String, if_exists: bool, caller: &Caller) -> Result<u64> {
+        let (caller, statement) = (&caller.login, caller.statement);
         let state = self.current_state().await?;
         state.require_admin(caller)?;
         if if_exists && state.user(&name).is_none() {
             return Ok(state.version());
         }
-        self.propose(Command::DropUser { name, by: Some(caller.clone()) }).await
+        self.propose(Command::DropUser { name, by: Some(caller.clone()) }, statement).await
     }
 }
 

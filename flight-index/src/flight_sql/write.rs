@@ -142,7 +142,7 @@ impl FlightSqlServer {
                 return Err((nothing_done(error), again));
             }
         };
-        match transaction.commit(caller.statement).await {
+        match transaction.commit(caller.statement, Some(written.rows)).await {
             Ok(committed) => match committed.repeated {
                 Some(rows) => repeated(statement, LoadOutcome { rows, version: committed.version }).map_err(never),
                 None => {
@@ -177,7 +177,7 @@ impl FlightSqlServer {
         let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), &mut transaction);
         match limit.keep(executor.load(name, schema, batches)).await {
             Ok(rows) => {
-                let committed = transaction.commit(caller.statement).await?;
+                let committed = transaction.commit(caller.statement, Some(rows)).await?;
                 Ok(LoadOutcome { rows: committed.repeated.unwrap_or(rows), version: committed.version })
             }
             Err(error) => {

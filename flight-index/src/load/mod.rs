@@ -88,7 +88,7 @@ impl Loader {
         match loaded {
             Ok(effects) => {
                 transaction.statement_done();
-                let version = transaction.commit(None).await?.version;
+                let version = transaction.commit(None, None).await?.version;
                 Ok(LoadOutcome { rows: effects.rows, version })
             }
             Err(error) => {

@@ -304,7 +304,7 @@ impl Sessions {
                     return Err(doomed(handle.id, cause, "run the transaction again from its start"));
                 }
                 // Its own id is remembered as the statement's, so that a client that lost the answer can ask again.
-                running.transaction.commit(Some(handle.id)).await
+                running.transaction.commit(Some(handle.id), None).await
             }
             Err(error) if error.code() == ErrorCode::PermissionDenied => Err(error),
             Err(_) => self.outcome_of(handle).await,

@@ -187,8 +187,9 @@ impl Transaction {
         self.not_undone_at.is_some()
     }
 
-    /// Commits; `statement` is the client's id of it. A transaction without rows needs no commit.
-    pub async fn commit(mut self, statement: Option<Ulid>) -> Result<Committed> {
+    /// Commits; `statement` is the client's id of it, and `rows` what the client is told. A transaction without rows needs no
+    /// commit.
+    pub async fn commit(mut self, statement: Option<Ulid>, rows: Option<u64>) -> Result<Committed> {
         self.settle_unfinished().await;
         if let Some(server) = self.not_undone_at.take() {
             self.discard().await;
@@ -207,7 +208,7 @@ impl Transaction {
         let mut validations: Vec<Validation> = self.validations.drain(..).map(|(_, validation)| validation).collect();
         validations.sort();
         validations.dedup();
-        let command = Command::CommitTransaction { transaction: self.id, tables, statement, validations };
+        let command = Command::CommitTransaction { transaction: self.id, tables, statement, rows, validations };
         // From here on only Raft decides. Whoever drops this future drops no staged rows: the proposal goes on without
         // it, and may commit. If it is never made, the storage servers ask about what they have staged.
         let touched = self.touched.take();

@@ -56,6 +56,7 @@ fn commit(table: &Table) -> Command {
         transaction: id(),
         tables: vec![TableChange { table: table.id, version: 0, pieces }],
         statement: None,
+        rows: None,
         validations: vec![],
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use drsdb_core::{ErrorCode, WireError, limits::MAX_NAME_BYTES};
 
 use super::{
-    CatalogState, Command, Response,
+    CatalogState, Command, Outcome, Response,
     state::{Event, Map},
 };
 
@@ -55,9 +55,19 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         }
         Command::DropViews { names, if_exists, cascade } => views::drop(state, names, *if_exists, *cascade),
         Command::DropEmptyTable { table } => tables::drop_empty(state, *table),
-        Command::CommitTransaction { transaction, tables, statement, validations } => {
-            transactions::commit(state, *transaction, *statement, tables, validations)
+        Command::CommitTransaction { transaction, tables, statement, rows, validations } => {
+            transactions::commit(state, *transaction, statement.map(|id| (id, *rows)), tables, validations)
         }
+        Command::Once { statement, command } => match state.statement_outcome(*statement) {
+            Some(first) => Ok(Response::Transaction(first)),
+            None => {
+                let response = apply(state, version, command);
+                if !matches!(response, Response::Error(_)) {
+                    transactions::remember(state, *statement, Outcome::Committed { version, rows: 0 });
+                }
+                return response;
+            }
+        },
         Command::AbortTransaction { transaction } => transactions::abort(state, *transaction),
         Command::DemoteReplica { table, shard, server } => replicas::demote(state, *table, *shard, *server),
         Command::DemoteServer { server } => replicas::demote_server(state, *server),

@@ -205,7 +205,8 @@ impl World {
     fn commit(&mut self, name: u8) {
         let Some((transaction, piece)) = self.open.remove(&name) else { return };
         let tables = vec![TableChange { table: TABLE, version: 0, pieces: vec![piece] }];
-        let command = Command::CommitTransaction { transaction, tables, statement: None, validations: vec![] };
+        let command =
+            Command::CommitTransaction { transaction, tables, statement: None, rows: None, validations: vec![] };
         let outcome = match self.run(command) {
             Response::Transaction(outcome) => outcome,
             _ => Outcome::Aborted,

@@ -67,7 +67,13 @@ fn piece(shard: u32, rows: u64) -> PieceInfo {
 
 fn commit(transaction: u128, table: u128, pieces: Vec<PieceInfo>) -> Command {
     let tables = vec![TableChange { table: Ulid(table), version: 0, pieces }];
-    Command::CommitTransaction { transaction: Ulid(transaction), tables, statement: None, validations: vec![] }
+    Command::CommitTransaction {
+        transaction: Ulid(transaction),
+        tables,
+        statement: None,
+        rows: None,
+        validations: vec![],
+    }
 }
 
 fn create(table: Table) -> Command {
@@ -124,6 +130,21 @@ fn a_cluster_is_made_once() {
     assert_eq!(state.cluster_id(), Some(Ulid(1)));
     assert_eq!(state.signing_key_pkcs8(), Some(&[1, 2, 3][..]));
     assert!(state.user("admin").is_some_and(|user| user.admin));
+}
+
+#[test]
+fn a_command_of_a_statement_with_an_id_is_done_once() {
+    let mut state = cluster();
+    let once = |id, command| Command::Once { statement: Ulid(id), command: Box::new(command) };
+    done(&mut state, once(1, create(table(10, "t"))));
+    let first = Response::Transaction(Outcome::Committed { version: state.version(), rows: 0 });
+    assert_eq!(run(&mut state, once(1, create(table(11, "t")))), Ok(first.clone()));
+    assert_eq!(refused(&mut state, once(2, create(table(11, "t")))).code, ErrorCode::AlreadyExists);
+    done(&mut state, drop_table("t", false));
+    // What was refused may be asked for again; what was done is not done once more.
+    assert_eq!(run(&mut state, once(1, create(table(12, "t")))), Ok(first));
+    assert!(state.table_by_name(&TableName::new("public", "t")).is_none());
+    done(&mut state, once(2, create(table(11, "t"))));
 }
 
 #[test]
@@ -266,6 +287,7 @@ fn a_commit_that_cannot_be_aborts_and_changes_no_table() {
             TableChange { table: Ulid(11), version: 0, pieces: vec![piece(0, 5)] },
         ],
         statement: None,
+        rows: None,
         validations: vec![],
     };
     assert_eq!(run(&mut state, both).unwrap_err().code, ErrorCode::Conflict);
@@ -399,7 +421,8 @@ fn statistics_follow_added_columns() {
     let column = |state: &CatalogState| state.table(Ulid(10)).unwrap().columns[2].clone();
     assert_eq!(column(&state).null_count, 5, "rows that are there read as NULL");
     let tables = vec![TableChange { table: Ulid(10), version: 1, pieces: vec![with_statistics(3)] }];
-    let commit = Command::CommitTransaction { transaction: Ulid(101), tables, statement: None, validations: vec![] };
+    let commit =
+        Command::CommitTransaction { transaction: Ulid(101), tables, statement: None, rows: None, validations: vec![] };
     run(&mut state, commit).unwrap();
     assert_eq!(column(&state).null_count, 6);
 }

@@ -20,7 +20,7 @@ pub(super) const MAX_STATEMENTS: usize = 100_000;
 pub(super) fn commit(
     state: &mut CatalogState,
     transaction: Ulid,
-    statement: Option<Ulid>,
+    statement: Option<(Ulid, Option<u64>)>,
     changes: &[TableChange],
     validations: &[Validation],
 ) -> Applied {
@@ -34,7 +34,7 @@ pub(super) fn commit(
         }
         None => {}
     }
-    if let Some(first) = statement.and_then(|statement| state.statement_outcome(statement)) {
+    if let Some(first) = statement.and_then(|(statement, _)| state.statement_outcome(statement)) {
         // The client asked twice. What the first run did stands, and this one leaves nothing.
         decide_abort(state, transaction);
         return Ok(Response::Transaction(first));
@@ -50,9 +50,11 @@ pub(super) fn commit(
     for table in changed {
         state.tables.insert_mut(table.table.id, Arc::new(table));
     }
-    let outcome = Outcome::Committed { version: state.version, rows: rows_of(state, changes) };
+    let told = statement.and_then(|(_, rows)| rows);
+    let rows = told.unwrap_or_else(|| rows_of(state, changes));
+    let outcome = Outcome::Committed { version: state.version, rows };
     state.transactions.insert_mut(transaction, outcome);
-    if let Some(statement) = statement {
+    if let Some((statement, _)) = statement {
         remember(state, statement, outcome);
     }
     state.record(Event::Committed(transaction));
@@ -69,7 +71,7 @@ fn rows_of(state: &CatalogState, changes: &[TableChange]) -> u64 {
     u64::max(inserted, deleted)
 }
 
-fn remember(state: &mut CatalogState, statement: Ulid, outcome: Outcome) {
+pub(super) fn remember(state: &mut CatalogState, statement: Ulid, outcome: Outcome) {
     state.statements.insert_mut(statement, outcome);
     if state.statements.size() > 2 * MAX_STATEMENTS {
         // Ids grow with time.
