@@ -1,5 +1,5 @@
 //! The wire form of drsdb's own nodes: a leaf is a [`ShardScanExec`], and is `ShardScan` of `scan.proto`; what has an input is
-//! a [`KeptRowsExec`], about which there is nothing to say.
+//! a [`PassExec`], and is one byte.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use prost::Message;
 use url::Url;
 
 use super::{OwnWrites, ScanServer, ShardScanExec};
-use crate::{Error, Table, table::parse_ulid, wanted::KeptRowsExec};
+use crate::{Error, Table, table::parse_ulid, wanted::PassExec};
 
 /// Encodes and decodes drsdb's nodes inside a plan.
 #[derive(Debug, Default, Clone, Copy)]
@@ -31,7 +31,8 @@ impl PhysicalExtensionCodec for ShardScanCodec {
         buf: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> DfResult<()> {
-        if node.is::<KeptRowsExec>() {
+        if let Some(pass) = node.downcast_ref::<PassExec>() {
+            buf.extend(pass.to_bytes());
             return Ok(());
         }
         let Some(scan) = node.downcast_ref::<ShardScanExec>() else {
@@ -74,7 +75,7 @@ impl PhysicalExtensionCodec for ShardScanCodec {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         if let [input] = inputs {
-            return Ok(Arc::new(KeptRowsExec::new(Arc::clone(input))));
+            return Ok(Arc::new(PassExec::from_bytes(buf, Arc::clone(input))?));
         }
         let broken = |what: &str| {
             Error::new(ErrorCode::InvalidArgument, format!("a scan in a plan is broken: {what}")).into_datafusion()

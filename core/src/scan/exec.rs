@@ -32,7 +32,7 @@ use futures::Stream;
 use url::Url;
 
 use super::{Scanner, ShardScanTask};
-use crate::{Error, Table, Ulid};
+use crate::{Error, Table, Ulid, wanted::Sliced};
 
 /// A storage server of a scan, and what the scan reads there. Before servers are chosen: the replicas of some shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,7 +260,7 @@ impl ExecutionPlan for ShardScanExec {
         let rows = scanner.0.scan(request).map_err(Error::into_datafusion)?;
         let metric = || MetricBuilder::new(&self.metrics);
         let (count, time) = (metric().output_rows(partition), metric().elapsed_compute(partition));
-        Ok(Box::pin(Measured { rows, count, time }))
+        Ok(Box::pin(Sliced::new(Box::pin(Measured { rows, count, time }))))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

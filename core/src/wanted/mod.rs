@@ -4,9 +4,9 @@
 //! nothing through returns only when it has compared every pair, and a window when it has evaluated the last row. So the
 //! index server wraps the filters of joins into [`WhileWanted`], which every storage server knows as a function of its own
 //! for each query: it hands on what it is given, and is an error once the query is over. What is evaluated over windows
-//! is replaced by functions that do the same ([`windows`]), and the rows that a window keeps are counted ([`kept_rows`]).
+//! is replaced by functions that do the same ([`windows`]), and other nodes are put between those of the plan ([`pass`]).
 
-mod kept_rows;
+mod pass;
 mod windows;
 
 use std::{
@@ -30,7 +30,8 @@ use datafusion::{
 use drsdb_proto::{ErrorCode, WireError};
 use tokio_util::sync::CancellationToken;
 
-pub use self::kept_rows::{KeptRowsExec, count_kept_rows};
+pub(crate) use self::pass::Sliced;
+pub use self::pass::{Duty, PassExec, count_and_yield};
 use crate::Error;
 
 const NAME: &str = "while_wanted";

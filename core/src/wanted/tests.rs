@@ -1,14 +1,20 @@
 //! Plans that went through [`end_unwanted`], as one process runs them.
 
-use arrow::{array::AsArray, datatypes::Int64Type};
+use std::time::Duration;
+
+use arrow::{
+    array::{AsArray, RecordBatch},
+    datatypes::{Int64Type, Schema},
+};
 use datafusion::{
     execution::{
         memory_pool::{GreedyMemoryPool, MemoryPool},
         runtime_env::RuntimeEnvBuilder,
     },
-    physical_plan::{collect, displayable},
+    physical_plan::{collect, displayable, stream::RecordBatchStreamAdapter},
     prelude::{SessionConfig, SessionContext},
 };
+use futures::{StreamExt, stream};
 
 use super::*;
 use crate::checked_arithmetic::register_functions;
@@ -37,7 +43,7 @@ impl Server {
         let plan = self.state.create_logical_plan(sql).await.unwrap();
         let plan = end_unwanted(self.state.optimize(&plan).unwrap(), &self.state).unwrap();
         let plan = self.state.query_planner().create_physical_plan(&plan, &self.state).await.unwrap();
-        let plan = count_kept_rows(plan).unwrap();
+        let plan = count_and_yield(plan).unwrap();
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         let batches = collect(plan, self.state.task_ctx()).await;
         let value = batches.map(|batches| batches[0].column(0).as_primitive::<Int64Type>().value(0));
@@ -113,6 +119,20 @@ async fn rows_that_a_window_keeps_are_held_to_the_pool() {
     }
     let (value, _) = server.answer(&statement("row_number() OVER (ORDER BY id)", 10_000)).await;
     assert_eq!(value.unwrap(), 10_000 * 10_000);
+}
+
+/// Every batch is there at once, and takes long: nothing else could say that time is over.
+#[tokio::test]
+async fn a_stream_that_always_has_rows_returns_to_the_runtime() {
+    let schema = Arc::new(Schema::empty());
+    let batch = RecordBatch::new_empty(Arc::clone(&schema));
+    let endless = stream::repeat_with(move || {
+        std::thread::sleep(Duration::from_millis(3));
+        Ok(batch.clone())
+    });
+    let rows = Sliced::new(Box::pin(RecordBatchStreamAdapter::new(schema, endless)));
+    let all = rows.fold(0, async |batches, _| batches + 1);
+    assert!(tokio::time::timeout(Duration::from_millis(30), all).await.is_err());
 }
 
 /// Rows that go on make room for others, however many come.

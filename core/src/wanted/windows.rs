@@ -127,6 +127,8 @@ impl Values {
     }
 
     fn add(&mut self, bytes: usize) -> DfResult<()> {
+        // They are copied into a column, and that into the batch that goes on.
+        let bytes = bytes.saturating_mul(3);
         self.query.hold(bytes)?;
         self.bytes += bytes;
         Ok(())

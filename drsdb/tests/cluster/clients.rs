@@ -191,6 +191,12 @@ async fn a_query_that_takes_longer_than_it_may_ends_on_all_servers() {
         format!("EXPLAIN ANALYZE {fruitless}"),
         "SELECT sum(v) FROM generate_series(1, 1000000000000) g(v)".to_owned(),
         format!("SELECT max(n), {medians} FROM generate_series(1, 1000000) g(v))"),
+        // Rows without end, each of which takes long.
+        format!(
+            "SELECT sum(length({}v{})) FROM generate_series(1, 1000000000) g(v)",
+            "md5(".repeat(30) + "'x' || ",
+            ")".repeat(30)
+        ),
         // On the index server.
         format!("SELECT max(n), {medians} FROM drsdb.raft JOIN generate_series(1, 1000000) g(v) ON id + v > 0)"),
         "SELECT count(*) FROM drsdb.raft JOIN generate_series(1, 1000000000000) g(v) ON id + v < 0".to_owned(),
