@@ -143,8 +143,12 @@ impl Drop for Values {
     }
 }
 
-/// Bytes of a value, if values of its type can be of any length.
-fn any_length(value: &ScalarValue) -> Option<usize> {
+fn is_of_any_length(data_type: &DataType) -> bool {
+    !matches!(data_type, DataType::Null | DataType::Boolean | DataType::FixedSizeBinary(_)) && !data_type.is_primitive()
+}
+
+/// Bytes of a value of any length.
+fn bytes_of(value: &ScalarValue) -> usize {
     let slice = |array: &dyn Array| array.to_data().get_slice_memory_size().unwrap_or(0);
     let bytes = match value {
         ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text) => {
@@ -158,10 +162,10 @@ fn any_length(value: &ScalarValue) -> Option<usize> {
         ScalarValue::FixedSizeList(list) => slice(list.as_ref()),
         ScalarValue::Struct(fields) => slice(fields.as_ref()),
         ScalarValue::Map(map) => slice(map.as_ref()),
-        ScalarValue::Dictionary(_, value) => return any_length(value),
-        _ => return None,
+        ScalarValue::Dictionary(_, value) => return bytes_of(value),
+        _ => 0,
     };
-    Some(bytes + size_of::<ScalarValue>())
+    bytes + size_of::<ScalarValue>()
 }
 
 /// A function under another name, for the windows of one query.
@@ -298,11 +302,13 @@ impl AggregateUDFImpl for OverWindow<AggregateUDF> {
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
-        Ok(Box::new(self.watched(self.function.accumulator(arguments)?)))
+        let any_length = is_of_any_length(arguments.return_type());
+        Ok(Box::new(self.watched(self.function.accumulator(arguments)?, any_length)))
     }
 
     fn create_sliding_accumulator(&self, arguments: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
-        Ok(Box::new(self.watched(self.function.create_sliding_accumulator(arguments)?)))
+        let any_length = is_of_any_length(arguments.return_type());
+        Ok(Box::new(self.watched(self.function.create_sliding_accumulator(arguments)?, any_length)))
     }
 
     fn state_fields(&self, arguments: StateFieldsArgs) -> DfResult<Vec<FieldRef>> {
@@ -331,8 +337,8 @@ impl AggregateUDFImpl for OverWindow<AggregateUDF> {
 }
 
 impl<F> OverWindow<F> {
-    fn watched<W>(&self, inner: W) -> Watched<W> {
-        Watched { inner, values: Values::new(&self.query, self.stay), new_rows: 0 }
+    fn watched<W>(&self, inner: W, any_length: bool) -> Watched<W> {
+        Watched { inner, any_length, values: Values::new(&self.query, self.stay), new_rows: 0 }
     }
 }
 
@@ -340,6 +346,8 @@ impl<F> OverWindow<F> {
 #[derive(Debug)]
 struct Watched<W> {
     inner: W,
+    /// Whether its values can be of any length. Of others, there is nothing to count for each row.
+    any_length: bool,
     values: Values,
     /// Since a value was last made. Each row that a frame grows by gets one: if the frame is the same for all of them, DataFusion
     /// asks for it only once.
@@ -349,18 +357,20 @@ struct Watched<W> {
 impl Accumulator for Watched<Box<dyn Accumulator>> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
         self.values.query.still_wanted()?;
-        self.new_rows += values.first().map_or(0, |values| values.len());
         self.inner.update_batch(values)?;
-        self.values.follow(values);
+        if self.any_length {
+            self.new_rows += values.first().map_or(0, |values| values.len());
+            self.values.follow(values);
+        }
         Ok(())
     }
 
     fn evaluate(&mut self) -> DfResult<ScalarValue> {
         self.values.query.still_wanted()?;
         let value = self.inner.evaluate()?;
-        let rows = mem::take(&mut self.new_rows);
-        if let Some(bytes) = any_length(&value) {
-            self.values.add(bytes.saturating_mul(rows))?;
+        if self.any_length {
+            let rows = mem::take(&mut self.new_rows);
+            self.values.add(bytes_of(&value).saturating_mul(rows))?;
         }
         Ok(value)
     }
@@ -406,7 +416,7 @@ impl WindowUDFImpl for OverWindow<WindowUDF> {
     }
 
     fn partition_evaluator(&self, arguments: PartitionEvaluatorArgs) -> DfResult<Box<dyn PartitionEvaluator>> {
-        Ok(Box::new(self.watched(self.function.partition_evaluator_factory(arguments)?)))
+        Ok(Box::new(self.watched(self.function.partition_evaluator_factory(arguments)?, true)))
     }
 
     fn simplify(&self) -> Option<WindowFunctionSimplification> {
@@ -460,9 +470,9 @@ impl PartitionEvaluator for Watched<Box<dyn PartitionEvaluator>> {
     fn evaluate(&mut self, values: &[ArrayRef], range: &Range<usize>) -> DfResult<ScalarValue> {
         self.values.query.still_wanted()?;
         let value = self.inner.evaluate(values, range)?;
-        if let Some(bytes) = any_length(&value) {
+        if is_of_any_length(&value.data_type()) {
             self.values.follow(values);
-            self.values.add(bytes)?;
+            self.values.add(bytes_of(&value))?;
         }
         Ok(value)
     }
