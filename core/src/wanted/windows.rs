@@ -20,7 +20,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef},
+    array::{Array, ArrayRef, AsArray},
     buffer::Buffer,
     compute::SortOptions,
     datatypes::{DataType, FieldRef},
@@ -119,7 +119,7 @@ impl Values {
         if self.stay {
             return;
         }
-        let Some(rows) = rows.first().and_then(|rows| rows.to_data().buffers().first().cloned()) else { return };
+        let Some(rows) = rows.first().and_then(lies_in) else { return };
         if self.rows.as_ref().is_none_or(|last| last.data_ptr() != rows.data_ptr()) {
             self.rows = Some(rows);
             self.query.let_go(mem::take(&mut self.bytes));
@@ -141,6 +141,21 @@ impl Drop for Values {
             self.query.let_go(self.bytes);
         }
     }
+}
+
+/// Where an array begins. This is asked for each row: `to_data` would copy the list of all buffers of a view.
+fn lies_in(array: &ArrayRef) -> Option<Buffer> {
+    Some(match array.data_type() {
+        DataType::Utf8View => array.as_string_view().views().inner().clone(),
+        DataType::BinaryView => array.as_binary_view().views().inner().clone(),
+        DataType::Utf8 => array.as_string::<i32>().offsets().inner().inner().clone(),
+        DataType::LargeUtf8 => array.as_string::<i64>().offsets().inner().inner().clone(),
+        DataType::Binary => array.as_binary::<i32>().offsets().inner().inner().clone(),
+        DataType::LargeBinary => array.as_binary::<i64>().offsets().inner().inner().clone(),
+        DataType::List(_) => array.as_list::<i32>().offsets().inner().inner().clone(),
+        DataType::LargeList(_) => array.as_list::<i64>().offsets().inner().inner().clone(),
+        _ => return array.to_data().buffers().first().cloned(),
+    })
 }
 
 fn is_of_any_length(data_type: &DataType) -> bool {
