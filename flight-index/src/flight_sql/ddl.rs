@@ -8,7 +8,7 @@ use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError, ids::new_
 
 use super::{
     FlightSqlServer,
-    execute::first_step,
+    execute::{first_step, is_done},
     service::Caller,
     write::{self, pause},
 };
@@ -177,8 +177,7 @@ impl FlightSqlServer {
     pub(super) async fn create_table_as(&self, create: CreateTable, caller: &mut Caller) -> Result<LoadOutcome> {
         let state = self.current_state().await?;
         let first = caller.statement.map(first_step);
-        let begun = first.is_some_and(|first| state.statement_outcome(first).is_some());
-        if create.if_not_exists && !begun && state.table_by_name(&create.name).is_some() {
+        if create.if_not_exists && !is_done(&state, first) && state.table_by_name(&create.name).is_some() {
             return Ok(LoadOutcome { rows: 0, version: state.version() });
         }
         let Some(source) = create.query.clone() else {

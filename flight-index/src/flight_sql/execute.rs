@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::{FlightSqlServer, metadata, prepared::encode_parameters, service::Caller, write::no_ddl};
 use crate::{
-    catalog::{Command, Outcome, Response},
+    catalog::{CatalogState, Command, Outcome, Response},
     dml,
     load::LoadOutcome,
     offload::offload,
@@ -210,8 +210,7 @@ impl FlightSqlServer {
     ) -> Result<(u64, Option<Ulid>)> {
         let state = self.current_state().await?;
         let name = table.name.clone();
-        let begun = statement.is_some_and(|statement| state.statement_outcome(statement).is_some());
-        if table.if_not_exists && !begun && state.table_by_name(&name).is_some() {
+        if table.if_not_exists && !is_done(&state, statement) && state.table_by_name(&name).is_some() {
             return Ok((state.version(), None));
         }
         let parents = |name: &drsdb_core::TableName| Ok(state.find_table(name)?.table.clone());
@@ -267,6 +266,11 @@ impl FlightSqlServer {
 /// another; this one is far from them.
 pub(super) fn first_step(statement: Ulid) -> Ulid {
     Ulid(statement.0 ^ 1 << 79)
+}
+
+/// Whether an earlier run under the id did what this one is to do.
+pub(super) fn is_done(state: &CatalogState, statement: Option<Ulid>) -> bool {
+    statement.is_some_and(|statement| state.statement_outcome(statement).is_some())
 }
 
 fn once(command: Command, statement: Option<Ulid>) -> Command {

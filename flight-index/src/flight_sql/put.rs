@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     FlightSqlServer,
-    execute::{first_step, parse, write_result},
+    execute::{first_step, is_done, parse, write_result},
     prepared,
     service::{Caller, command, unsupported},
     write::no_ddl,
@@ -115,9 +115,8 @@ impl FlightSqlServer {
         let state = self.current_state().await?;
         let options = ingest.table_definition_options.unwrap_or_default();
         let first = caller.statement.map(first_step);
-        let begun = first.is_some_and(|first| state.statement_outcome(first).is_some());
         let exists = state.table_by_name(name).is_some();
-        if exists && !begun {
+        if exists && !is_done(&state, first) {
             return may_append(name, options).map(|()| None);
         }
         if options.if_not_exist() != TableNotExistOption::Create {
