@@ -20,7 +20,8 @@
 //! all rounds so far give each server. A server in another zone, or else another rack, goes before one that is near a
 //! replica of the shard: labels say where a server is, and one without them is a place of its own. When the heaviest pairs
 //! leave a shard without a server that is far enough and has room, others of the round make room, as in a bipartite
-//! matching; when nobody can, being apart counts more than balance.
+//! matching, or else a server leaves its one more to another; when nobody can, being apart counts more than balance.
+//! Without labels somebody always can up to the fifth replica, later nearly always.
 //!
 //! Only the shard's number counts and not the table: tables with equally many shards, created on the same servers, lie
 //! alike, and rows with equal shard keys meet on one server. The result is recorded in the catalog when a table is
@@ -147,34 +148,63 @@ impl Placing {
         self.held[server] += 1;
     }
 
-    /// Finds a shortest chain of shards that each move to another server, so that `shard` finds room.
+    /// Finds a short chain of shards that each move to another server, so that `shard` finds room.
     fn make_room(&mut self, shard: usize, allowed: &[Vec<bool>], placed: &mut [Option<usize>]) -> bool {
-        // By which shard a server was reached.
-        let mut reached: Vec<Option<usize>> = vec![None; self.held.len()];
+        let mut reached: Vec<Option<Reached>> = vec![None; self.held.len()];
         let mut waiting = VecDeque::from([shard]);
-        while let Some(mover) = waiting.pop_front() {
+        // The first full server reached that could still take one more in place of another.
+        let mut heir = None;
+        loop {
+            let Some(mover) = waiting.pop_front() else {
+                // Only now, because it moves a shard more: one that has one more gives up a shard, and the heir has it.
+                let Some(heir) = heir.take() else { return false };
+                for (server, reached) in reached.iter_mut().enumerate() {
+                    if reached.is_none() && self.held[server] == self.base + 1 {
+                        *reached = Some(Reached::LeavingOneMoreTo(heir));
+                        waiting.extend((0..placed.len()).filter(|&other| placed[other] == Some(server)));
+                    }
+                }
+                continue;
+            };
             for server in 0..self.held.len() {
                 if reached[server].is_some() || !allowed[mover][server] || placed[mover] == Some(server) {
                     continue;
                 }
-                reached[server] = Some(mover);
+                reached[server] = Some(Reached::By(mover));
                 if !self.has_room(server) {
+                    if self.held[server] == self.base {
+                        heir.get_or_insert(server);
+                    }
                     waiting.extend((0..placed.len()).filter(|&other| placed[other] == Some(server)));
                     continue;
                 }
                 self.take(server);
                 let mut to = server;
-                while let Some(mover) = reached[to] {
-                    let from = placed[mover].replace(to);
-                    match from {
-                        Some(from) => to = from,
-                        None => return true,
+                while let Some(how) = reached[to] {
+                    match how {
+                        Reached::By(mover) => match placed[mover].replace(to) {
+                            Some(from) => to = from,
+                            None => return true,
+                        },
+                        Reached::LeavingOneMoreTo(heir) => {
+                            self.held[to] -= 1;
+                            self.held[heir] += 1;
+                            to = heir;
+                        }
                     }
                 }
             }
         }
-        false
     }
+}
+
+/// How the search for room came to a server.
+#[derive(Clone, Copy)]
+enum Reached {
+    /// This shard may move there.
+    By(usize),
+    /// It has one more than others, and this server would have it instead.
+    LeavingOneMoreTo(usize),
 }
 
 /// The zone and the rack of each server, numbered. A server that does not say where it is, is a place of its own.
@@ -309,6 +339,17 @@ mod tests {
             prop_assert!(moved >= taken);
             prop_assert!(moved <= 4 * taken + 2 * servers.len(), "{} moved for {} taken", moved, taken);
         }
+    }
+
+    #[test]
+    fn one_more_goes_to_another_server_where_only_that_balances() {
+        let servers = servers([
+            294402888367673091645424596704926799538,
+            68844021395915263597504425200360523157,
+            72547279559796733527170828646993614405,
+            18196644305705567441376909539683723291,
+        ]);
+        assert_eq!(spread(&servers, place_all(7, 3, &servers).iter().flatten()), (5, 6));
     }
 
     #[test]
