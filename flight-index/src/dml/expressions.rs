@@ -33,7 +33,7 @@ use drsdb_core::{
 };
 use parking_lot::Mutex;
 
-use crate::planner::{ParseIds, explain_column, exponents_in, stay_approximate_expr};
+use crate::planner::{ParseIds, explain_column, exponents_in, simplify_apart, stay_approximate_expr};
 
 /// Turns expressions into what computes them. `now()` is the same for all that one of these has made.
 pub struct Expressions {
@@ -93,7 +93,7 @@ impl Expressions {
             .transform_up(|expr| CheckIntegers::default().rewrite(expr, schema, options))?
             .data
             .transform_up(|expr| CompareIntervals::default().rewrite(expr, schema, options))?;
-        Ok(self.state.create_physical_expr(simplifier.simplify(checked.data)?, schema)?)
+        Ok(self.state.create_physical_expr(simplify_apart(&simplifier, checked.data)?, schema)?)
     }
 }
 
