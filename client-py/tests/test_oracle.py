@@ -7,16 +7,14 @@ without a key. Statements come from a seed: a failure prints it with all stateme
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, Protocol
 
-import duckdb
 import pytest
 
 import drsdb
 from local_cluster import LocalCluster
+from oracles import Database, Drsdb, DuckDb, Pair, Sqlite
 
 pytestmark = pytest.mark.cluster
 
@@ -24,66 +22,6 @@ SEEDS = range(4)
 STATEMENTS = 60
 KEYS = range(1, 25)
 WORDS = ["ash", "beech", "cedar", "elm", "fir", "oak"]
-
-Row = tuple[Any, ...]
-
-
-class Database(Protocol):
-    """Runs one statement: rows that it changed, or None where it was refused."""
-
-    def run(self, sql: str) -> int | None: ...
-
-    def rows(self, sql: str) -> list[Row]: ...
-
-
-class Drsdb:
-    def __init__(self, connection: drsdb.Connection) -> None:
-        self._connection = connection
-
-    def run(self, sql: str) -> int | None:
-        try:
-            return self._connection.execute(sql).rows or 0
-        except (drsdb.IntegrityError, drsdb.DataError):
-            return None
-
-    def rows(self, sql: str) -> list[Row]:
-        return [tuple(row.values()) for row in self._connection.query(sql).arrow().to_pylist()]
-
-
-class Sqlite:
-    def __init__(self) -> None:
-        self._connection = sqlite3.connect(":memory:", isolation_level=None)
-
-    def run(self, sql: str) -> int | None:
-        try:
-            return max(self._connection.execute(sql).rowcount, 0)
-        except sqlite3.IntegrityError:
-            return None
-
-    def rows(self, sql: str) -> list[Row]:
-        return self._connection.execute(sql).fetchall()
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-class DuckDb:
-    def __init__(self) -> None:
-        self._connection = duckdb.connect(":memory:")
-
-    def run(self, sql: str) -> int | None:
-        try:
-            answer = self._connection.execute(sql).fetchall()
-        except duckdb.ConstraintException:
-            return None
-        # Statements that write answer with one row: how many rows they wrote.
-        return int(answer[0][0]) if answer and sql.split()[0] in ("INSERT", "UPDATE", "DELETE", "MERGE") else 0
-
-    def rows(self, sql: str) -> list[Row]:
-        return self._connection.execute(sql).fetchall()
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 class Statements:
@@ -226,49 +164,33 @@ class Statements:
         return f"UPDATE {self.t} SET k = {self._key()} WHERE k = {self._key()}"
 
 
-def ordered(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=repr)
-
-
 class Comparison:
-    """Both databases, and what they were told."""
+    """Both databases, and what they are told."""
 
-    def __init__(self, ours: Database, theirs: Database, statements: Statements) -> None:
-        self._ours, self._theirs, self._statements = ours, theirs, statements
-        self._told: list[str] = []
+    def __init__(self, ours: Database, theirs: Database, statements: Statements, seed: object) -> None:
+        self._pair, self._statements = Pair(ours, theirs, seed), statements
 
     def create(self, options: str) -> None:
         for ours, theirs in zip(self._statements.tables(options), self._statements.tables(), strict=True):
-            assert (self._ours.run(ours), self._theirs.run(theirs)) == (0, 0)
+            self._pair.tell(ours, theirs)
 
     def step(self) -> None:
         if self._statements.in_transaction():
             body, end = self._statements.transaction()
-            self._both("BEGIN")
+            self._pair.tell("BEGIN")
             for sql in body:
                 # After an error, what a transaction can still do differs: it ends.
-                if self._both(sql) is None:
+                if self._pair.tell(sql) is None:
                     end = "ROLLBACK"
                     break
                 self._compare()
-            self._both(end)
+            self._pair.tell(end)
         else:
-            self._both(self._statements.next())
+            self._pair.tell(self._statements.next())
         self._compare()
 
-    def _both(self, sql: str) -> int | None:
-        self._told.append(sql)
-        ours, theirs = self._ours.run(sql), self._theirs.run(sql)
-        assert ours == theirs, f"changed {ours} rows, and should have changed {theirs}:\n{self._story()}"
-        return ours
-
     def _compare(self) -> None:
-        for sql in self._statements.queries():
-            ours, theirs = ordered(self._ours.rows(sql)), ordered(self._theirs.rows(sql))
-            assert ours == theirs, f"{sql}\nafter\n{self._story()}"
-
-    def _story(self) -> str:
-        return ";\n".join(self._told) + ";"
+        self._pair.compare(self._statements.queries())
 
 
 @pytest.fixture
@@ -283,7 +205,7 @@ def own(cluster: LocalCluster) -> Iterator[drsdb.Connection]:
 def test_sqlite_agrees(own: drsdb.Connection, seed: int, engine: str) -> None:
     statements = Statements(seed, f"lite_{engine}_{seed}_", keyed=True)
     with closing(Sqlite()) as sqlite:
-        comparison = Comparison(Drsdb(own), sqlite, statements)
+        comparison = Comparison(Drsdb(own), sqlite, statements, f"{seed}, {engine} tables")
         comparison.create(f" WITH (engine = '{engine}')")
         for _ in range(STATEMENTS):
             comparison.step()
@@ -296,7 +218,7 @@ def test_sqlite_agrees(own: drsdb.Connection, seed: int, engine: str) -> None:
 def test_duckdb_agrees(own: drsdb.Connection, seed: int, engine: str) -> None:
     statements = Statements(seed, f"duck_{engine}_{seed}_", keyed=False)
     with closing(DuckDb()) as duck:
-        comparison = Comparison(Drsdb(own), duck, statements)
+        comparison = Comparison(Drsdb(own), duck, statements, f"{seed}, {engine} tables")
         comparison.create(f" WITH (engine = '{engine}')")
         for _ in range(STATEMENTS):
             comparison.step()
@@ -317,7 +239,7 @@ def test_the_other_databases_agree_with_each_other(seed: int, keyed: bool) -> No
             for _ in range(STATEMENTS):
                 sqlite.run(statements.next())
             return
-        comparison = Comparison(duck, sqlite, statements)
+        comparison = Comparison(duck, sqlite, statements, seed)
         comparison.create("")
         for _ in range(STATEMENTS):
             comparison.step()
