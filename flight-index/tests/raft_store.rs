@@ -27,8 +27,9 @@ use drsdb_index::{
 };
 use futures::FutureExt;
 use openraft::{
-    CommittedLeaderId, Entry, EntryPayload, LogId, RaftLogReader, StorageError, StorageIOError, Vote,
-    storage::{RaftLogStorage, RaftLogStorageExt},
+    CommittedLeaderId, Entry, EntryPayload, LogId, RaftLogReader, RaftSnapshotBuilder, StorageError, StorageIOError,
+    Vote,
+    storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
     testing::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
@@ -89,6 +90,37 @@ async fn a_leaders_entries_are_early_and_its_commits_are_not() {
     restarted.blocking_append([entry(0), entry(1), entry(2)]).await.unwrap();
     let kept = crashed(lost.path());
     assert_eq!(open(kept.path()).get_log_state().await.unwrap().last_log_id, Some(id(2)));
+}
+
+/// What a follower's log loses is in a snapshot that it has on disk, whenever it dies.
+#[tokio::test]
+async fn the_log_waits_for_a_snapshot_that_is_being_installed() {
+    let (ahead, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let id = |index| LogId::new(CommittedLeaderId::new(4, 1), index);
+    let entry = |index| Entry::<TypeConfig> { log_id: id(index), payload: EntryPayload::Blank };
+    let mut leader = StateMachine::open(Database::open(ahead.path()).unwrap()).unwrap();
+    leader.apply((0..10).map(entry)).await.unwrap();
+    let snapshot = leader.get_snapshot_builder().await.build_snapshot().await.unwrap();
+
+    let open = |dir: &Path| {
+        let database = Database::open(dir).unwrap();
+        (LogStore::open(database.clone(), 1).unwrap(), StateMachine::open(database).unwrap())
+    };
+    let (mut log, mut machine) = open(dir.path());
+    log.blocking_append([entry(0), entry(1)]).await.unwrap();
+    machine.begin_receiving_snapshot().await.unwrap();
+    let mut purged = log.clone();
+    let mut purge = Box::pin(purged.purge(id(9)));
+    assert!((&mut purge).now_or_never().is_none(), "nothing is installed yet");
+    let died = crashed(dir.path());
+    let state = open(died.path()).0.get_log_state().await.unwrap();
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (None, Some(id(1))));
+    machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+    purge.await.unwrap();
+    let died = crashed(dir.path());
+    let (mut log, mut machine) = open(died.path());
+    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(id(9)));
+    assert_eq!(machine.applied_state().await.unwrap().0, Some(id(9)));
 }
 
 /// A catalog with one voter.

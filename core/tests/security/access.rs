@@ -77,7 +77,7 @@ async fn services_of_the_cluster_need_a_servers_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn consensus_is_for_index_servers_alone() {
     let fixture = Fixture::start().await;
-    let message = || v1::RaftMessage { payload: Bytes::from_static(b"x") };
+    let message = || v1::RaftMessage { payload: Bytes::from_static(b"x"), to: None };
     for (pool, allowed) in [
         (fixture.server_pool(Role::Index), true),
         (fixture.server_pool(Role::Storage), false),

@@ -32,6 +32,7 @@ use std::{
 use drsdb_core::{Error, ErrorCode, Result, WireError, crash_point};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use tokio::sync::watch;
 
 use super::{
     mark::Mark,
@@ -90,6 +91,15 @@ type SealedEntry = (i64, Vec<u8>);
 type StoredSnapshot = (Vec<u8>, Vec<u8>);
 type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// How far snapshots are.
+#[derive(Debug, Clone, Copy)]
+struct Snapshots {
+    /// The last entry in the one on disk.
+    last: u64,
+    /// Whether one comes from the leader.
+    installing: bool,
+}
+
 /// The newest snapshot.
 #[derive(Debug, Clone, Copy, Default)]
 struct Newest {
@@ -106,6 +116,7 @@ pub struct Database {
     reader: Mutex<Connection>,
     /// Held while a snapshot is written: one that was made here and one that came from the leader may meet.
     newest_snapshot: tokio::sync::Mutex<Newest>,
+    snapshots: watch::Sender<Snapshots>,
     fault: Arc<OnceLock<WireError>>,
     /// Held as long as anything can be written: two processes on one file would be two nodes with one identity.
     lock: Mutex<Option<File>>,
@@ -158,6 +169,7 @@ impl Database {
             changes: Mutex::new(Some(changes)),
             writer: Mutex::new(Some(thread)),
             reader: Mutex::new(reader),
+            snapshots: watch::Sender::new(Snapshots { last: newest_snapshot.last, installing: false }),
             newest_snapshot: tokio::sync::Mutex::new(newest_snapshot),
             fault,
             lock: Mutex::new(Some(lock)),
@@ -199,11 +211,32 @@ impl Database {
         }
         self.write(Change::SnapshotHead { id, parts, last, meta }).await?;
         newest.last = last;
+        self.snapshots.send_modify(|snapshots| snapshots.last = last);
         // As many of the old one's; whatever this leaves, the next snapshot removes.
         for _ in 0..=parts / FORGET_AT_ONCE {
             self.write(Change::ForgetParts { keep: id }).await?;
         }
         Ok(())
+    }
+
+    /// A snapshot comes from the leader, or has come: it is written, or could not be.
+    pub(super) fn set_installing(&self, installing: bool) {
+        self.snapshots.send_modify(|snapshots| snapshots.installing = installing);
+    }
+
+    /// Waits, while a snapshot is being installed, until one is on disk that has the entry with this index: the log must not
+    /// lose entries before. openraft asks for the one without waiting for the other.
+    pub(super) async fn covered(&self, index: u64) -> io::Result<()> {
+        let covers = |snapshots: &Snapshots| snapshots.last >= index;
+        let mut known = self.snapshots.subscribe();
+        if covers(&known.borrow()) || !known.borrow().installing {
+            return Ok(());
+        }
+        let settled = known.wait_for(|snapshots| covers(snapshots) || !snapshots.installing).await;
+        match settled {
+            Ok(snapshots) if covers(&snapshots) => Ok(()),
+            _ => Err(io::Error::other("the snapshot that the log's entries are in could not be installed")),
+        }
     }
 
     /// Why the file takes no more writes, if it does not.
@@ -518,9 +551,12 @@ fn crash_points(change: &Change) -> Option<(&'static str, &'static str)> {
         Change::Append(_) => Some(("raft.append.before", "raft.append.synced")),
         Change::Truncate(_) => Some(("raft.truncate.before", "raft.truncate.synced")),
         Change::Purge(..) => Some(("raft.purge.before", "raft.purge.synced")),
+        Change::Node(_) => Some(("raft.node.before", "raft.node.synced")),
         Change::Vote(_) => Some(("raft.vote.before", "raft.vote.synced")),
+        Change::SnapshotPart { .. } => Some(("raft.snapshot_part.before", "raft.snapshot_part.synced")),
         Change::SnapshotHead { .. } => Some(("raft.snapshot.before", "raft.snapshot.synced")),
-        // Nothing depends on these until a later change does.
-        Change::Node(_) | Change::Committed(_) | Change::SnapshotPart { .. } | Change::ForgetParts { .. } => None,
+        Change::ForgetParts { .. } => Some(("raft.snapshot_forget.before", "raft.snapshot_forget.synced")),
+        // A hint, which waits for another change.
+        Change::Committed(_) => None,
     }
 }

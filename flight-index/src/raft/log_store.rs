@@ -248,6 +248,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        let covered = self.database.covered(upto.index).await;
+        covered.map_err(|error| write_error(ErrorSubject::Logs, error))?;
         let written = self.database.write(Change::Purge(upto.index, codec::encode(&Some(upto)))).await;
         written.map_err(|error| write_error(ErrorSubject::Logs, error))?;
         let mut log = self.log.lock();

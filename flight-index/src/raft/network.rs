@@ -79,7 +79,8 @@ impl Peer {
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let mut message = tonic::Request::new(RaftMessage { payload: codec::encode(request).into() });
+        let mut message =
+            tonic::Request::new(RaftMessage { payload: codec::encode(request).into(), to: Some(self.target) });
         message.set_timeout(option.hard_ttl());
         let answer = match method {
             Method::Append => client.append(message).await,

@@ -118,7 +118,7 @@ impl Peers {
         patience: Duration,
     ) -> Result<A, CallFailed> {
         let mut client = self.client(url).map_err(|error| CallFailed::NotSent(error.to_wire()))?;
-        let mut message = tonic::Request::new(RaftMessage { payload: codec::encode(request).into() });
+        let mut message = tonic::Request::new(RaftMessage { payload: codec::encode(request).into(), to: None });
         message.set_timeout(patience);
         let asked = async {
             match call {

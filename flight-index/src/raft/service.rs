@@ -9,7 +9,7 @@ use drsdb_core::v1::{
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status};
 
-use super::{codec, shell::Catalog};
+use super::{codec, shell::Catalog, types::NodeId};
 
 /// The largest message: room for `MAX_COMMAND_BYTES` many times over.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -45,20 +45,33 @@ where
 {
     let request = codec::decode("message of another index server", &request.into_inner().payload)?;
     let answer = handler(request).await;
-    Ok(Response::new(RaftMessage { payload: codec::encode(&answer).into() }))
+    Ok(Response::new(RaftMessage { payload: codec::encode(&answer).into(), to: None }))
+}
+
+/// A node that comes back without its data under another number must not speak for the old one: it would vote again, and
+/// acknowledge entries of a log that it has lost.
+fn check_target(request: &Request<RaftMessage>, id: NodeId) -> Result<(), Status> {
+    match request.get_ref().to {
+        Some(to) if to == id => Ok(()),
+        Some(to) => Err(Status::unavailable(format!("index server {id} is here, and not {to}"))),
+        None => Err(Status::invalid_argument("the message does not say which index server it is for")),
+    }
 }
 
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        check_target(&request, self.catalog.peers.id)?;
         handle(request, |request| self.catalog.peers.raft.append_entries(request)).await
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        check_target(&request, self.catalog.peers.id)?;
         handle(request, |request| self.catalog.peers.raft.vote(request)).await
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        check_target(&request, self.catalog.peers.id)?;
         handle(request, |request| self.catalog.peers.raft.install_snapshot(request)).await
     }
 
@@ -84,5 +97,20 @@ impl RaftRpc for RaftService {
 
     async fn agreed_members(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         handle(request, |()| self.catalog.agreed_members()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn messages_for_another_node_are_refused() {
+        let message = |to| Request::new(RaftMessage { payload: Vec::new().into(), to });
+        check_target(&message(Some(2)), 2).unwrap();
+        assert_eq!(check_target(&message(Some(1)), 2).unwrap_err().code(), Code::Unavailable);
+        assert_eq!(check_target(&message(None), 2).unwrap_err().code(), Code::InvalidArgument);
     }
 }

@@ -110,6 +110,24 @@ impl StateMachine {
     }
 }
 
+impl StateMachine {
+    async fn install(&mut self, meta: &SnapshotMeta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
+        let (state, of) = (snapshot.into_inner(), meta.clone());
+        let decoded = tokio::task::spawn_blocking(move || (Applied::decode(&of, &state), state)).await;
+        let decoded = decoded.map_err(|error| Error::internal(error.to_string()));
+        let (installed, state) = decoded.map_err(|error| snapshot_error(meta, &error, false))?;
+        let installed = installed.map_err(|error| snapshot_error(meta, &error, false))?;
+        crash_point::reach("raft.install.before");
+        let written = self.database.write_snapshot(installed.index(), codec::encode(meta), &state).await;
+        written.map_err(|error| snapshot_error(meta, &error, true))?;
+        self.published.kept.clear();
+        self.current = installed;
+        self.published.publish(&self.current);
+        crash_point::reach("raft.install.published");
+        Ok(())
+    }
+}
+
 impl Applied {
     fn decode(meta: &SnapshotMeta, state: &[u8]) -> Result<Self> {
         let state: CatalogState = codec::decode("snapshot", state)?;
@@ -171,6 +189,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        self.database.set_installing(true);
         Ok(Box::default())
     }
 
@@ -179,17 +198,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
-        let (state, of) = (snapshot.into_inner(), meta.clone());
-        let decoded = tokio::task::spawn_blocking(move || (Applied::decode(&of, &state), state)).await;
-        let decoded = decoded.map_err(|error| Error::internal(error.to_string()));
-        let (installed, state) = decoded.map_err(|error| snapshot_error(meta, &error, false))?;
-        let installed = installed.map_err(|error| snapshot_error(meta, &error, false))?;
-        let written = self.database.write_snapshot(installed.index(), codec::encode(meta), &state).await;
-        written.map_err(|error| snapshot_error(meta, &error, true))?;
-        self.published.kept.clear();
-        self.current = installed;
-        self.published.publish(&self.current);
-        Ok(())
+        let installed = self.install(meta, snapshot).await;
+        self.database.set_installing(false);
+        installed
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
