@@ -27,7 +27,10 @@ use std::{fs::File, path::Path};
 use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, crash_point};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-use super::error::{Context, from_sqlite};
+use super::{
+    checked_reads::VFS,
+    error::{Context, from_sqlite},
+};
 
 /// `v_to` of a row that nothing ended. Above every version, so `v_to > snapshot` needs no second case.
 pub(crate) const LIVE: i64 = i64::MAX;
@@ -89,11 +92,8 @@ INSERT INTO counters VALUES ('groups', 0);
 
 /// Opens the file for its one writer, and makes it if it is not there.
 pub(crate) fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection> {
-    let connection = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )
-    .context("opening its file")?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags_and_vfs(path, flags, VFS).context("opening its file")?;
     set_up(&connection).context("setting up its file")?;
     if let Some(max_pages) = max_pages {
         connection.execute_batch(&format!("PRAGMA max_page_count = {max_pages}")).context("setting up its file")?;
@@ -150,9 +150,8 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Opens the file for a reader. The writer has opened it before.
 pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .context("opening its file to read")?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags_and_vfs(path, flags, VFS).context("opening its file to read")?;
     connection.set_prepared_statement_cache_capacity(32);
     stable_plans(&connection).context("opening its file to read")?;
     connection

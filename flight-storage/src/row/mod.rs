@@ -27,7 +27,8 @@
 //!
 //! A crash at any point leaves a file in which each operation happened or did not: [`outcome::left_undone`] undoes pieces
 //! whose writers never finished and goes on with what was being undone. [`mark`] notices a file that lost its end, and
-//! [`pages`] one that is not what was written; then [`health`] keeps everybody from it.
+//! [`pages`] one that is not what was written, as does [`checked_reads`] whenever a page is read; then [`health`] keeps
+//! everybody from it.
 //!
 //! The column engine keeps its books and the rows that wait to become segments in the same file, so that one fsync carries
 //! both: it queues [`operations::ForeignOperation`]s beside the row engine's own ([`RowEngine::submit`]).
@@ -35,6 +36,7 @@
 //! Not here: deciding outcomes and versions (`crate::commits`).
 
 pub(crate) mod changes;
+mod checked_reads;
 mod compaction;
 pub(crate) mod encoding;
 pub(crate) mod error;
@@ -117,9 +119,10 @@ impl RowEngine {
         let lock = lock(&dir.join("lock"))?;
         let path = dir.join(FILE);
         pages::verify(&path)?;
+        let expected = checked_reads::watch(&path)?;
         let connection = file::open_writer(&path, max_pages)?;
         let mark = Mark::open(&dir.join("rows.mark"), &path, &connection)?;
-        let pages = Arc::new(Pages::open(&path, &connection)?);
+        let pages = Arc::new(Pages::open(&path, &connection, expected)?);
         let undone = outcome::left_undone(&connection)?;
         let last_piece = AtomicI64::new(operations::last_piece(&connection)?);
         let health = Arc::new(Health::default());
@@ -210,6 +213,10 @@ impl StorageEngine for RowEngine {
 
     fn import(&self, table: &Arc<Table>, shard: u32, version: u64) -> Result<Box<dyn StageWriter>> {
         Ok(self.piece_writer(Purpose::Import(version_integer(version)?), table, shard))
+    }
+
+    fn forget_staged(&self, shard: ShardId) -> Result<()> {
+        self.run(Operation::ForgetStaged { shard }).map(drop)
     }
 
     fn drop_shard(&self, shard: ShardId) -> Result<()> {

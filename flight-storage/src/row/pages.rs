@@ -22,13 +22,17 @@ use std::{
     io::{ErrorKind, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use drsdb_core::{Error, Result};
+use drsdb_core::{Error, Result, crash_point};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::error::{Context, corrupt};
+use super::{
+    checked_reads::Expected,
+    error::{Context, corrupt},
+};
 
 /// Frames in the log from which on there is a checkpoint: 32 MiB of pages.
 const CHECKPOINT_FRAMES: i64 = 8192;
@@ -44,7 +48,7 @@ const MAGIC: [u8; 8] = *b"drsSums1";
 const HEADER_BYTES: usize = 16;
 
 /// A sum that is not known. A page whose CRC is 0 has 1 instead.
-const UNKNOWN: u32 = 0;
+pub(super) const UNKNOWN: u32 = 0;
 
 /// The sums of a file's pages.
 #[derive(Debug)]
@@ -55,6 +59,8 @@ pub(super) struct Pages {
     sums: File,
     page_bytes: usize,
     known: Mutex<Known>,
+    /// The same sums, for whoever reads; of pages that a checkpoint writes, none.
+    expected: Arc<Expected>,
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +143,7 @@ fn compare(
 
 impl Pages {
     /// Of a file that its writer has just opened, after [`verify`]. Makes a checkpoint.
-    pub(super) fn open(data: &Path, connection: &Connection) -> Result<Self> {
+    pub(super) fn open(data: &Path, connection: &Connection, expected: Arc<Expected>) -> Result<Self> {
         let paths = Paths::of(data);
         let page_bytes: i64 =
             connection.query_row("PRAGMA page_size", [], |row| row.get(0)).context("reading its file's header")?;
@@ -158,9 +164,10 @@ impl Pages {
             .write_all_at(&header, 0)
             .map_err(|error| Error::io(format!("writing {}", paths.sums.display()), error))?;
         let known = Mutex::new(Known { sums, ..Known::default() });
-        let pages = Self { paths, data, sums: sums_file, page_bytes, known };
+        let pages = Self { paths, data, sums: sums_file, page_bytes, known, expected };
         pages.checkpoint(connection)?;
         pages.sum_unknown()?;
+        pages.expected.begin(page_bytes, &pages.known.lock().sums);
         Ok(pages)
     }
 
@@ -189,7 +196,10 @@ impl Pages {
     pub(super) fn checkpoint(&self, connection: &Connection) -> Result<bool> {
         let mut known = self.known.lock();
         let logged = logged_pages(&self.paths.log, self.page_bytes)?;
+        logged.iter().for_each(|page| self.expected.set(*page, UNKNOWN));
+        crash_point::reach("row.checkpoint.before");
         let done = run_checkpoint(connection, "PASSIVE");
+        crash_point::reach("row.checkpoint.synced");
         // Also after a failure: some pages may have been written.
         self.sum(&mut known, &logged)?;
         self.save(&mut known)?;
@@ -232,7 +242,9 @@ impl Pages {
             let bytes = read_pages(&self.data, self.page_bytes, page, 1).map_err(|error| self.reading(error))?;
             // Beyond the file's end: it is only in the log so far.
             if bytes.len() == self.page_bytes {
-                known.set(page, sum_of(&bytes));
+                let sum = sum_of(&bytes);
+                known.set(page, sum);
+                self.expected.set(page, sum);
             }
         }
         Ok(())
@@ -251,10 +263,11 @@ impl Pages {
     fn save(&self, known: &mut Known) -> Result<()> {
         let Some((first, last)) = known.unsaved else { return Ok(()) };
         let bytes: Vec<u8> = known.sums[first..=last].iter().flat_map(|sum| sum.to_le_bytes()).collect();
-        let written = self.sums.write_all_at(&bytes, (HEADER_BYTES + 4 * first) as u64);
-        written
-            .and_then(|()| self.sums.sync_data())
-            .map_err(|error| Error::io(format!("writing {}", self.paths.sums.display()), error))?;
+        let context = |error| Error::io(format!("writing {}", self.paths.sums.display()), error);
+        self.sums.write_all_at(&bytes, (HEADER_BYTES + 4 * first) as u64).map_err(context)?;
+        crash_point::reach("row.sums.written");
+        self.sums.sync_data().map_err(context)?;
+        crash_point::reach("row.sums.synced");
         known.unsaved = None;
         Ok(())
     }
@@ -275,7 +288,7 @@ impl Known {
     }
 }
 
-fn sum_of(page: &[u8]) -> u32 {
+pub(super) fn sum_of(page: &[u8]) -> u32 {
     crc32fast::hash(page).max(1)
 }
 
