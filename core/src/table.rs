@@ -64,6 +64,9 @@ pub struct Column {
     pub sql_type: SqlType,
     /// NOT NULL, stated or implied by PRIMARY KEY.
     pub not_null: bool,
+    /// The name that NOT NULL was given, see [`Table::not_null_name`].
+    #[serde(default)]
+    pub not_null_name: Option<String>,
     /// DEFAULT: a SQL expression, evaluated for each row that names no value.
     #[serde(default)]
     pub default: Option<String>,
@@ -88,6 +91,7 @@ impl Column {
             name: name.into(),
             sql_type,
             not_null,
+            not_null_name: None,
             default: None,
             initial: None,
             hidden: false,
@@ -276,12 +280,20 @@ impl Table {
         self.has_user_key().then(|| self.primary_key_name.clone().unwrap_or_else(default))
     }
 
-    /// The names of all constraints but NOT NULL. Each is there once.
+    /// The name of the NOT NULL constraint of a column.
+    pub fn not_null_name(&self, position: usize) -> String {
+        let column = &self.columns[position];
+        column.not_null_name.clone().unwrap_or_else(|| format!("{}_{}_not_null", self.name.table, column.name))
+    }
+
+    /// The names of all constraints but those of NOT NULL that nobody has given one. Each is there once.
     pub fn constraint_names(&self) -> impl Iterator<Item = String> {
+        let not_nulls = self.columns.iter().filter(|column| column.not_null && !column.dropped);
+        let not_nulls = not_nulls.filter_map(|column| column.not_null_name.clone());
         let uniques = self.uniques.iter().map(|key| key.name.clone());
         let checks = self.checks.iter().map(|check| check.name.clone());
         let foreign_keys = self.foreign_keys.iter().map(|key| key.name.clone());
-        self.key_name().into_iter().chain(uniques).chain(checks).chain(foreign_keys)
+        self.key_name().into_iter().chain(uniques).chain(checks).chain(foreign_keys).chain(not_nulls)
     }
 
     /// Whether `columns`, in any order, are the user's primary key or a UNIQUE key: what a foreign key can reference.
@@ -396,6 +408,7 @@ impl Table {
                     name: column.name.clone(),
                     r#type: Some(column.sql_type.to_proto()),
                     not_null: column.not_null,
+                    not_null_name: column.not_null_name.clone(),
                     default: column.default.clone(),
                     initial: column.initial.clone(),
                     hidden: column.hidden,
@@ -458,6 +471,7 @@ impl Table {
                 name: column.name.clone(),
                 sql_type: SqlType::from_proto(sql_type)?,
                 not_null: column.not_null,
+                not_null_name: column.not_null_name.clone(),
                 default: column.default.clone(),
                 initial: column.initial.clone(),
                 hidden: column.hidden,

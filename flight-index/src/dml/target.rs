@@ -263,15 +263,18 @@ pub fn check_not_null(table: &Table, columns: &[ArrayRef], first_row: u64, chang
             (Some(which), false) => format!("row {number}, {which}"),
             (None, _) => format!("row {number}"),
         };
-        let message =
-            format!("column {} of table {}, {place}: NULL in a column that is NOT NULL", column.name, table.name);
+        let constraint = table.not_null_name(at);
+        let message = format!(
+            "column {} of table {}, {place}: NULL in a column that is NOT NULL ({constraint})",
+            column.name, table.name
+        );
         let hint = match column.default {
             Some(_) if !changed => "give it a value, or leave the column out for its DEFAULT",
             _ => "give it a value",
         };
         let error = WireError::new(ErrorCode::ConstraintViolation, message)
             .with_hint(hint)
-            .with_field("constraint", "not_null")
+            .with_field("constraint", constraint)
             .with_field("table", &table.name)
             .with_field("column", &column.name)
             .with_field("row", number);

@@ -93,12 +93,9 @@ impl FlightSqlServer {
             // Of rows that are there, an added column has its one initial value.
             Need::NotNull(position) if *position >= before.columns.len() => match after.columns[*position].initial {
                 Some(_) => return Ok(()),
-                None => ("true".to_owned(), Violation::not_null(before, &after.columns[*position].name)),
+                None => ("true".to_owned(), Violation::not_null(after, *position)),
             },
-            Need::NotNull(position) => {
-                let column = &before.columns[*position].name;
-                (format!("{} IS NULL", name(*position)), Violation::not_null(before, column))
-            }
+            Need::NotNull(position) => (format!("{} IS NULL", name(*position)), Violation::not_null(before, *position)),
             Need::Constraint(constraint) => {
                 let on_old = |columns: &[usize]| columns.iter().all(|&column| column < before.columns.len());
                 if let Some(check) = after.checks.iter().find(|check| check.name == *constraint) {
@@ -281,8 +278,9 @@ impl Violation {
         Self { error, what }
     }
 
-    fn not_null(table: &Table, column: &str) -> Self {
-        let Self { error, .. } = Self::of(table, "not_null", String::new());
+    fn not_null(table: &Table, position: usize) -> Self {
+        let column = &table.columns[position].name;
+        let Self { error, .. } = Self::of(table, &table.not_null_name(position), String::new());
         let message = format!("column {column} of table {} cannot be NOT NULL", table.name);
         let what = format!("has NULL in {column}");
         Self { error: WireError { message, ..error }.with_field("column", column), what }

@@ -153,7 +153,7 @@ fn null_in_not_null(column: &Column, row: u64) -> drsdb_core::Error {
     let message = format!("column {}, row {row}: NULL in a column that is NOT NULL", column.name);
     WireError::new(ErrorCode::ConstraintViolation, message)
         .with_hint("give it a value")
-        .with_field("constraint", "not_null")
+        .with_field("constraint", column.not_null_name.as_deref().unwrap_or("not_null"))
         .with_field("column", &column.name)
         .with_field("row", row)
         .into()

@@ -69,7 +69,7 @@ impl Converter {
         }
         let mut expressions = None;
         let mut sources = Vec::with_capacity(given.len());
-        for (column, given) in table.columns.iter().zip(given) {
+        for (position, (column, given)) in table.columns.iter().zip(given).enumerate() {
             let source = match given {
                 Some(index) => Source::Given(index),
                 None if column.hidden && !column.dropped => Source::RowId,
@@ -81,7 +81,7 @@ impl Converter {
                     let empty = DFSchema::empty();
                     Source::Default(expressions.compile(default_expression(column)?, &empty, &empty)?)
                 }
-                None if column.not_null && !column.dropped => return Err(missing(&table, column)),
+                None if column.not_null && !column.dropped => return Err(missing(&table, position)),
                 None => Source::Null,
             };
             sources.push(source);
@@ -116,11 +116,12 @@ fn default_values(expr: &Arc<dyn PhysicalExpr>, column: &Column, rows: usize, fi
     convert_column(&values, column, first_row)
 }
 
-fn missing(table: &Table, column: &Column) -> drsdb_core::Error {
+fn missing(table: &Table, position: usize) -> drsdb_core::Error {
+    let column = &table.columns[position];
     let message = format!("the rows have no column {}, which is NOT NULL in table {}", column.name, table.name);
     WireError::new(ErrorCode::ConstraintViolation, message)
         .with_hint("add the column to the rows, or give it a DEFAULT")
-        .with_field("constraint", "not_null")
+        .with_field("constraint", table.not_null_name(position))
         .with_field("table", &table.name)
         .with_field("column", &column.name)
         .into()

@@ -258,6 +258,7 @@ impl Altered {
         // The name is free for another column; this one cannot be written.
         column.name = format!(".dropped.{position}");
         (column.dropped, column.not_null, column.default, column.comment) = (true, false, None, None);
+        column.not_null_name = None;
         self.added.retain(|&added| added != position);
         self.needs.retain(|need| *need != Need::NotNull(position));
         self.cascade |= cascade;
@@ -289,6 +290,7 @@ impl Altered {
             return Err(WireError::new(ErrorCode::InvalidArgument, message).with_hint("it stays NOT NULL").into());
         }
         self.table.columns[position].not_null = not_null;
+        self.table.columns[position].not_null_name = None;
         if not_null {
             self.needs.push(Need::NotNull(position));
         } else {
@@ -328,6 +330,10 @@ impl Altered {
             let hint = "create a table without it, and copy the rows with INSERT ... SELECT";
             return Err(unsupported(format!("dropping the primary key {name} is not done"), hint).into());
         }
+        if let Some(position) = not_null_called(table, name) {
+            let column = table.columns[position].name.clone();
+            return self.set_not_null(&column, false);
+        }
         let before = table.uniques.len() + table.checks.len() + table.foreign_keys.len();
         table.uniques.retain(|key| key.name != name);
         table.checks.retain(|check| check.name != name);
@@ -351,6 +357,10 @@ impl Altered {
             table.primary_key_name = Some(to.to_owned());
             return Ok(());
         }
+        if let Some(position) = not_null_called(table, from) {
+            table.columns[position].not_null_name = Some(to.to_owned());
+            return Ok(());
+        }
         let uniques = table.uniques.iter_mut().map(|key| &mut key.name);
         let checks = table.checks.iter_mut().map(|check| &mut check.name);
         let foreign_keys = table.foreign_keys.iter_mut().map(|key| &mut key.name);
@@ -365,6 +375,16 @@ impl Altered {
         }
         Ok(())
     }
+}
+
+/// The column whose NOT NULL has this name; one that nobody has given a name steps back behind other constraints.
+fn not_null_called(table: &Table, name: &str) -> Option<usize> {
+    let is_free = || !table.constraint_names().any(|taken| taken == name);
+    (0..table.columns.len()).find(|&position| {
+        let column = &table.columns[position];
+        let is_there = column.not_null && column.is_visible() && table.not_null_name(position) == name;
+        is_there && (column.not_null_name.is_some() || is_free())
+    })
 }
 
 fn no_constraint(table: &Table, name: &str) -> drsdb_core::Error {

@@ -65,6 +65,8 @@ pub struct ColumnClause {
     pub sql_type: SqlType,
     /// NOT NULL.
     pub not_null: bool,
+    /// CONSTRAINT name NOT NULL.
+    pub not_null_name: Option<String>,
     /// DEFAULT.
     pub default: Option<String>,
 }
@@ -72,7 +74,7 @@ pub struct ColumnClause {
 impl ColumnClause {
     /// A column without a default.
     pub fn new(name: impl Into<String>, sql_type: SqlType, not_null: bool) -> Self {
-        Self { name: name.into(), sql_type, not_null, default: None }
+        Self { name: name.into(), sql_type, not_null, not_null_name: None, default: None }
     }
 
     /// A column's definition, and the constraints in it.
@@ -82,13 +84,16 @@ impl ColumnClause {
         let sql_type = sql_type(&column.data_type).map_err(|error| {
             positioned(WireError { message: format!("column {name}: {}", error.message), ..error }, start)
         })?;
-        let (mut null, mut not_null, mut default) = (false, false, None);
+        let (mut null, mut not_null, mut not_null_name, mut default) = (false, false, None, None);
         let mut constraints = Vec::new();
         for ast::ColumnOptionDef { name: given, option } in &column.options {
             let (given, of) = (given.as_ref(), Some((name.as_str(), start)));
             match option {
                 ColumnOption::Null => null = true,
-                ColumnOption::NotNull => not_null = true,
+                ColumnOption::NotNull => {
+                    not_null = true;
+                    not_null_name = given.map(identifier).transpose()?.or(not_null_name);
+                }
                 ColumnOption::Default(expr) => default = default_text(expr)?,
                 ColumnOption::PrimaryKey(key) => {
                     constraints.push(ConstraintClause::PrimaryKey(constraint::primary_key(key, given, of)?));
@@ -109,7 +114,7 @@ impl ColumnClause {
             let message = format!("column {name} is both NULL and NOT NULL");
             return Err(positioned(WireError::new(ErrorCode::InvalidArgument, message), start).into());
         }
-        Ok((Self { name, sql_type, not_null, default }, constraints))
+        Ok((Self { name, sql_type, not_null, not_null_name, default }, constraints))
     }
 }
 

@@ -88,7 +88,11 @@ impl CreateTable {
 impl ColumnClause {
     /// The column of a definition.
     pub fn column(&self) -> Column {
-        Column { default: self.default.clone(), ..Column::new(&self.name, self.sql_type, self.not_null) }
+        Column {
+            default: self.default.clone(),
+            not_null_name: self.not_null_name.clone(),
+            ..Column::new(&self.name, self.sql_type, self.not_null)
+        }
     }
 }
 

@@ -11,7 +11,10 @@ use super::{
         row,
     },
 };
-use crate::{catalog::CatalogState, statement::CATALOG};
+use crate::{
+    catalog::CatalogState,
+    statement::{CATALOG, quoted},
+};
 
 pub(super) const TABLES: &[Entry] = &[
     (
@@ -252,6 +255,7 @@ fn table_constraints(from: &Sources<'_>) -> Vec<Vec<Cell>> {
         table.key_name().iter().for_each(|key| add(key, "PRIMARY KEY"));
         table.uniques.iter().for_each(|key| add(&key.name, "UNIQUE"));
         table.checks.iter().for_each(|check| add(&check.name, "CHECK"));
+        not_nulls(table).for_each(|position| add(&table.not_null_name(position), "CHECK"));
         table.foreign_keys.iter().for_each(|key| add(&key.name, "FOREIGN KEY"));
     }
     rows
@@ -315,10 +319,24 @@ fn referential_constraints(from: &Sources<'_>) -> Vec<Vec<Cell>> {
     rows
 }
 
-fn check_constraints(from: &Sources<'_>) -> Vec<Vec<Cell>> {
-    let checks = user_tables(from.state).flat_map(|table| table.checks.iter().map(move |check| (table, check)));
-    let row = |(table, check): (&Table, &drsdb_core::Check)| {
-        row![CATALOG, table.name.schema.as_str(), check.name.as_str(), check.sql.as_str()]
+/// The columns that are NOT NULL by a constraint of their own; SQL takes it for a CHECK.
+fn not_nulls(table: &Table) -> impl Iterator<Item = usize> {
+    let is_own = |position: &usize| {
+        let column = &table.columns[*position];
+        column.not_null && column.is_visible() && !table.primary_key.contains(position)
     };
-    checks.map(row).collect()
+    (0..table.columns.len()).filter(is_own)
+}
+
+fn check_constraints(from: &Sources<'_>) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    for table in user_tables(from.state) {
+        let mut add = |name: &str, sql: &str| rows.push(row![CATALOG, table.name.schema.as_str(), name, sql]);
+        table.checks.iter().for_each(|check| add(&check.name, &check.sql));
+        for position in not_nulls(table) {
+            let column = quoted(&table.columns[position].name);
+            add(&table.not_null_name(position), &format!("{column} IS NOT NULL"));
+        }
+    }
+    rows
 }
