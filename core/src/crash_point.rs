@@ -12,7 +12,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Every point of an index server, in the order of a commit's life; elections and their consequences come last.
+/// Every point of an index server, in the order of a commit's life; then what follows from an election, and what a server does
+/// that is new.
 pub const INDEX_POINTS: &[&str] = &[
     "commit.proposing",
     "raft.append.before",
@@ -21,18 +22,27 @@ pub const INDEX_POINTS: &[&str] = &[
     "raft.apply.published",
     "commit.decided",
     "outcome.sending",
+    "outcome.sent",
+    "raft.snapshot_part.before",
+    "raft.snapshot_part.synced",
     "raft.snapshot.before",
     "raft.snapshot.synced",
+    "raft.snapshot_forget.before",
+    "raft.snapshot_forget.synced",
     "raft.purge.before",
     "raft.purge.synced",
+    "raft.install.before",
+    "raft.install.published",
     "raft.vote.before",
     "raft.vote.synced",
     "raft.truncate.before",
     "raft.truncate.synced",
+    "raft.node.before",
+    "raft.node.synced",
 ];
 
-/// Every point of a storage server, in the order of a write's life; then what happens at a start, when a shard is copied, and
-/// when a server is new.
+/// Every point of a storage server, in the order of a write's life; then what happens at a start, when a shard is copied, when
+/// the row file is damaged, and when a server is new.
 pub const STORAGE_POINTS: &[&str] = &[
     "segment.written",
     "segment.synced",
@@ -48,6 +58,14 @@ pub const STORAGE_POINTS: &[&str] = &[
     "applied_version.renamed",
     "row.file.opened",
     "row.file.named",
+    "row.checkpoint.before",
+    "row.checkpoint.synced",
+    "row.sums.written",
+    "row.sums.synced",
+    "column.folder.opened",
+    "column.folder.named",
+    "catch_up.staged",
+    "catch_up.committed",
     "spool.opened",
     "spool.named",
     "spool.written",
@@ -56,6 +74,9 @@ pub const STORAGE_POINTS: &[&str] = &[
     "floors.synced",
     "floors.renamed",
     "floors.named",
+    "repair.moving",
+    "repair.moved",
+    "repair.named",
     "identity.written",
     "identity.synced",
     "identity.renamed",
@@ -67,18 +88,25 @@ pub const STORAGE_POINTS: &[&str] = &[
 /// Points after which the disk is asked to make something durable.
 const BEFORE_SYNC: &[&str] = &[
     "raft.append.before",
+    "raft.snapshot_part.before",
     "raft.snapshot.before",
+    "raft.snapshot_forget.before",
     "raft.purge.before",
     "raft.vote.before",
     "raft.truncate.before",
+    "raft.node.before",
     "segment.written",
     "segment.synced",
     "row.commit.before",
     "row.file.opened",
+    "row.checkpoint.before",
+    "row.sums.written",
+    "column.folder.opened",
     "spool.opened",
     "spool.written",
     "floors.written",
     "floors.renamed",
+    "repair.moved",
     "identity.written",
     "identity.renamed",
 ];

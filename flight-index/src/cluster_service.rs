@@ -9,13 +9,14 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use drsdb_core::{
-    Error, ErrorCode, Result, Ulid, crash_point, parse_ulid,
+    Error, ErrorCode, Result, Ulid, WireError, crash_point, parse_ulid,
     security::keys::SigningKey,
     v1::{
-        Commit, FinishRebuildRequest, FinishRebuildResponse, FollowCommitsRequest, ListTransactionsRequest,
-        ListTransactionsResponse, LoseReplicasRequest, LoseReplicasResponse, RegisterStorageRequest,
-        RegisterStorageResponse, RemovedReplica, ResolveTransactionRequest, StartRebuildRequest, StartRebuildResponse,
-        StatusRequest, TransactionActiveRequest, TransactionActiveResponse, TransactionOutcome,
+        Commit, FinishRebuildRequest, FinishRebuildResponse, FollowCommitsRequest, ListTablesRequest,
+        ListTablesResponse, ListTransactionsRequest, ListTransactionsResponse, ListedShard, ListedTable,
+        LoseReplicasRequest, LoseReplicasResponse, RebuildSource, RegisterStorageRequest, RegisterStorageResponse,
+        RemovedReplica, ResolveTransactionRequest, StartRebuildRequest, StartRebuildResponse, StatusRequest,
+        TransactionActiveRequest, TransactionActiveResponse, TransactionOutcome,
         cluster_server::{Cluster, ClusterServer},
         commit::Change,
         start_rebuild_response::Next,
@@ -33,7 +34,7 @@ use url::Url;
 
 use crate::{
     catalog::{Command, Event, Outcome, Replica, Response, StorageServer},
-    raft::{Catalog, Dial, IndexServer},
+    raft::{Catalog, Dial, IndexServer, ReadConsistency},
     replication::ActiveTransactions,
     transaction::Sessions,
 };
@@ -104,14 +105,19 @@ impl ClusterService {
         if request.again {
             self.catalog.propose(Command::DemoteReplica { table, shard, server }).await?;
         }
-        match self.catalog.propose(Command::StartRebuild { table, shard, server }).await {
-            Ok(_) => {}
-            Err(error) if error.code() == ErrorCode::NotFound => {
-                return Ok(StartRebuildResponse { next: Next::Drop.into(), ..StartRebuildResponse::default() });
-            }
-            Err(error) => return Err(error),
-        }
+        let begun =
+            match self.catalog.propose(Command::StartRebuild { table, shard, server, fresh: request.fresh }).await {
+                Ok((version, _)) => version,
+                Err(error) if error.code() == ErrorCode::NotFound => {
+                    return Ok(StartRebuildResponse { next: Next::Drop.into(), ..StartRebuildResponse::default() });
+                }
+                Err(error) => return Err(error),
+            };
         let state = self.catalog.state();
+        if state.version() < begun {
+            let message = "this index server has not heard yet what it has asked for";
+            return Err(WireError::new(ErrorCode::Unavailable, message).with_hint("ask again").into());
+        }
         let Some(known) = state.table(table) else {
             return Ok(StartRebuildResponse { next: Next::Drop.into(), ..StartRebuildResponse::default() });
         };
@@ -122,11 +128,13 @@ impl ClusterService {
             return Ok(StartRebuildResponse { next: Next::Nothing.into(), ..StartRebuildResponse::default() });
         }
         let sources = placed.readable_at(state.version()).filter(|source| *source != server);
-        let sources = sources.filter_map(|source| state.server(source)).map(|source| source.url.clone());
+        let sources = sources.filter_map(|source| state.server(source));
+        let sources = sources.map(|source| RebuildSource { server_id: source.id.to_string(), url: source.url.clone() });
         Ok(StartRebuildResponse {
             next: Next::Copy.into(),
             table: Some(known.table.to_proto()),
             snapshot: state.version(),
+            complete_to: placed.replica(server).map_or(0, |replica| replica.complete_to),
             sources: sources.collect(),
         })
     }
@@ -149,6 +157,23 @@ impl ClusterService {
         self.catalog.propose(Command::ReplicaCurrent { table, shard, server, copied }).await?;
         tracing::info!(%table, shard, %server, "a replica is current again");
         Ok(())
+    }
+
+    /// The tables as they are now, and which servers have their rows.
+    async fn list_tables(&self) -> Result<ListTablesResponse> {
+        let state = self.catalog.read(ReadConsistency::Linearizable).await?;
+        let version = state.version();
+        let tables = state.tables().map(|known| {
+            let shards = known.shards.iter().map(|shard| {
+                let current = shard.readable_at(version).filter_map(|server| state.server(server));
+                ListedShard {
+                    replicas: shard.replicas.len() as u32,
+                    current: current.map(|server| server.url.clone()).collect(),
+                }
+            });
+            ListedTable { table: Some(known.table.to_proto()), shards: shards.collect() }
+        });
+        Ok(ListTablesResponse { version, tables: tables.collect() })
     }
 
     /// Notes what a server that comes (back) has taken in, so that it can be forgotten here.
@@ -225,6 +250,10 @@ impl Cluster for ClusterService {
         Ok(Answer::new(ListTransactionsResponse { transactions: self.sessions.running() }))
     }
 
+    async fn list_tables(&self, _: Request<ListTablesRequest>) -> Result<Answer<ListTablesResponse>, Status> {
+        Ok(Answer::new(self.list_tables().await?))
+    }
+
     async fn start_rebuild(
         &self,
         request: Request<StartRebuildRequest>,
@@ -291,6 +320,8 @@ struct Follower {
     told_members: bool,
     sent: u64,
     ready: VecDeque<Commit>,
+    /// The message that was given last tells what became of a transaction.
+    told_outcome: bool,
 }
 
 impl Follower {
@@ -307,13 +338,19 @@ impl Follower {
             catalog,
             sent: after.max(forgotten),
             ready: VecDeque::new(),
+            told_outcome: false,
         }
     }
 
     async fn next(mut self) -> Option<(Result<Commit, Status>, Self)> {
+        if self.told_outcome {
+            crash_point::reach("outcome.sent");
+            self.told_outcome = false;
+        }
         loop {
             if let Some(commit) = self.ready.pop_front() {
-                if matches!(commit.change, Some(Change::Transaction(_))) {
+                self.told_outcome = matches!(commit.change, Some(Change::Transaction(_)));
+                if self.told_outcome {
                     crash_point::reach("outcome.sending");
                 }
                 return Some((Ok(commit), self));

@@ -1,14 +1,21 @@
 //! What an index server shows of itself and of the others in the system tables.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use drsdb_core::v1::{ListTransactionsRequest, RunningTransaction, cluster_client::ClusterClient};
+use drsdb_core::{
+    Ulid, parse_ulid,
+    v1::{
+        ListTransactionsRequest, RunningTransaction, StatusRequest, cluster_client::ClusterClient,
+        storage_client::StorageClient,
+    },
+};
 use futures::future::join_all;
 use url::Url;
 
 use crate::{
-    planner::{RaftNode, SystemSource, TransactionsOf},
+    catalog::StorageServer,
+    planner::{RaftNode, StorageNode, SystemSource, TransactionsOf},
     raft::{Catalog, Dial, IndexServerStatus, NodeId},
     transaction::Sessions,
 };
@@ -50,6 +57,18 @@ impl System {
             Err(_) => None,
         }
     }
+
+    /// What a storage server says of itself; `None` when it does not answer.
+    async fn storage_at(&self, server: &StorageServer) -> Option<StorageNode> {
+        let mut client = StorageClient::new((self.dial)(&server.address().ok()?).ok()?);
+        let asked = tokio::time::timeout(PATIENCE, client.status(StatusRequest::default())).await;
+        let status = asked.ok()?.ok()?.into_inner();
+        let rebuilds = status.rebuilds.into_iter();
+        let rebuilds = rebuilds.filter_map(|one| Some(((parse_ulid(&one.table_id).ok()?, one.shard), one)));
+        // Another server may have the URL now.
+        let is_meant = status.server_id == server.id.to_string();
+        is_meant.then(|| StorageNode { applied: status.applied_version, rebuilds: rebuilds.collect() })
+    }
 }
 
 #[async_trait]
@@ -78,5 +97,11 @@ impl SystemSource for System {
             TransactionsOf { server: server.url, running }
         });
         join_all(asked).await
+    }
+
+    async fn storage(&self) -> BTreeMap<Ulid, StorageNode> {
+        let state = self.catalog.state();
+        let asked = state.servers().map(|server| async move { Some((server.id, self.storage_at(server).await?)) });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 }

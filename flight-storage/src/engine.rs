@@ -40,6 +40,9 @@ pub struct ScanRequest {
     pub shards: Vec<u32>,
     /// Rows of commits up to this version, and no others.
     pub snapshot: u64,
+    /// Rows that a scan at this snapshot finds as well are left out: what is left was made between the two, or, when this
+    /// is the later one, deleted between them.
+    pub except: Option<u64>,
     /// Positions in the table's columns; the stream's schema is [`Table::arrow_schema`] projected by it. May be empty:
     /// the batches then carry only a row count.
     pub projection: Vec<usize>,
@@ -133,6 +136,9 @@ pub trait StorageEngine: Debug + Send + Sync {
     /// What was there, staged changes included, is gone when the writer finishes, and stays when it is dropped. Snapshots
     /// below `version` see an empty shard afterwards: the caller keeps them away.
     fn import(&self, table: &Arc<Table>, shard: u32, version: u64) -> Result<Box<dyn StageWriter>>;
+
+    /// Undoes what is staged in a shard and has no outcome. Nothing may be staged there meanwhile.
+    fn forget_staged(&self, shard: ShardId) -> Result<()>;
 
     /// Forgets a shard that lives elsewhere now. Scans that run keep their rows to the end.
     fn drop_shard(&self, shard: ShardId) -> Result<()>;

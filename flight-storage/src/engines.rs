@@ -74,6 +74,12 @@ impl Engines {
         self.of(table.engine).import(table, shard, version)
     }
 
+    /// Undoes what is staged in a shard, see [`StorageEngine::forget_staged`].
+    pub fn forget_staged(&self, shard: ShardId) -> Result<()> {
+        // The row engine's is undone on the way.
+        self.column.forget_staged(shard)
+    }
+
     /// Forgets a shard that lives elsewhere now.
     pub fn drop_shard(&self, shard: ShardId) -> Result<()> {
         self.row.drop_shard(shard)?;
@@ -90,6 +96,11 @@ impl Engines {
     /// Begins to stage changes, see [`StorageEngine::stage`].
     pub fn stage(&self, options: StageOptions, table: &Arc<Table>, shard: u32) -> Result<Box<dyn StageWriter>> {
         self.of(table.engine).stage(options, table, shard)
+    }
+
+    /// What the engine of a table has, whatever has been applied and can be read here.
+    pub fn scan_engine(&self, request: ScanRequest) -> Result<SendableRecordBatchStream> {
+        self.of(request.table.engine).scan(request)
     }
 
     /// Undoes the statements after `sequence` in both engines, see [`StorageEngine::rollback_to`].
@@ -153,6 +164,7 @@ impl Engines {
             table,
             shards: vec![shard],
             snapshot: version,
+            except: None,
             projection: columns,
             filters: vec![],
             limit: None,
@@ -181,6 +193,7 @@ impl ShardScanner for Engines {
             table: task.table,
             shards: task.shards,
             snapshot: task.snapshot,
+            except: task.except,
             projection: task.projection,
             filters: task.filters,
             limit: task.limit,
@@ -190,12 +203,15 @@ impl ShardScanner for Engines {
             own: task.own,
         };
         let stream = async move {
-            applied.wait_for(request.snapshot, SNAPSHOT_PATIENCE).await.map_err(Error::into_datafusion)?;
-            let (table, shards, snapshot) = (request.table.id, request.shards.clone(), request.snapshot);
+            // Both: what is not applied yet would be missing in the difference.
+            let newest = request.snapshot.max(request.except.unwrap_or(0));
+            applied.wait_for(newest, SNAPSHOT_PATIENCE).await.map_err(Error::into_datafusion)?;
+            let (table, shards) = (request.table.id, request.shards.clone());
+            let oldest = request.snapshot.min(request.except.unwrap_or(u64::MAX));
             let opened = tokio::task::spawn_blocking(move || {
                 let stream = engine.scan(request)?;
                 // Afterwards: what was opened stays as it was, even if the shard is replaced by a copy now.
-                floors.check(table, &shards, snapshot)?;
+                floors.check(table, &shards, oldest)?;
                 Ok(stream)
             });
             let opened = opened.await;

@@ -58,6 +58,7 @@ pub fn rows(engines: &Engines, request: LookupRequest) -> Result<impl Stream<Ite
     let scanned = engines.scan(ShardScanTask {
         shards: request.shards,
         snapshot: request.snapshot,
+        except: None,
         projection,
         filters,
         limit: None,

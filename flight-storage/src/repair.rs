@@ -30,7 +30,7 @@ use std::{
 };
 
 use drsdb_core::{
-    Error, ErrorCode, Result, Ulid, WireError, ids,
+    Error, ErrorCode, Result, Ulid, WireError, crash_point, ids,
     net::ChannelPool,
     v1::{LoseReplicasRequest, LoseReplicasResponse, ShardRef, cluster_client::ClusterClient},
 };
@@ -144,10 +144,13 @@ fn move_aside(dir: &Path) -> Result<Option<PathBuf>> {
         }
         let context = |error| Error::io(format!("moving {} to {}", folder.display(), aside.display()), error);
         fs::create_dir_all(&aside).map_err(context)?;
+        crash_point::reach("repair.moving");
         fs::rename(&folder, aside.join(name)).map_err(context)?;
+        crash_point::reach("repair.moved");
         for changed in [&aside, dir] {
             fs::File::open(changed).and_then(|changed| changed.sync_all()).map_err(context)?;
         }
+        crash_point::reach("repair.named");
         moved = Some(aside.clone());
     }
     Ok(moved)

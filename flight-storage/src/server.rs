@@ -196,7 +196,12 @@ pub async fn serve(
     let upkeep =
         Upkeep { engines, applied, retention: config.retention(), needed: needed.clone(), progress: progress.clone() };
     let upkeep = tokio::spawn(maintenance::run(upkeep, shutdown.clone()));
-    let rebuilder = Rebuilder { follower: follower.clone(), shutdown: shutdown.clone(), running: Arc::default() };
+    let rebuilder = Rebuilder {
+        follower: follower.clone(),
+        shutdown: shutdown.clone(),
+        running: Arc::default(),
+        done: Arc::default(),
+    };
     rebuilder.resume(left);
     let repairing = repair::run(rebuilder.clone(), shutdown.clone());
     let revoked = RevokedLogins::default();

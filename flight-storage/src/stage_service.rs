@@ -1,7 +1,10 @@
 //! The gRPC service that index servers call: takes what transactions stage, undoes it, and tells how the server is; and
 //! that other storage servers call: gives them copies of shards.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use arrow::{array::RecordBatch, ipc::writer::StreamWriter};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
@@ -27,7 +30,12 @@ use crate::{
     needed_snapshots::NeededSnapshots,
     open_loads::Writing,
     query::QueryEngine,
-    rebuild::{Mode, Rebuilds, copy::Rebuilder, replay, spool::Spool},
+    rebuild::{
+        Mode, Rebuilds,
+        copy::{RebuildStep, Rebuilder},
+        replay,
+        spool::Spool,
+    },
     revoked_logins::RevokedLogins,
 };
 
@@ -284,12 +292,15 @@ impl StageService {
     }
 
     fn export(&self, request: v1::ExportShardRequest) -> Result<BoxStream<'static, Result<v1::ExportedRows, Status>>> {
+        self.check_meant(&request.server_id)?;
         let table = request.table.as_ref().ok_or_else(|| broken("a copy without a table"))?;
         let table = Arc::new(Table::from_proto(table)?);
+        let projection = if request.keys_only { table.primary_key.clone() } else { (0..table.columns.len()).collect() };
         let task = ShardScanTask {
             shards: vec![request.shard],
             snapshot: request.snapshot,
-            projection: (0..table.columns.len()).collect(),
+            except: (request.except > 0).then_some(request.except),
+            projection,
             filters: Vec::new(),
             limit: None,
             batch_rows: COPY_ROWS,
@@ -490,6 +501,9 @@ impl Storage for StageService {
             compaction_steps: self.upkeep.compactions(),
             horizon: self.upkeep.horizon(),
             durable_version: self.follower.applied.durable(),
+            rebuilds: self.rebuilder.progress().into_iter().map(progress_of).collect(),
+            shards_copied: self.rebuilder.done.copied.load(Ordering::Relaxed),
+            shards_caught_up: self.rebuilder.done.caught_up.load(Ordering::Relaxed),
         }))
     }
 }
@@ -499,6 +513,11 @@ impl StageService {
     fn name_server(&self, error: Error) -> Error {
         error.to_wire().with_field("server", self.follower.server_id).into()
     }
+}
+
+fn progress_of((shard, progress): (ShardId, RebuildStep)) -> v1::RebuildProgress {
+    let table_id = shard.table.to_string();
+    v1::RebuildProgress { table_id, shard: shard.shard, step: progress.step.to_owned(), bytes: progress.bytes }
 }
 
 fn response_of(piece: &StagedPiece) -> Result<v1::StageResponse> {

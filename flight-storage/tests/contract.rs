@@ -158,6 +158,8 @@ contract_of_both! {
     }
     replicas {
         an_import_replaces_a_shard,
+        what_is_staged_in_a_shard_can_be_forgotten,
+        what_changed_between_snapshots_can_be_read,
         an_import_that_is_dropped_changes_nothing,
         an_import_without_rows_empties_the_shard,
         a_dropped_shard_is_empty_and_may_come_back,

@@ -249,6 +249,7 @@ impl ExecutionPlan for ShardScanExec {
             table: Arc::clone(&self.table),
             shards: self.shards_of(server, partition),
             snapshot: self.snapshot,
+            except: None,
             projection: self.projection.clone(),
             filters: self.filters.clone(),
             limit: self.limit,

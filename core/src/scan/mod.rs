@@ -28,6 +28,8 @@ pub struct ShardScanTask {
     pub shards: Vec<u32>,
     /// Commit version.
     pub snapshot: u64,
+    /// Rows that are there at this version as well are left out.
+    pub except: Option<u64>,
     /// Positions in the table's columns.
     pub projection: Vec<usize>,
     /// A conjunction over the table's full schema, which a filter above repeats.

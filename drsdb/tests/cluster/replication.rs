@@ -11,7 +11,7 @@ use std::{
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use drsdb_client::{Client, ErrorCode};
-use drsdb_core::{WireError, ids::new_ulid, v1};
+use drsdb_core::{Engine, WireError, ids::new_ulid, v1};
 
 use crate::support::{TestCluster, eventually};
 
@@ -104,6 +104,85 @@ pub async fn create_tables(cluster: &TestCluster, options: &str) {
         let options = format!("engine = '{engine}', shards = 4{options}");
         cluster.run(&[&format!("CREATE TABLE {engine}_t (id BIGINT PRIMARY KEY, text TEXT) WITH ({options})")]).await;
     }
+}
+
+/// All replicas of every shard hold the same rows; at the last version that all have.
+async fn replicas_are_equal(cluster: &TestCluster) {
+    let tables =
+        [cluster.definition("row_t", Engine::Row, 4).await, cluster.definition("column_t", Engine::Column, 4).await];
+    let mut version = 0;
+    for server in 0..3 {
+        version = version.max(cluster.status(server).await.applied_version);
+    }
+    for (table, shard) in tables.iter().flat_map(|table| (0..4).map(move |shard| (table, shard))) {
+        let expected = cluster.checksum(0, table, shard, version).await.unwrap();
+        for server in 1..3 {
+            let found = cluster.checksum(server, table, shard, version).await.unwrap();
+            assert_eq!(found, expected, "shard {shard} of {} on server {server}", table.name);
+        }
+    }
+}
+
+/// Changes of every kind, one transaction among them.
+async fn change_all(cluster: &TestCluster, round: i64) {
+    for table in TABLES.map(|engine| format!("{engine}_t")) {
+        let from = round * 100_000;
+        let statements = [
+            format!("INSERT INTO {table} SELECT v, 'of round {round}' FROM generate_series({from}, {from} + 999) g(v)"),
+            format!("UPDATE {table} SET text = 'updated' WHERE id % 7 = {round}"),
+            format!("DELETE FROM {table} WHERE id % 11 = {round}"),
+            format!("INSERT INTO {table} SELECT -v, 'passes' FROM generate_series({from} + 1, {from} + 50) g(v)"),
+            format!("DELETE FROM {table} WHERE id < 0"),
+        ];
+        cluster.run(&statements.each_ref().map(String::as_str)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_away_for_a_moment_gets_what_has_changed() {
+    let mut cluster = impatient(3, 600).await;
+    create_tables(&cluster, "").await;
+    change_all(&cluster, 1).await;
+    for round in 2..4 {
+        cluster.cluster.kill_storage(0).await.unwrap();
+        change_all(&cluster, round).await;
+        assert!(count(&cluster, "state <> 'current' AND version > 0").await > 0);
+        cluster.cluster.restart_storage(0).await.unwrap();
+        all_current(&cluster, 24).await;
+        let status = cluster.status(0).await;
+        assert_eq!((status.shards_copied, status.shards_caught_up), (0, 8), "round {round}");
+        replicas_are_equal(&cluster).await;
+    }
+    assert_eq!(count(&cluster, "version IS NULL OR rebuild_step IS NOT NULL").await, 0);
+    // It is as good as any: the only one left that has all, with another that missed nothing.
+    cluster.cluster.kill_storage(1).await.unwrap();
+    change_all(&cluster, 4).await;
+    cluster.cluster.restart_storage(1).await.unwrap();
+    all_current(&cluster, 24).await;
+    replicas_are_equal(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_too_far_behind_is_copied() {
+    let mut cluster = TestCluster::start_with(3, |options| {
+        options.index_settings.insert("ticket_lifetime_s".into(), 1i64.into());
+        options.storage_settings.insert("retention_s".into(), 0i64.into());
+    })
+    .await;
+    create_tables(&cluster, "").await;
+    change_all(&cluster, 1).await;
+    cluster.cluster.kill_storage(0).await.unwrap();
+    change_all(&cluster, 2).await;
+    let last = cluster.status(1).await.applied_version;
+    for server in 1..3 {
+        eventually("old versions go", || async { cluster.status(server).await.horizon >= last }).await;
+    }
+    cluster.cluster.restart_storage(0).await.unwrap();
+    all_current(&cluster, 24).await;
+    let status = cluster.status(0).await;
+    assert_eq!(status.shards_copied + status.shards_caught_up, 8);
+    assert!(status.shards_copied > 0, "{status:?}");
+    replicas_are_equal(&cluster).await;
 }
 
 /// The thousand rows of both tables are read, although a server that had some of them is dead.

@@ -193,6 +193,10 @@ pub enum Command {
         shard: u32,
         /// The storage server.
         server: Ulid,
+        /// It has kept nothing so far: had its rebuild begun before, it has not heard of it, and what it staged meanwhile is
+        /// going to be replaced.
+        #[serde(default)]
+        fresh: bool,
     },
     /// Says that a rebuilt replica has all commits: those up to `copied` from a current replica, and later ones by itself.
     ReplicaCurrent {

@@ -45,6 +45,10 @@ pub struct Replica {
     /// It is new: it does not count among the replicas before it is current.
     #[serde(default)]
     pub joining: bool,
+    /// Where it is not current: the last version of which it has all commits, once it has heard their outcomes. 0 when it may
+    /// have nothing.
+    #[serde(default)]
+    pub complete_to: u64,
     /// The server that loses its replica to this one when this one is current.
     #[serde(default)]
     pub replaces: Option<Ulid>,
@@ -74,12 +78,20 @@ impl Replica {
     /// A replica of an empty shard.
     pub fn new(server: Ulid, version: u64) -> Self {
         let state = ReplicaState::Current { since: version };
-        Self { server, state, accepts: 0, joining: false, replaces: None }
+        Self { server, state, accepts: 0, joining: false, complete_to: 0, replaces: None }
     }
 
     /// Whether it has every commit.
     pub fn is_current(&self) -> bool {
         matches!(self.state, ReplicaState::Current { .. })
+    }
+
+    /// It misses a commit at `since`, or may miss later ones; 0: it has not been current since a rebuild began.
+    pub(super) fn becomes_stale(&mut self, since: u64) {
+        if self.is_current() {
+            self.complete_to = since.saturating_sub(1);
+        }
+        self.state = ReplicaState::Stale { since };
     }
 
     /// Whether changes are to be staged there: it has every commit, or is on the way to it.

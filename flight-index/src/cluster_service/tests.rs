@@ -157,6 +157,19 @@ async fn a_server_registers_once_however_often_it_says_so() {
 }
 
 #[tokio::test]
+async fn tables_are_listed_with_the_servers_that_have_their_rows() {
+    let setup = Setup::bootstrapped().await;
+    setup.register(new_ulid(), "https://a:1").await.unwrap();
+    let table = setup.create_table("public").await;
+    let listed = setup.service.list_tables().await.unwrap();
+    assert_eq!(listed.version, setup.service.catalog.state().version());
+    let [found] = &listed.tables[..] else { panic!("{listed:?}") };
+    assert_eq!(found.table.as_ref().unwrap().id, table.to_string());
+    let shard = ListedShard { replicas: 1, current: vec!["https://a:1".to_owned()] };
+    assert_eq!(found.shards, [shard.clone(), shard]);
+}
+
+#[tokio::test]
 async fn commits_are_replayed_and_then_followed() {
     let setup = Setup::bootstrapped().await;
     let server = new_ulid();

@@ -157,6 +157,11 @@ impl Buffer {
         self.submit(Some(operation), changes)?.wait().map(drop)
     }
 
+    /// Undoes what is staged in a shard, with changes of the manifest.
+    pub fn forget_staged(&self, shard: ShardId, changes: Vec<Change>) -> Result<()> {
+        self.submit(Some(Operation::ForgetStaged { shard }), changes)?.wait().map(drop)
+    }
+
     /// Drops a table, with changes of the manifest.
     pub fn drop_table(&self, table: Ulid, changes: Vec<Change>) -> Result<()> {
         self.submit(Some(Operation::DropTable { table }), changes)?.wait().map(drop)

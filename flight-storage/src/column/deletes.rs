@@ -100,6 +100,16 @@ impl Mask {
         bits.is_some_and(|bits| bits.bits[bit / 64] >> (bit % 64) & 1 == 1)
     }
 
+    /// The mask that leaves, of a segment of `rows` rows, those that are in this one and not in `without`; `None` if there are
+    /// none.
+    pub fn inverse(&self, without: Option<&Mask>, rows: u64) -> Option<Mask> {
+        let is_left = |row: &u32| self.contains(*row) && !without.is_some_and(|without| without.contains(*row));
+        let others: Vec<u32> = (0..rows as u32).filter(|row| !is_left(row)).collect();
+        let mut mask = Mask::default();
+        mask.add(&others);
+        (mask.rows() < rows).then_some(mask)
+    }
+
     /// Which of the `rows` rows of chunk `chunk` are left; `None`: all.
     pub fn left_in(&self, chunk: usize, rows: usize) -> Option<BooleanArray> {
         let bits = self.chunks.get(chunk)?.as_ref()?;

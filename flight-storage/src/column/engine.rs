@@ -7,7 +7,7 @@ use std::{
 };
 
 use datafusion::execution::SendableRecordBatchStream;
-use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError};
+use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError, crash_point};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
@@ -84,6 +84,8 @@ pub struct ColumnEngine {
     store: Arc<Store>,
     /// The segment that was verified last.
     verified: Mutex<Option<Ulid>>,
+    /// Held by whoever commits; alone, by whoever undoes what is staged in a shard, whoever's it is.
+    outcomes: RwLock<()>,
 }
 
 impl ColumnEngine {
@@ -104,7 +106,9 @@ impl ColumnEngine {
         let known = buffer.read(manifest::read)?;
         let state = State::new(known, &buffer, &segments_dir)?;
         delete_orphans(&segments_dir, &state)?;
+        crash_point::reach("column.folder.opened");
         sync_folder(&segments_dir)?;
+        crash_point::reach("column.folder.named");
         let footer_bytes = options.cache_bytes / 8;
         let store = Store {
             cache: ColumnCache::new(options.cache_bytes - footer_bytes),
@@ -116,7 +120,7 @@ impl ColumnEngine {
             state: RwLock::new(state),
             compacting: Mutex::default(),
         };
-        Ok(ColumnEngine { store: Arc::new(store), verified: Mutex::default() })
+        Ok(ColumnEngine { store: Arc::new(store), verified: Mutex::default(), outcomes: RwLock::default() })
     }
 
     /// Bytes of memory that decoded columns take now.
@@ -163,6 +167,7 @@ impl StorageEngine for ColumnEngine {
     }
 
     fn commit_all(&self, commits: &[(Ulid, u64)]) -> Result<()> {
+        let _staged_stays = self.outcomes.read();
         let mut queued = Vec::with_capacity(commits.len());
         for &(transaction, version) in commits {
             let changes = self.change_of(transaction, Change::Commit { transaction, version });
@@ -187,6 +192,15 @@ impl StorageEngine for ColumnEngine {
         self.store.state.read().check_not_dropped(table)?;
         let writer = ImportWriter::new(Arc::clone(&self.store), Arc::clone(table), shard, version)?;
         Ok(Box::new(writer))
+    }
+
+    fn forget_staged(&self, shard: ShardId) -> Result<()> {
+        // A commit looks at what is staged twice: for the file, and for what is in memory.
+        let _no_commits = self.outcomes.write();
+        self.store.buffer.forget_staged(shard, vec![Change::ForgetStaged { shard }])?;
+        let gone = self.store.state.write().forget_staged(shard);
+        self.store.forget(&gone);
+        Ok(())
     }
 
     fn drop_shard(&self, shard: ShardId) -> Result<()> {

@@ -127,6 +127,8 @@ pub enum Change {
     Commit { transaction: Ulid, version: u64 },
     /// What `transaction` staged in statements after `after` is forgotten; all of it, if there is none.
     Undo { transaction: Ulid, after: Option<u32> },
+    /// What is staged in a shard is forgotten.
+    ForgetStaged { shard: ShardId },
     /// All of a table is forgotten.
     DropTable { table: Ulid },
     /// All of a shard is forgotten; in its place come segments, visible from `version` on.
@@ -186,6 +188,15 @@ impl Change {
                 run(sql, parameters)?;
                 let sql = "DELETE FROM deletions WHERE transaction_id = ?1 AND version IS NULL AND sequence > ?2";
                 run(sql, parameters)
+            }
+            Change::ForgetStaged { shard } => {
+                let parameters = params![shard.table.to_bytes(), shard.shard];
+                run(
+                    "DELETE FROM deletions WHERE version IS NULL AND segment IN
+                         (SELECT id FROM segments WHERE table_id = ?1 AND shard = ?2)",
+                    parameters,
+                )?;
+                run("DELETE FROM segments WHERE table_id = ?1 AND shard = ?2 AND from_version IS NULL", parameters)
             }
             Change::DropTable { table } => {
                 let table = table.to_bytes();

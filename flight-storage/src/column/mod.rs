@@ -35,7 +35,7 @@ mod deletes;
 mod distinct;
 mod engine;
 mod format;
-mod keys;
+pub(crate) mod keys;
 mod locate;
 mod lru;
 mod manifest;
@@ -52,7 +52,7 @@ mod stage_writer;
 mod stats;
 mod store;
 mod unique;
-mod write;
+pub(crate) mod write;
 
 pub use engine::{ColumnEngine, ColumnOptions};
 use store::Store;

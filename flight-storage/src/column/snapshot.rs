@@ -44,9 +44,13 @@ pub fn collect(store: &Store, request: &ScanRequest) -> Result<Snapshot> {
         .collect();
     let mut segments = Vec::new();
     for (_, shard) in &shards {
-        shard.check(&request.table, request.snapshot, false)?;
+        shard.check(&request.table, request.snapshot.min(request.except.unwrap_or(u64::MAX)), false)?;
         let visible = shard.segments.iter().filter(|segment| segment.is_visible_at(request.snapshot, request.own));
-        segments.extend(visible.map(|segment| (Arc::clone(segment), segment.mask(request.snapshot, request.own))));
+        segments.extend(visible.map(|segment| {
+            let excepted = request.except.filter(|except| segment.is_visible_at(*except, None));
+            let gone = segment.mask(request.snapshot, request.own);
+            (Arc::clone(segment), gone, excepted.map(|except| segment.mask(except, None)))
+        }));
     }
     let buffered: Vec<u32> = shards.iter().filter(|(_, shard)| shard.buffered).map(|(number, _)| *number).collect();
     drop(state);
@@ -54,5 +58,13 @@ pub fn collect(store: &Store, request: &ScanRequest) -> Result<Snapshot> {
         true => None,
         false => Some(store.buffer.scan(ScanRequest { shards: buffered, ..request.clone() })?),
     };
-    Ok(Snapshot { segments, buffer })
+    let segments = segments.into_iter().filter_map(|(segment, gone, excepted)| {
+        let gone = match excepted {
+            None => gone,
+            // Of what both see, only rows are left that the other does not see any more.
+            Some(mask) => Some(Arc::new(mask?.inverse(gone.as_deref(), segment.record().rows)?)),
+        };
+        Some((segment, gone))
+    });
+    Ok(Snapshot { segments: segments.collect(), buffer })
 }

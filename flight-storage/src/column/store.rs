@@ -236,6 +236,27 @@ impl State {
         gone
     }
 
+    /// Undoes what is staged in a shard. Answers the segments that are gone.
+    pub fn forget_staged(&mut self, id: ShardId) -> HashSet<Ulid> {
+        let mut gone = HashSet::new();
+        let Some(shard) = self.shards.get_mut(&id) else { return gone };
+        shard.segments.retain(|segment| {
+            let is_staged = segment.is_staged();
+            if is_staged {
+                segment.doom();
+                gone.insert(segment.id());
+            } else if segment.has_deletions() {
+                segment.change_deletions(|deletions| deletions.undo(|deletion| deletion.version() == NEVER));
+            }
+            !is_staged
+        });
+        for staged in self.staged.values_mut() {
+            staged.shards.remove(&id);
+        }
+        self.staged.retain(|_, staged| !staged.shards.is_empty());
+        gone
+    }
+
     /// Forgets a transaction that has nothing staged any more.
     fn forget_if_empty(&mut self, transaction: Ulid) {
         let Some(staged) = self.staged.get(&transaction) else { return };

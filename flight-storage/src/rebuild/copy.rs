@@ -1,12 +1,19 @@
 //! One rebuild from its beginning to its end; see the steps in [`crate::rebuild`].
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use drsdb_core::{
     Error, ErrorCode, Result, Table,
     net::name_server,
     v1::{
-        ExportShardRequest, FinishRebuildRequest, StartRebuildRequest, StartRebuildResponse,
+        ExportShardRequest, FinishRebuildRequest, RebuildSource, StartRebuildRequest, StartRebuildResponse,
         cluster_client::ClusterClient, start_rebuild_response::Next, storage_client::StorageClient,
     },
 };
@@ -28,9 +35,9 @@ const ALONE_TIME: Duration = Duration::from_secs(1);
 /// How long to wait after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long commits up to the copy's snapshot may take to arrive here.
-const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 /// Batches of a copy between the network and the thread that writes.
-const QUEUE: usize = 2;
+pub(super) const QUEUE: usize = 2;
 /// A rebuild gives up after so many failures in a row; the index servers ask for it again while it is needed.
 const MAX_FAILURES: usize = 10;
 
@@ -42,11 +49,31 @@ pub struct Rebuilder {
     /// Ends all rebuilds.
     pub shutdown: CancellationToken,
     /// Those that run.
-    pub running: Arc<Mutex<HashSet<ShardId>>>,
+    pub running: Arc<Mutex<BTreeMap<ShardId, RebuildStep>>>,
+    /// What was done since the start.
+    pub done: Arc<RebuildsDone>,
+}
+
+/// How often shards were given what they missed.
+#[derive(Debug, Default)]
+pub struct RebuildsDone {
+    /// As a whole.
+    pub copied: AtomicU64,
+    /// By what had changed.
+    pub caught_up: AtomicU64,
+}
+
+/// How far a rebuild is.
+#[derive(Debug, Clone, Copy)]
+pub struct RebuildStep {
+    /// For people.
+    pub step: &'static str,
+    /// Received from other replicas.
+    pub bytes: u64,
 }
 
 /// Removes a shard from the running ones, however its rebuild ends.
-struct Running(Arc<Mutex<HashSet<ShardId>>>, ShardId);
+struct Running(Arc<Mutex<BTreeMap<ShardId, RebuildStep>>>, ShardId);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -66,7 +93,24 @@ impl Rebuilder {
 
     /// Whether a rebuild of the shard runs.
     pub fn is_running(&self, shard: ShardId) -> bool {
-        self.running.lock().contains(&shard)
+        self.running.lock().contains_key(&shard)
+    }
+
+    /// Those that run.
+    pub fn progress(&self) -> Vec<(ShardId, RebuildStep)> {
+        self.running.lock().iter().map(|(shard, progress)| (*shard, *progress)).collect()
+    }
+
+    pub(super) fn begin_step(&self, shard: ShardId, step: &'static str) {
+        if let Some(progress) = self.running.lock().get_mut(&shard) {
+            *progress = RebuildStep { step, bytes: 0 };
+        }
+    }
+
+    pub(super) fn received(&self, shard: ShardId, bytes: usize) {
+        if let Some(progress) = self.running.lock().get_mut(&shard) {
+            progress.bytes += bytes as u64;
+        }
     }
 
     /// Begins a rebuild, unless it runs.
@@ -75,9 +119,10 @@ impl Rebuilder {
     }
 
     fn begin(&self, shard: ShardId, alone: Option<OwnedRwLockWriteGuard<Mode>>) {
-        if !self.running.lock().insert(shard) {
-            return;
-        }
+        match self.running.lock().entry(shard) {
+            Entry::Occupied(_) => return,
+            Entry::Vacant(new) => new.insert(RebuildStep { step: "waiting", bytes: 0 }),
+        };
         let (this, running) = (self.clone(), Running(Arc::clone(&self.running), shard));
         tokio::spawn(async move {
             let _running = running;
@@ -115,9 +160,15 @@ impl Rebuilder {
         let Some((spool, started)) = started else { return Ok(true) };
         let table = started.table.as_ref().ok_or_else(|| Error::internal("a rebuild without a table"))?;
         let table = Arc::new(Table::from_proto(table)?);
-        tracing::info!(table = %table.name, shard = shard.shard, snapshot = started.snapshot, "copying a shard");
-        self.copy(shard, &table, &started).await?;
+        if self.catch_up(shard, &table, &started).await? {
+            self.done.caught_up.fetch_add(1, Ordering::Relaxed);
+        } else {
+            tracing::info!(table = %table.name, shard = shard.shard, snapshot = started.snapshot, "copying a shard");
+            self.copy(shard, &table, &started).await?;
+            self.done.copied.fetch_add(1, Ordering::Relaxed);
+        }
         self.follower.applied.wait_for(started.snapshot, SNAPSHOT_PATIENCE).await?;
+        self.begin_step(shard, "replaying");
         let mut at = self.replay(&spool, shard, started.snapshot, 0).await?;
         loop {
             let Some(mut guard) = self.alone(shard).await else {
@@ -164,6 +215,7 @@ impl Rebuilder {
             table_id: shard.table.to_string(),
             shard: shard.shard,
             again: spool.has_lost(),
+            fresh: !was_open && !resumed,
         };
         let asked = self
             .ask(|mut client| {
@@ -213,6 +265,7 @@ impl Rebuilder {
     /// Replaces the shard by the rows of a current replica.
     async fn copy(&self, shard: ShardId, table: &Arc<Table>, started: &StartRebuildResponse) -> Result<()> {
         let mut failure = Error::new(ErrorCode::Unavailable, "no server has a current replica of the shard");
+        self.begin_step(shard, "copying");
         for source in &started.sources {
             match self.copy_from(source, shard, table, started.snapshot).await {
                 Ok(()) => return Ok(()),
@@ -222,11 +275,15 @@ impl Rebuilder {
         Err(failure)
     }
 
-    async fn copy_from(&self, source: &str, shard: ShardId, table: &Arc<Table>, snapshot: u64) -> Result<()> {
-        let url = Url::parse(source).map_err(|error| Error::internal(format!("{source}: {error}")))?;
-        let client = StorageClient::new(self.follower.channels.channel(&url)?);
-        let mut client = client.max_decoding_message_size(LOAD_MESSAGE_BYTES);
-        let request = ExportShardRequest { table: Some(table.to_proto()), shard: shard.shard, snapshot };
+    async fn copy_from(&self, source: &RebuildSource, shard: ShardId, table: &Arc<Table>, snapshot: u64) -> Result<()> {
+        let (mut client, url) = self.source(source)?;
+        let request = ExportShardRequest {
+            table: Some(table.to_proto()),
+            shard: shard.shard,
+            snapshot,
+            server_id: source.server_id.clone(),
+            ..Default::default()
+        };
         let named = |status| name_server(status, &url);
         let mut rows = client.export_shard(request).await.map_err(named)?.into_inner();
         let (sender, mut receiver) = mpsc::channel::<bytes::Bytes>(QUEUE);
@@ -246,6 +303,7 @@ impl Rebuilder {
             writer.finish().map(drop)
         });
         while let Some(message) = rows.message().await.map_err(named)? {
+            self.received(shard, message.batch.len());
             if sender.send(message.batch).await.is_err() {
                 break;
             }
@@ -253,6 +311,12 @@ impl Rebuilder {
         drop(sender);
         let _ = complete.send(());
         writer.await.map_err(|error| Error::internal(format!("the writer of a copy failed: {error}")))?
+    }
+
+    pub(super) fn source(&self, source: &RebuildSource) -> Result<(StorageClient<Channel>, Url)> {
+        let url = Url::parse(&source.url).map_err(|error| Error::internal(format!("{}: {error}", source.url)))?;
+        let client = StorageClient::new(self.follower.channels.channel(&url)?);
+        Ok((client.max_decoding_message_size(LOAD_MESSAGE_BYTES), url))
     }
 
     async fn replay(&self, spool: &Arc<Spool>, shard: ShardId, copied: u64, from: usize) -> Result<usize> {
@@ -307,7 +371,7 @@ async fn pause() {
     tokio::time::sleep(PAUSE).await;
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::internal(format!("a rebuild's thread failed: {error}")))?
 }

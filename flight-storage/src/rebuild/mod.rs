@@ -4,7 +4,8 @@
 //!  index server              this server                                          a current replica
 //!       │   StartRebuild at E     │ 1. keeps staged calls in a spool, and asks             │
 //!       │◀────────────────────────│    (from E on it is written to)                        │
-//!       │                         │ 2. copies all rows at a snapshot V >= E ◀── ExportShard │
+//!       │                         │ 2. takes what has changed up to a snapshot V >= E since │
+//!       │                         │    it was current, or copies all rows ◀──── ExportShard │
 //!       │   Stage ──────────────▶ │    ... while calls come in: spool                       │
 //!       │   FinishRebuild at V    │ 3. stages what is in the spool and not in the copy      │
 //!       │◀────────────────────────│ 4. the last of it while no call comes in; then it is current
@@ -14,11 +15,13 @@
 //! - [`spool`]: staged calls on disk, with the outcomes that were heard of.
 //! - [`replay`]: from the spool into the engine.
 //! - [`copy`]: the steps above, again from the start whenever one fails.
+//! - [`catch_up`]: what has changed, in place of a copy.
 //! - [`floors`]: the snapshots at which a copied shard can be read.
 //!
 //! A crash at any point begins again at step 1 with the spool as it is on disk: the engine's shard is replaced as a whole
-//! when a copy is complete, and until the catalog says that the replica is current nobody reads it.
+//! when a copy is complete, what has changed is found anew, and until the catalog says that the replica is current nobody reads it.
 
+pub mod catch_up;
 pub mod copy;
 pub mod floors;
 pub mod replay;

@@ -13,7 +13,7 @@ use super::{
     error::{Context, name_shard},
     file::{execute, id_bytes, id_from_bytes, integers, state},
     import::{Import, abandon_import},
-    outcome::{abandon, commit, remove_slice, undo},
+    outcome::{abandon, commit, forget_staged, remove_slice, undo},
     shards::{find_shard, free_shard, give_up_shard},
 };
 use crate::engine::ShardId;
@@ -49,6 +49,10 @@ pub(crate) enum Operation {
         table: Ulid,
     },
     DropShard {
+        shard: ShardId,
+    },
+    /// Undoes what is staged in a shard.
+    ForgetStaged {
         shard: ShardId,
     },
     /// Undoes a part of a piece in state REMOVING.
@@ -136,6 +140,7 @@ impl Operation {
             Operation::Commit { transaction, version } => commit(connection, *transaction, *version),
             Operation::Abort { transaction } => undo(connection, *transaction, None),
             Operation::RollbackTo { transaction, sequence } => undo(connection, *transaction, Some(*sequence)),
+            Operation::ForgetStaged { shard } => forget_staged(connection, *shard),
             Operation::DropTable { table } => drop_table(connection, *table),
             Operation::DropShard { shard } => drop_shard(connection, *shard),
             Operation::RemoveSlice { piece } => remove_slice(connection, *piece),

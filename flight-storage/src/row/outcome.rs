@@ -23,8 +23,9 @@ use super::{
     error::Context,
     file::{LIVE, execute, id_bytes, integers, state, version_integer},
     operations::{Done, Operation},
-    shards::table_name,
+    shards::{find_shard, table_name},
 };
+use crate::engine::ShardId;
 
 /// Up to this many changed rows a commit writes the version into the rows.
 pub(crate) const STAMP_ROWS: i64 = 1024;
@@ -167,7 +168,19 @@ pub(crate) fn undo(connection: &Connection, transaction: Ulid, sequence: Option<
         "transaction_id = ?1 AND state IN (?2, ?3) AND sequence > ?4 ORDER BY piece DESC",
         params![id_bytes(transaction), state::WRITING, state::STAGED, sequence.map_or(-1, i64::from)],
     )?;
-    for piece in &pieces {
+    remove(connection, &pieces)
+}
+
+/// Undoes what is staged in a shard.
+pub(crate) fn forget_staged(connection: &Connection, shard: ShardId) -> Result<Done> {
+    let Some(shard) = find_shard(connection, shard)? else { return Ok(Done::default()) };
+    let sql = "shard = ?1 AND state IN (?2, ?3) ORDER BY piece DESC";
+    let pieces = Piece::find(connection, sql, params![shard.number, state::WRITING, state::STAGED])?;
+    remove(connection, &pieces)
+}
+
+fn remove(connection: &Connection, pieces: &[Piece]) -> Result<Done> {
+    for piece in pieces {
         mark_removing(connection, piece.piece)?;
     }
     let mut done = Done::default();

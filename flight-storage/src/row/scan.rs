@@ -119,11 +119,18 @@ impl Scan {
 
     /// The part of a statement from FROM on, and what its `?` stand for.
     fn visible_rows(&self, shard: &ShardTable) -> Result<(String, Vec<Value>)> {
-        if self.snapshot < shard.forgotten {
-            let message = format!("version {} is too old to be read: its rows have been compacted", self.snapshot);
+        let except = self.request.except.map(snapshot_integer);
+        let oldest = self.snapshot.min(except.unwrap_or(self.snapshot));
+        if oldest < shard.forgotten {
+            let message = format!("version {oldest} is too old to be read: its rows have been compacted");
             return Err(WireError::new(ErrorCode::Conflict, message).with_hint("run the query again").into());
         }
-        let (condition, mut parameters) = visible(&self.reader, shard.number, self.snapshot, self.request.own)?;
+        let (mut condition, mut parameters) = visible(&self.reader, shard.number, self.snapshot, self.request.own)?;
+        if let Some(except) = except {
+            let (seen, of_seen) = visible(&self.reader, shard.number, except, None)?;
+            condition += &format!(" AND NOT ({seen})");
+            parameters.extend(of_seen);
+        }
         let filter = match &self.condition {
             Some(condition) => {
                 parameters.extend(condition.parameters.iter().cloned());

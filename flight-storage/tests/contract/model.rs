@@ -315,6 +315,15 @@ impl Run<'_> {
             for &snapshot in &snapshots {
                 assert_eq!(self.read(fixture, snapshot, None), model.view(snapshot, None), "at {snapshot}");
             }
+            for (&from, &to) in snapshots.iter().zip(&snapshots[1..]) {
+                for (from, to) in [(from, to), (to, from)] {
+                    let before = model.view(from, None);
+                    let mut expected = model.view(to, None);
+                    // Values are never used again.
+                    expected.retain(|key, value| before.get(key) != Some(value));
+                    assert_eq!(self.difference(fixture, from, to), expected, "at {to} without {from}");
+                }
+            }
             for transaction in model.transactions.values() {
                 let last = transaction.statements.last().map_or(0, |statement| statement.sequence);
                 for sequence in [last, last.saturating_sub(1)] {
@@ -332,7 +341,16 @@ impl Run<'_> {
     }
 
     fn read(&self, fixture: &Fixture, snapshot: u64, own: Option<OwnWrites>) -> View {
-        let rows: RecordBatch = fixture.scan(ScanRequest { own, ..request(&self.table, snapshot) }).unwrap();
+        self.found(fixture, ScanRequest { own, ..request(&self.table, snapshot) })
+    }
+
+    /// What was made between two snapshots, or, if the first is the later one, what was deleted.
+    fn difference(&self, fixture: &Fixture, from: u64, to: u64) -> View {
+        self.found(fixture, ScanRequest { except: Some(from), ..request(&self.table, to) })
+    }
+
+    fn found(&self, fixture: &Fixture, request: ScanRequest) -> View {
+        let rows: RecordBatch = fixture.scan(request).unwrap();
         let ids = rows.column(0).as_primitive::<Int64Type>().values();
         let mut found: BTreeMap<usize, (i64, u64)> = BTreeMap::new();
         for (id, name) in ids.iter().zip(rows.column(1).as_string_view()) {

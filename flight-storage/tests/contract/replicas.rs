@@ -3,7 +3,7 @@
 use drsdb_core::{ErrorCode, ids::new_ulid};
 use drsdb_storage::engine::{ScanRequest, ShardId};
 
-use super::support::{Factory, Fixture, named, people, people_rows, plain, request, statement, wait_until};
+use super::support::{Factory, Fixture, ids, named, people, people_rows, plain, request, statement, wait_until};
 
 pub fn an_import_replaces_a_shard(factory: Factory) {
     let mut fixture = Fixture::new(factory);
@@ -33,6 +33,72 @@ pub fn an_import_replaces_a_shard(factory: Factory) {
     assert_eq!(fixture.count(&table, 11), 19_999);
     let error = fixture.stage(&table, &people_rows(&table, [1])).unwrap_err();
     assert_eq!(error.code(), ErrorCode::ConstraintViolation);
+}
+
+/// Staged things of one shard go, whoever's they are; those of another one, and what has committed, stay.
+pub fn what_is_staged_in_a_shard_can_be_forgotten(factory: Factory) {
+    let mut fixture = Fixture::new(factory);
+    let table = people();
+    let shard = ShardId { table: table.id, shard: 0 };
+    fixture.load(&table, &people_rows(&table, 0..20_000), 1);
+    fixture.commit_change(&table, &[1], &[(1, "committed")], 2);
+    let (both, one) = (new_ulid(), new_ulid());
+    fixture.change(statement(both, 1, 2), &table, &[2, 3], &[(2, "staged")]).unwrap();
+    fixture.stage_in(both, &table, 1, &people_rows(&table, 0..5)).unwrap();
+    // Enough for segments, and too many to be undone in one step.
+    fixture.stage_in(one, &table, 0, &people_rows(&table, 100_000..150_000)).unwrap();
+    fixture.engine().forget_staged(shard).unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            fixture.restart();
+        }
+        assert_eq!(fixture.engine().staged_transactions().unwrap(), [both]);
+        assert_eq!(fixture.count(&table, 2), 20_000);
+    }
+    fixture.engine().forget_staged(shard).unwrap();
+    fixture.engine().forget_staged(ShardId { shard: 3, ..shard }).unwrap();
+    fixture.engine().commit_all(&[(both, 3), (one, 4)]).unwrap();
+    // The keys are nobody's.
+    fixture.commit_change(&table, &[2, 3], &[(2, "later"), (100_000, "later")], 5);
+    for _ in 0..2 {
+        assert_eq!(fixture.count(&table, 5), 20_000);
+        let other = fixture.scan(ScanRequest { shards: vec![1], ..request(&table, 5) }).unwrap();
+        assert_eq!(other.num_rows(), 5, "another shard");
+        let named = fixture.names(&table, 5, None);
+        assert_eq!((named[1].1.as_str(), named[2].1.as_str()), ("committed", "later"));
+        fixture.restart();
+    }
+}
+
+pub fn what_changed_between_snapshots_can_be_read(factory: Factory) {
+    let mut fixture = Fixture::new(factory);
+    let table = people();
+    fixture.load(&table, &people_rows(&table, 0..20_000), 1);
+    fixture.commit_change(&table, &[1, 2], &[(1, "new"), (30_000, "added")], 2);
+    fixture.commit_change(&table, &[30_000, 4], &[(31_000, "added")], 3);
+    let between = |fixture: &Fixture, except, snapshot| {
+        let rows = fixture.scan(ScanRequest { except: Some(except), ..request(&table, snapshot) }).unwrap();
+        ids(&rows)
+    };
+    for _ in 0..2 {
+        assert_eq!(between(&fixture, 1, 3), [1, 31_000], "made, and there still");
+        assert_eq!(between(&fixture, 3, 1), [1, 2, 4], "deleted");
+        assert_eq!(between(&fixture, 2, 3), [31_000]);
+        assert_eq!(between(&fixture, 3, 2), [4, 30_000]);
+        assert_eq!(between(&fixture, 3, 3), [] as [i64; 0]);
+        assert_eq!(between(&fixture, 3, u64::MAX), [] as [i64; 0]);
+        assert_eq!(between(&fixture, 0, 3).len(), 19_999);
+        fixture.restart();
+    }
+    fixture.compact(2);
+    assert_eq!(between(&fixture, 2, 3), [31_000]);
+    // What is forgotten may be told all the same, but never too little of it.
+    for (except, snapshot, expected) in [(1, 3, vec![1, 31_000]), (3, 1, vec![1, 2, 4])] {
+        match fixture.scan(ScanRequest { except: Some(except), ..request(&table, snapshot) }) {
+            Ok(rows) => assert_eq!(ids(&rows), expected),
+            Err(error) => assert_eq!(error.code(), ErrorCode::Conflict, "{error}"),
+        }
+    }
 }
 
 pub fn an_import_that_is_dropped_changes_nothing(factory: Factory) {

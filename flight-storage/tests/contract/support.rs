@@ -204,6 +204,7 @@ pub fn request(table: &Arc<Table>, snapshot: u64) -> ScanRequest {
         table: Arc::clone(table),
         shards: vec![0],
         snapshot,
+        except: None,
         projection: (0..table.columns.len()).collect(),
         filters: vec![],
         limit: None,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use drsdb_core::{ErrorCode, Ulid, WireError};
 
 use super::{Applied, CHANGED, UNCHANGED, remove_all, replicas, users};
-use crate::catalog::{Blob, CatalogState, Cluster, Outcome, ServerCondition, ServerState, StorageServer};
+use crate::catalog::{Blob, CatalogState, Cluster, Outcome, Replica, ServerCondition, ServerState, StorageServer};
 
 pub(super) fn bootstrap(
     state: &mut CatalogState,
@@ -129,12 +129,16 @@ pub(super) fn no_server(server: Ulid) -> WireError {
         .with_field("server", server)
 }
 
-/// Up to which commit every server has taken in all that it needs. One without a replica that is written needs nothing:
-/// whatever it gets later is a copy.
+/// Versions for which outcomes are kept for a server that is away, so that its replicas need no copy of everything.
+pub(super) const KEPT_FOR_ABSENT: u64 = 50_000;
+
+/// Up to which commit every server has taken in all that it needs. One without a replica that is written, or that has
+/// something and has not been away for long, needs nothing: whatever it gets later is a copy.
 fn applied_everywhere(state: &CatalogState) -> u64 {
     let replicas = state.tables.values().flat_map(|table| &table.shards).flat_map(|shard| &shard.replicas);
-    let needing: BTreeSet<Ulid> =
-        replicas.filter(|replica| replica.is_written()).map(|replica| replica.server).collect();
+    let is_near = |server: &Ulid| state.applied.get(server).is_some_and(|at| at + KEPT_FOR_ABSENT >= state.version);
+    let needs = |replica: &&Replica| replica.is_written() || (replica.complete_to > 0 && is_near(&replica.server));
+    let needing: BTreeSet<Ulid> = replicas.filter(needs).map(|replica| replica.server).collect();
     let up = |server: &Ulid| state.condition(*server).down_since.is_none();
     let counts = state.applied.iter().filter(|(server, _)| needing.contains(server) || up(server));
     counts.map(|(_, version)| *version).min().unwrap_or(0)

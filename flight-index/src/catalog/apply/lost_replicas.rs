@@ -14,9 +14,9 @@ use drsdb_core::{ErrorCode, Ulid, WireError};
 use super::{
     Applied, CHANGED, UNCHANGED,
     cluster::no_server,
-    replicas::{NEVER_CURRENT, find, no_replica, put, set},
+    replicas::{find, no_replica, put, set_lost},
 };
-use crate::catalog::{CatalogState, ReplicaState, ShardState};
+use crate::catalog::{CatalogState, ShardState};
 
 pub(super) fn lose(state: &mut CatalogState, server: Ulid, shard: Option<(Ulid, u32)>) -> Applied {
     if state.server(server).is_none() {
@@ -57,13 +57,9 @@ fn is_last(shard: &ShardState, server: Ulid) -> bool {
 
 /// The shard with the replica on `server` as one that has nothing; `None` when it is that already.
 fn without_replica(shard: &ShardState, server: Ulid, version: u64) -> Option<ShardState> {
-    let nothing = ReplicaState::Stale { since: NEVER_CURRENT };
-    if shard.replica(server)?.state == nothing {
-        return None;
-    }
-    let mut shard = shard.clone();
-    shard.change_replicas(version, |replicas| set(replicas, server, nothing));
-    Some(shard)
+    let mut changed = shard.clone();
+    changed.change_replicas(version, |replicas| set_lost(replicas, server));
+    (changed.replica(server) != shard.replica(server)).then_some(changed)
 }
 
 fn nowhere_else(state: &CatalogState, server: Ulid, (table, shard): (Ulid, u32), count: usize) -> WireError {

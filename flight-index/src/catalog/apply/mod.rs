@@ -73,7 +73,9 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         Command::DemoteServer { server } => replicas::demote_server(state, *server),
         Command::LoseReplicas { server, shard } => lost_replicas::lose(state, *server, *shard),
         Command::ServerUp { server } => cluster::server_up(state, *server),
-        Command::StartRebuild { table, shard, server } => replicas::start_rebuild(state, *table, *shard, *server),
+        Command::StartRebuild { table, shard, server, fresh } => {
+            replicas::start_rebuild(state, *table, *shard, *server, *fresh)
+        }
         Command::ReplicaCurrent { table, shard, server, copied } => {
             replicas::current(state, *table, *shard, *server, *copied)
         }

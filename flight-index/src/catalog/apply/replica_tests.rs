@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use drsdb_core::{Column, ErrorCode, SqlType, Table, TableName, Ulid};
 use proptest::prelude::*;
 
-use super::{super::*, apply};
+use super::{super::*, apply, cluster::KEPT_FOR_ABSENT};
 
 const TABLE: Ulid = Ulid(10);
 const SERVERS: std::ops::RangeInclusive<u128> = 1..=5;
@@ -39,9 +39,12 @@ enum Step {
     },
     StartRebuild {
         server: u8,
+        unheard: bool,
     },
+    /// A server that rebuilds copies all, or takes what has changed since it was current.
     Copy {
         server: u8,
+        whole: bool,
     },
     Finish {
         server: u8,
@@ -66,8 +69,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => server.clone().prop_map(|server| Step::DemoteServer { server }),
         2 => (server.clone(), any::<bool>()).prop_map(|(server, all)| Step::Lose { server, all }),
         2 => server.clone().prop_map(|server| Step::ServerUp { server }),
-        5 => server.clone().prop_map(|server| Step::StartRebuild { server }),
-        5 => server.clone().prop_map(|server| Step::Copy { server }),
+        5 => (server.clone(), prop::bool::weighted(0.2))
+            .prop_map(|(server, unheard)| Step::StartRebuild { server, unheard }),
+        5 => (server.clone(), any::<bool>()).prop_map(|(server, whole)| Step::Copy { server, whole }),
         5 => server.clone().prop_map(|server| Step::Finish { server }),
         3 => (server.clone(), prop::option::of(1u8..=5))
             .prop_map(|(server, replaces)| Step::Add { server, replaces }),
@@ -132,6 +136,12 @@ impl World {
         apply(&mut self.state, version, &command)
     }
 
+    /// A server says how far it is, when no outcome is kept any more for those that were away since.
+    fn hear_long_after(&mut self, server: Ulid) {
+        let (version, later) = (self.state.version(), self.state.version() + KEPT_FOR_ABSENT + 1);
+        apply(&mut self.state, later, &Command::StorageApplied { server, version });
+    }
+
     fn shard(&self) -> &ShardState {
         &self.state.table(TABLE).unwrap().shards[0]
     }
@@ -152,10 +162,18 @@ impl World {
                 // Its rebuild, if there is one, is told before its replica is looked at.
                 drop(self.run(Command::ServerUp { server: id(server) }));
             }
-            Step::StartRebuild { server } => {
+            Step::StartRebuild { server, unheard } => {
                 let server = id(server);
+                let fresh = self.disk(server).spool.is_none();
                 self.disk(server).spool.get_or_insert_default();
-                let response = self.run(Command::StartRebuild { table, shard, server });
+                let response = self.run(Command::StartRebuild { table, shard, server, fresh });
+                if unheard {
+                    // The answer is lost, and with it what was to be kept.
+                    if fresh {
+                        self.disk(server).spool = None;
+                    }
+                    return;
+                }
                 let current = self.shard().replica(server).is_some_and(Replica::is_current);
                 if current || matches!(response, Response::Error(_)) {
                     self.disk(server).spool = None;
@@ -169,7 +187,7 @@ impl World {
                     *self.disk(server) = Disk::default();
                 }
             }
-            Step::Copy { server } => self.copy(id(server)),
+            Step::Copy { server, whole } => self.copy(id(server), whole),
             Step::Finish { server } => self.finish(id(server)),
             Step::Add { server, replaces } => {
                 let replaces = replaces.map(id);
@@ -223,16 +241,20 @@ impl World {
         }
     }
 
-    fn copy(&mut self, server: Ulid) {
+    fn copy(&mut self, server: Ulid, whole: bool) {
         let version = self.state.version();
         let rebuilding = self.shard().rebuilding().any(|other| other == server);
         let Some(source) = self.shard().readable_at(version).next() else { return };
         if self.disk(server).spool.is_none() || !rebuilding {
             return;
         }
-        let rows = self.disks[&source].rows.clone();
+        let complete_to = self.shard().replica(server).map_or(0, |replica| replica.complete_to);
+        let base = if whole { 0 } else { complete_to };
+        let changed: Vec<u64> = self.disks[&source].rows.range(base + 1..).copied().collect();
         let disk = self.disk(server);
-        (disk.rows, disk.copied) = (rows, Some(version));
+        disk.rows.retain(|version| *version <= base);
+        disk.rows.extend(changed);
+        disk.copied = Some(version);
         disk.staged.clear();
     }
 
@@ -262,6 +284,11 @@ impl World {
         assert!(shard.authority <= shard.epoch);
         for server in shard.current() {
             assert_eq!(self.disks[&server].rows, self.committed, "server {server} in {shard:?}");
+        }
+        for replica in shard.replicas.iter().filter(|replica| !replica.is_current()) {
+            let up_to = |versions: &BTreeSet<u64>| versions.range(..=replica.complete_to).copied().collect::<Vec<_>>();
+            let rows = &self.disks[&replica.server].rows;
+            assert_eq!(up_to(rows), up_to(&self.committed), "server {} in {shard:?}", replica.server);
         }
     }
 }
@@ -303,12 +330,12 @@ fn a_missed_commit_makes_stale_and_a_copy_makes_current() {
     assert_eq!(world.shard().current().count(), 2, "it missed something");
     // Began before the rebuild, and commits after it: the first copy has it not.
     world.stage(1, 0);
-    world.step(Step::StartRebuild { server: last.0 as u8 });
-    world.copy(last);
+    world.step(Step::StartRebuild { server: last.0 as u8, unheard: false });
+    world.copy(last, true);
     world.commit(1);
     world.finish(last);
     assert_eq!(world.shard().rebuilding().collect::<Vec<_>>(), [last]);
-    world.copy(last);
+    world.copy(last, true);
     world.finish(last);
     world.check();
     assert_eq!(world.shard().current().count(), 3);
@@ -341,8 +368,8 @@ fn what_was_staged_on_a_lost_replica_does_not_count() {
     world.check();
     // Rebuilt, it counts again; what it staged before does not.
     world.stage(1, 1 << servers[2].0);
-    world.step(Step::StartRebuild { server: servers[1].0 as u8 });
-    world.copy(servers[1]);
+    world.step(Step::StartRebuild { server: servers[1].0 as u8, unheard: false });
+    world.copy(servers[1], true);
     world.finish(servers[1]);
     world.commit(1);
     assert!(world.committed.is_empty());
@@ -360,7 +387,7 @@ fn a_lost_replica_needs_a_copy_even_if_it_missed_nothing() {
     world.run(Command::DemoteServer { server: lost });
     world.step(Step::Lose { server: lost.0 as u8, all: true });
     world.run(Command::ServerUp { server: lost });
-    world.step(Step::StartRebuild { server: lost.0 as u8 });
+    world.step(Step::StartRebuild { server: lost.0 as u8, unheard: false });
     assert_eq!(world.shard().rebuilding().collect::<Vec<_>>(), [lost]);
     let again = Command::LoseReplicas { server: servers[0], shard: None };
     assert_eq!(world.run(again.clone()), Response::Done { changed: true }, "also while it is rebuilt");
@@ -397,8 +424,8 @@ fn a_replica_moves_without_a_moment_of_fewer() {
     world.run(add.clone());
     assert_eq!(world.run(add), Response::Done { changed: false });
     assert_eq!((world.shard().counted(), world.shard().majority()), (3, 2));
-    world.step(Step::StartRebuild { server: new.0 as u8 });
-    world.copy(new);
+    world.step(Step::StartRebuild { server: new.0 as u8, unheard: false });
+    world.copy(new, true);
     world.finish(new);
     assert_eq!(world.shard().current().collect::<Vec<_>>(), [new, servers[1], servers[2]]);
     let events: Vec<Event> = world.state.events_after(0).flat_map(|(_, events)| events.to_vec()).collect();
@@ -431,6 +458,8 @@ fn a_server_that_is_gone_does_not_keep_commits_from_being_forgotten() {
     for server in SERVERS.map(Ulid).filter(|server| *server != gone) {
         world.run(Command::StorageApplied { server, version });
     }
+    assert!(world.state.forgotten_version() < version, "it may be back soon");
+    world.hear_long_after(servers[1]);
     assert_eq!(world.state.forgotten_version(), version);
     // What it missed it does not hear any more, so it is not current even where nothing was changed.
     world.run(Command::ServerUp { server: gone });
@@ -450,12 +479,13 @@ fn a_server_that_missed_an_outcome_is_not_current_without_a_copy() {
     for server in SERVERS.map(Ulid).filter(|server| *server != gone) {
         world.run(Command::StorageApplied { server, version });
     }
+    world.hear_long_after(servers[1]);
     assert_eq!(world.state.forgotten_version(), version);
     // It is told what is still known, and says how far it is, before anybody looks at its replicas.
     let version = world.state.version();
     world.run(Command::StorageApplied { server: gone, version });
     world.run(Command::ServerUp { server: gone });
     assert!(!world.shard().current().any(|server| server == gone));
-    world.step(Step::StartRebuild { server: gone.0 as u8 });
+    world.step(Step::StartRebuild { server: gone.0 as u8, unheard: false });
     assert!(!world.shard().current().any(|server| server == gone), "it has to be given a copy");
 }

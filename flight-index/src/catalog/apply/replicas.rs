@@ -52,7 +52,11 @@ fn demoted(shard: &ShardState, server: Ulid, version: u64) -> Option<ShardState>
     // One that was being rebuilt has not had everything since the beginning.
     let since = if replica.is_current() { version } else { NEVER_CURRENT };
     let mut shard = shard.clone();
-    shard.change_replicas(version, |replicas| set(replicas, server, ReplicaState::Stale { since }));
+    shard.change_replicas(version, |replicas| {
+        for replica in replicas.iter_mut().filter(|replica| replica.server == server) {
+            replica.becomes_stale(since);
+        }
+    });
     Some(shard)
 }
 
@@ -74,15 +78,16 @@ pub(super) fn restore_server(state: &mut CatalogState, server: Ulid) {
 }
 
 /// Outcomes were forgotten that a server has not heard of: what it has staged of them stays staged there, so none of its
-/// stale replicas can be current again without a copy.
+/// stale replicas can be current again without a copy of everything.
 pub(super) fn never_restore(state: &mut CatalogState, server: Ulid) {
-    let may_be_restored =
-        |replica: &Replica| matches!(replica.state, ReplicaState::Stale { since } if since != NEVER_CURRENT);
-    let stale = state.replicas_on(server).filter(|(_, _, replica)| may_be_restored(replica));
+    let nothing = ReplicaState::Stale { since: NEVER_CURRENT };
+    let has_something =
+        |replica: &Replica| !replica.is_written() && (replica.state, replica.complete_to) != (nothing, 0);
+    let stale = state.replicas_on(server).filter(|(_, _, replica)| has_something(replica));
     let stale: Vec<(Ulid, u32, ShardState)> =
         stale.map(|(table, number, _)| (table.table.id, number, (*table.shards[number as usize]).clone())).collect();
     for (table, number, mut shard) in stale {
-        set(&mut shard.replicas, server, ReplicaState::Stale { since: NEVER_CURRENT });
+        set_lost(&mut shard.replicas, server);
         put(state, table, number, shard);
     }
 }
@@ -93,14 +98,18 @@ fn missed_nothing(shard: &ShardState, replica: &Replica) -> bool {
 }
 
 fn make_current(shard: &mut ShardState, server: Ulid, version: u64) {
-    shard.change_replicas(version, |replicas| set(replicas, server, ReplicaState::Current { since: version }));
+    shard.change_replicas(version, |replicas| {
+        for replica in replicas.iter_mut().filter(|replica| replica.server == server) {
+            (replica.state, replica.complete_to) = (ReplicaState::Current { since: version }, 0);
+        }
+    });
 }
 
-pub(super) fn start_rebuild(state: &mut CatalogState, table: Ulid, shard: u32, server: Ulid) -> Applied {
+pub(super) fn start_rebuild(state: &mut CatalogState, table: Ulid, shard: u32, server: Ulid, fresh: bool) -> Applied {
     let version = state.version;
     let known = find(state, table, shard)?;
     let replica = known.replica(server).ok_or_else(|| no_replica(shard, server))?;
-    if replica.is_written() {
+    if replica.is_current() || (replica.is_written() && !fresh) {
         // Asked again after a restart: what it kept since the first time counts.
         return UNCHANGED;
     }
@@ -145,8 +154,13 @@ pub(super) fn current(state: &mut CatalogState, table: Ulid, shard: u32, server:
     known.change_replicas(version, |replicas| {
         // The new one takes the old one's place in the order, so that first replicas stay spread.
         replicas.retain(|other| other.server != server);
-        let new =
-            Replica { joining: false, replaces: None, state: ReplicaState::Current { since: version }, ..replica };
+        let new = Replica {
+            joining: false,
+            complete_to: 0,
+            replaces: None,
+            state: ReplicaState::Current { since: version },
+            ..replica
+        };
         match replicas.iter().position(|other| Some(other.server) == replaced) {
             Some(place) => replicas[place] = new,
             // Where it was, if it was there before.
@@ -174,7 +188,7 @@ pub(super) fn add(state: &mut CatalogState, table: Ulid, shard: u32, server: Uli
     }
     let mut known = known.clone();
     let new = ReplicaState::Stale { since: NEVER_CURRENT };
-    known.replicas.push(Replica { server, state: new, accepts: version, joining: true, replaces });
+    known.replicas.push(Replica { server, state: new, accepts: version, joining: true, complete_to: 0, replaces });
     put(state, table, shard, known);
     CHANGED
 }
@@ -196,9 +210,11 @@ pub(super) fn remove(state: &mut CatalogState, table: Ulid, shard: u32, server: 
     CHANGED
 }
 
-pub(super) fn set(replicas: &mut [Replica], server: Ulid, state: ReplicaState) {
+/// Nothing of the replica on `server` is believed any more.
+pub(super) fn set_lost(replicas: &mut [Replica], server: Ulid) {
     for replica in replicas.iter_mut().filter(|replica| replica.server == server) {
-        replica.state = state;
+        replica.state = ReplicaState::Stale { since: NEVER_CURRENT };
+        replica.complete_to = 0;
     }
 }
 

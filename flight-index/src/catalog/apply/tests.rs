@@ -509,7 +509,7 @@ fn any_replica_command() -> impl Strategy<Value = Command> {
     let server = (1u128..4).prop_map(Ulid);
     prop_oneof![
         of.clone().prop_map(|(table, shard, server)| Command::DemoteReplica { table, shard, server }),
-        of.clone().prop_map(|(table, shard, server)| Command::StartRebuild { table, shard, server }),
+        of.clone().prop_map(|(table, shard, server)| Command::StartRebuild { table, shard, server, fresh: shard == 0 }),
         (of.clone(), 0u64..60).prop_map(|((table, shard, server), copied)| Command::ReplicaCurrent {
             table,
             shard,

@@ -163,12 +163,12 @@ fn add(table: &mut TableState, transaction: Ulid, piece: &PieceInfo, version: u6
     }
     shard.change_replicas(version, |replicas| {
         for replica in replicas.iter_mut().filter(|replica| !has(replica)) {
-            replica.state = match replica.state {
-                ReplicaState::Current { .. } => ReplicaState::Stale { since: version },
+            match replica.state {
+                ReplicaState::Current { .. } => replica.becomes_stale(version),
                 // It began to write before the rebuild did: the copy must have it.
-                ReplicaState::Rebuilding { .. } => ReplicaState::Rebuilding { since: version },
-                stale @ ReplicaState::Stale { .. } => stale,
-            };
+                ReplicaState::Rebuilding { .. } => replica.state = ReplicaState::Rebuilding { since: version },
+                ReplicaState::Stale { .. } => {}
+            }
         }
     });
     shard.stats.add(&definition, piece);

@@ -75,7 +75,10 @@ pub(super) const TABLES: &[Entry] = &[
             ("url", Text),
             ("state", Text),
             ("since_version", Number),
+            ("version", Number),
             ("is_first", Flag),
+            ("rebuild_step", Text),
+            ("rebuild_bytes", Number),
         ],
         replicas,
     ),
@@ -116,6 +119,11 @@ pub(super) fn shows_raft(name: &str) -> bool {
     matches!(name, "servers" | "raft")
 }
 
+/// Whether the table called `name` shows what storage servers say of themselves.
+pub(super) fn shows_storage(name: &str) -> bool {
+    matches!(name, "servers" | "replicas")
+}
+
 /// Whether the table called `name` shows what runs on the index servers.
 pub(super) fn shows_transactions(name: &str) -> bool {
     name == "transactions"
@@ -137,7 +145,7 @@ fn servers(from: &Sources<'_>) -> Vec<Vec<Cell>> {
             labels.join(","),
             server.cores,
             held.get(&server.id).copied().unwrap_or(0),
-            from.state.applied_by(server.id),
+            from.storage.get(&server.id).map(|node| node.applied),
         ]
     });
     index.chain(storage).collect()
@@ -208,6 +216,13 @@ fn replicas(from: &Sources<'_>) -> Vec<Vec<Cell>> {
                     ReplicaState::Stale { since } => ("stale", since),
                     ReplicaState::Rebuilding { since } => ("rebuilding", since),
                 };
+                let node = from.storage.get(&replica.server);
+                // Of what it has everything; nobody knows that of one that is current and does not answer.
+                let version = match replica.is_current() {
+                    true => node.map(|node| node.applied),
+                    false => Some(replica.complete_to),
+                };
+                let rebuild = node.and_then(|node| node.rebuilds.get(&(table.table.id, number as u32)));
                 rows.push(row![
                     name.schema.as_str(),
                     name.table.as_str(),
@@ -216,7 +231,10 @@ fn replicas(from: &Sources<'_>) -> Vec<Vec<Cell>> {
                     from.state.server(replica.server).map(|server| server.url.as_str()),
                     state,
                     since,
+                    version,
                     first == Some(replica.server),
+                    rebuild.map(|rebuild| rebuild.step.clone()),
+                    rebuild.map(|rebuild| rebuild.bytes),
                 ]);
             }
         }

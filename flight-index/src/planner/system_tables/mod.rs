@@ -5,7 +5,7 @@ mod cluster;
 mod information_schema;
 mod rows;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext},
     physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
 };
-use drsdb_core::{Result, query_session::QueryOptions, v1};
+use drsdb_core::{Result, Ulid, query_session::QueryOptions, v1};
 
 use crate::catalog::CatalogState;
 use rows::{Cell, Shape};
@@ -31,6 +31,7 @@ struct Sources<'a> {
     /// Of the tables that show it; the others ask nobody.
     raft: Vec<RaftNode>,
     transactions: Vec<TransactionsOf>,
+    storage: BTreeMap<Ulid, StorageNode>,
     options: &'a QueryOptions,
 }
 
@@ -45,6 +46,11 @@ pub trait SystemSource: Send + Sync + fmt::Debug {
     /// The transactions that each index server runs, as it says itself.
     async fn transactions(&self) -> Vec<TransactionsOf> {
         Vec::new()
+    }
+
+    /// The storage servers that answer, as they say themselves.
+    async fn storage(&self) -> BTreeMap<Ulid, StorageNode> {
+        BTreeMap::new()
     }
 }
 
@@ -81,6 +87,15 @@ pub struct TransactionsOf {
     pub running: Option<Vec<v1::RunningTransaction>>,
 }
 
+/// A storage server.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StorageNode {
+    /// The last commit that it has taken in.
+    pub applied: u64,
+    /// What it copies from others, by table and shard.
+    pub rebuilds: BTreeMap<(Ulid, u32), v1::RebuildProgress>,
+}
+
 fn entries(schema: &str) -> &'static [Entry] {
     match schema {
         "information_schema" => information_schema::TABLES,
@@ -105,7 +120,8 @@ pub async fn table(
     let (_, shape, rows) = entries(schema).iter().find(|(known, ..)| *known == name)?;
     let raft = if cluster::shows_raft(name) { system.raft().await } else { Vec::new() };
     let transactions = if cluster::shows_transactions(name) { system.transactions().await } else { Vec::new() };
-    let sources = Sources { state, raft, transactions, options };
+    let storage = if cluster::shows_storage(name) { system.storage().await } else { BTreeMap::new() };
+    let sources = Sources { state, raft, transactions, storage, options };
     Some(rows::batch(shape, rows(&sources)).and_then(provider))
 }
 

@@ -71,7 +71,7 @@ fn settle(state: &mut CatalogState, observed: &Observed) -> usize {
             match action {
                 Action::Propose(command) => drop(run(state, &command)),
                 Action::Rebuild { server, table, shard } => {
-                    run(state, &Command::StartRebuild { table, shard, server });
+                    run(state, &Command::StartRebuild { table, shard, server, fresh: false });
                     let copied = state.version();
                     run(state, &Command::ReplicaCurrent { table, shard, server, copied });
                 }
