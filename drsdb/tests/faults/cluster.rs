@@ -17,11 +17,14 @@ use std::{
 
 use drsdb_client::{Client, ClientOptions, TlsRoots};
 use drsdb_core::{
+    Error,
     injected::Faults,
-    security::{Role, dev_ca::DevCa},
+    net::ChannelPool,
+    security::{Role, TlsIdentity, dev_ca::DevCa, tls::client_config},
 };
 use rand::Rng;
 use tempfile::TempDir;
+use tonic::transport::Channel;
 use url::Url;
 
 use self::{disk::SmallDisk, process::Process};
@@ -36,16 +39,46 @@ const PORT: u16 = 7433;
 /// How long servers may take to come up when nothing is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Longer than any run.
+const LONG_RETENTION_S: i64 = 600;
+
+/// Seeds that one cluster serves: their tens, so that a seed finds the same cluster whoever runs it.
+pub const SEEDS_OF_A_CLUSTER: u64 = 10;
+
 /// How many servers there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topology {
     pub index: usize,
     pub storage: usize,
-    /// Whether the last storage server's disk is small, and can be filled.
-    pub small_disk: bool,
+    /// Servers whose disks are small, and can be filled.
+    small_disks: [Option<Node>; 2],
+    /// For how long storage servers keep old versions of rows, in seconds.
+    retention_s: i64,
 }
 
 impl Topology {
+    pub const fn new(index: usize, storage: usize) -> Self {
+        Self { index, storage, small_disks: [None; 2], retention_s: LONG_RETENTION_S }
+    }
+
+    /// The same with two small disks: of one storage server, and of an index server or another storage server. Every other
+    /// such cluster forgets old versions so soon that compaction does that amid the faults, and that servers which were away
+    /// are too far behind for anything but a copy.
+    pub fn of_seed(self, seed: u64) -> Self {
+        let round = usize::try_from(seed / SEEDS_OF_A_CLUSTER % 1_000).expect("it is small");
+        let first = Node::Storage(1 + round % self.storage);
+        let second = match round % 2 {
+            0 => Node::Index(1 + round / 2 % self.index),
+            _ => Node::Storage(1 + (round + 1) % self.storage),
+        };
+        let retention_s = if round % 2 == 0 { 1 } else { LONG_RETENTION_S };
+        Self { small_disks: [Some(first), Some(second).filter(|second| *second != first)], retention_s, ..self }
+    }
+
+    pub fn small_disks(self) -> impl Iterator<Item = Node> {
+        self.small_disks.into_iter().flatten()
+    }
+
     pub fn index_nodes(self) -> impl Iterator<Item = Node> {
         (1..=self.index).map(Node::Index)
     }
@@ -71,6 +104,14 @@ struct Server {
     config: PathBuf,
     process: Option<Process>,
     stopped: bool,
+    /// An index server's number in its cluster.
+    id: u64,
+    /// An index server without its disk has forgotten how it voted: nobody may start it under its number again.
+    lost: bool,
+    disk: Option<SmallDisk>,
+    full: bool,
+    /// It was started while its disk was full, and may not have come up.
+    started_full: bool,
     /// What is injected into it. It may have died of it if there is a crash among it.
     faults: Faults,
 }
@@ -90,9 +131,12 @@ pub struct Cluster {
     pub network: Network,
     pub topology: Topology,
     servers: BTreeMap<Node, Server>,
-    disk: Option<SmallDisk>,
+    /// The number of the next index server that joins: none is given twice.
+    next_id: u64,
     /// Servers that lost their disks.
     replaced: BTreeSet<Node>,
+    /// To the services that servers have for one another.
+    channels: ChannelPool,
     ca: PathBuf,
     folder: TempDir,
 }
@@ -116,30 +160,47 @@ impl Cluster {
             .filter(|(node, ..)| matches!(node, Node::Index(_)))
             .map(|(_, _, proxy)| proxy.url())
             .collect();
-        let disk = if topology.small_disk {
-            let server = folder_of(folder.path(), Node::Storage(topology.storage));
-            SmallDisk::mount(&server.join("data")).await
-        } else {
-            None
-        };
-        topology.small_disk = disk.is_some();
+        let mut disks = BTreeMap::new();
+        for node in topology.small_disks() {
+            if let Some(disk) = SmallDisk::mount(&folder_of(folder.path(), node).join("data")).await {
+                disks.insert(node, disk);
+            }
+        }
+        topology.small_disks = topology.small_disks.map(|node| node.filter(|node| disks.contains_key(node)));
         let mut servers = BTreeMap::new();
         for (node, listen, proxy) in proxies {
-            let role = if matches!(node, Node::Index(_)) { Role::Index } else { Role::Storage };
-            let config = write_config(folder.path(), &ca, node, listen, &proxy.url(), &index_urls);
-            let small = topology.small_disk && node == Node::Storage(topology.storage);
-            let mut command = disk.as_ref().filter(|_| small).map(SmallDisk::enter).unwrap_or_default();
+            let (role, id) = match node {
+                Node::Index(number) => (Role::Index, number as u64),
+                _ => (Role::Storage, 0),
+            };
+            let config =
+                write_config(folder.path(), &ca, node, listen, &proxy.url(), &index_urls, topology.retention_s);
+            let disk = disks.remove(&node);
+            let mut command = disk.as_ref().map(SmallDisk::enter).unwrap_or_default();
             command.extend(
                 [env!("CARGO_BIN_EXE_drsdb"), role.as_str(), "--exit-with-stdin", "--config"].map(str::to_owned),
             );
             command.push(config.to_str().unwrap().to_owned());
-            servers.insert(
-                node,
-                Server { proxy, command, config, process: None, stopped: false, faults: Faults::default() },
-            );
+            let server = Server {
+                proxy,
+                command,
+                config,
+                process: None,
+                stopped: false,
+                id,
+                lost: false,
+                disk,
+                full: false,
+                started_full: false,
+                faults: Faults::default(),
+            };
+            servers.insert(node, server);
         }
+        let identity = ca.issue(&folder.path().join("test"), Role::Index, &[]).unwrap();
+        let channels = ChannelPool::new(client_config(&TlsIdentity::load(&identity).unwrap()).unwrap());
         let ca = ca.certificate_file().to_owned();
-        let mut cluster = Self { network, topology, servers, disk, replaced: BTreeSet::new(), ca, folder };
+        let (next_id, replaced) = (topology.index as u64 + 1, BTreeSet::new());
+        let mut cluster = Self { network, topology, servers, next_id, replaced, channels, ca, folder };
         // Index servers need one another to become ready, and storage servers need them.
         for node in topology.servers() {
             cluster.start_server(node).await;
@@ -176,14 +237,20 @@ impl Cluster {
         Url::parse(&self.servers[&node].proxy.url()).unwrap()
     }
 
-    /// Starts a server that does not run, without waiting for it.
+    /// To the server at `url`, for calls that only servers may make.
+    pub fn channel(&self, url: &Url) -> Result<Channel, Error> {
+        self.channels.channel(url)
+    }
+
+    /// Starts a server that does not run, without waiting for it; not an index server that lost its disk.
     pub async fn start_server(&mut self, node: Node) {
         let server = self.servers.get_mut(&node).unwrap();
-        if server.process.is_none() {
+        if server.process.is_none() && !server.lost {
             let (log, faults) = (server.config.with_extension("log"), server.faults_file());
             let process = Process::spawn(&server.command, &log, &faults).await;
             self.network.set_process(node, process.pid());
             server.process = Some(process);
+            server.started_full |= server.full;
         }
     }
 
@@ -261,17 +328,81 @@ impl Cluster {
         }
     }
 
-    /// Fills the small disk to the last byte, or frees it again.
-    pub fn set_disk_full(&self, full: bool) {
-        let disk = self.disk.as_ref().expect("the schedule fills disks only where there is a small one");
-        if full { disk.fill() } else { disk.free() }
+    /// Fills a server's disk, which is small, to the last byte.
+    pub fn fill_disk(&mut self, node: Node) {
+        let server = self.servers.get_mut(&node).unwrap();
+        server.disk.as_ref().expect("the schedule fills disks only where there are small ones").fill();
+        server.full = true;
     }
 
-    /// Takes a dead server's disk away: when it is started, a new and empty one takes its place.
+    /// Frees a full disk again, and starts anew who could not live with it.
+    pub async fn free_disk(&mut self, node: Node) {
+        let server = self.servers.get_mut(&node).unwrap();
+        let Some(disk) = server.disk.as_ref().filter(|_| server.full) else { return };
+        disk.free();
+        server.full = false;
+        let was_started_full = std::mem::take(&mut server.started_full);
+        // An index server that cannot write its log ends, or is about to; a storage server has to go on.
+        if server.process.is_some() && (was_started_full || matches!(node, Node::Index(_))) {
+            self.kill(node).await;
+            self.start_server(node).await;
+        }
+    }
+
+    /// Ends a server, and takes its disk away. A storage server is a new one when it is started again; what is to take an
+    /// index server's place is [made](Self::renumber) first.
     pub async fn lose_disk(&mut self, node: Node) {
         self.kill(node).await;
-        fs::remove_dir_all(self.data_dir(node)).unwrap();
+        self.empty_disk(node);
+        self.servers.get_mut(&node).unwrap().lost = matches!(node, Node::Index(_));
         self.replaced.insert(node);
+    }
+
+    /// Removes everything that a dead server has kept.
+    pub fn empty_disk(&self, node: Node) {
+        for entry in fs::read_dir(self.data_dir(node)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(&path).unwrap() } else { fs::remove_file(&path).unwrap() }
+        }
+    }
+
+    /// Overwrites what a dead storage server has in its row file.
+    pub fn damage_rows(&self, node: Node) {
+        let file = self.data_dir(node).join("row").join("rows.sqlite");
+        let length = fs::metadata(&file).unwrap().len();
+        fs::write(&file, vec![0; length as usize]).unwrap();
+        // Pages that the log has would be whole again.
+        fs::write(file.with_extension("sqlite-wal"), b"").unwrap();
+    }
+
+    /// The number that an index server has in its cluster.
+    pub fn index_id(&self, node: Node) -> u64 {
+        self.servers[&node].id
+    }
+
+    /// The index server with a number.
+    pub fn index_node(&self, id: i64) -> Option<Node> {
+        let is_meant = |node: &Node| i64::try_from(self.index_id(*node)) == Ok(id);
+        self.topology.index_nodes().find(is_meant)
+    }
+
+    /// Whether an index server's number is in the cluster still, and its disk is not.
+    pub fn is_lost(&self, node: Node) -> bool {
+        self.servers[&node].lost
+    }
+
+    /// Has a new server take an index server's place when it is started: under a number of its own, to be added to the cluster.
+    pub fn renumber(&mut self, node: Node) {
+        let server = self.servers.get_mut(&node).unwrap();
+        server.id = self.next_id;
+        server.lost = false;
+        self.next_id += 1;
+        let mut settings: toml::Table = toml::from_str(&fs::read_to_string(&server.config).unwrap()).unwrap();
+        settings.remove("voters");
+        settings.remove("bootstrap");
+        settings.insert("node_id".into(), (server.id as i64).into());
+        settings.insert("join".into(), true.into());
+        fs::write(&server.config, toml::to_string(&settings).unwrap()).unwrap();
     }
 
     /// Servers that lost their disks since this was last asked.
@@ -287,17 +418,16 @@ impl Cluster {
     }
 
     fn data_dir(&self, node: Node) -> PathBuf {
-        folder_of(self.folder.path(), node).join("data")
+        let disk = self.servers[&node].disk.as_ref();
+        disk.map_or_else(|| folder_of(self.folder.path(), node).join("data"), |disk| disk.folder().to_owned())
     }
 
     /// Undoes everything that can be wrong with processes, network and disk. Does not wait for what follows from it.
     pub async fn heal(&mut self) {
         self.network.heal_all();
-        if self.disk.is_some() {
-            self.set_disk_full(false);
-        }
         for node in self.topology.servers() {
             self.set_stopped(node, false);
+            self.free_disk(node).await;
             self.disarm(node).await;
             self.inject(node, |faults| *faults = Faults::default()).await;
             self.start_server(node).await;
@@ -345,7 +475,15 @@ fn folder_of(root: &Path, node: Node) -> PathBuf {
     }
 }
 
-fn write_config(root: &Path, ca: &DevCa, node: Node, listen: SocketAddr, url: &str, index_urls: &[String]) -> PathBuf {
+fn write_config(
+    root: &Path,
+    ca: &DevCa,
+    node: Node,
+    listen: SocketAddr,
+    url: &str,
+    index_urls: &[String],
+    retention_s: i64,
+) -> PathBuf {
     let folder = folder_of(root, node);
     fs::create_dir_all(&folder).unwrap();
     let role = if matches!(node, Node::Index(_)) { Role::Index } else { Role::Storage };
@@ -375,8 +513,7 @@ fn write_config(root: &Path, ca: &DevCa, node: Node, listen: SocketAddr, url: &s
         _ => {
             let urls = index_urls.iter().map(|url| url.clone().into()).collect();
             settings.insert("index_servers".into(), toml::Value::Array(urls));
-            // Shorter than a run, so that compaction merges and drops old versions amid the faults.
-            settings.insert("retention_s".into(), toml::Value::Integer(1));
+            settings.insert("retention_s".into(), retention_s.into());
             settings.insert("query_memory_bytes".into(), (128i64 << 20).into());
             settings.insert("column_cache_bytes".into(), (32i64 << 20).into());
             settings.insert("staged_lease_s".into(), 2i64.into());

@@ -12,9 +12,10 @@ use tokio::time::timeout;
 use crate::{
     cluster::{Cluster, Topology, pause},
     network::Node,
+    replacement::remove_index,
     replicas::compare,
     run::{Run, leader, workloads},
-    workload::{BulkLoad, ask, column},
+    workload::{BulkLoad, RECOVERY_TIME, ask, column},
 };
 
 /// How long a server may take to come to a point that it is brought to.
@@ -24,6 +25,8 @@ const PATIENCE_WITH_ONE: Duration = Duration::from_secs(2);
 /// How often a server is given something to rebuild, and how long it is waited for each time.
 const REBUILDS: usize = 10;
 const REBUILD_TIME: Duration = Duration::from_secs(5);
+/// Entries after which the index servers have forgotten the one before them: more than `snapshot_entries`.
+const FORGOTTEN_AFTER: i64 = 150;
 /// How long a leader that was cut off may take to hear of the next one.
 const DEPOSING_TIME: Duration = Duration::from_secs(8);
 /// Workloads at a time.
@@ -33,8 +36,8 @@ const WORKLOADS: usize = 2;
 pub async fn crash_index_servers(topology: Topology) -> Vec<&'static str> {
     let mut cluster = Cluster::start(topology).await;
     let mut never = Vec::new();
-    for (point, seed) in INDEX_POINTS.iter().zip(1_000_000..) {
-        attempt(&mut cluster, seed, &[point], &mut never).await;
+    for (points, seed) in INDEX_POINTS.chunk_by(is_near).zip(1_000_000..) {
+        attempt(&mut cluster, seed, points, &mut never).await;
     }
     never
 }
@@ -43,12 +46,17 @@ pub async fn crash_index_servers(topology: Topology) -> Vec<&'static str> {
 pub async fn crash_storage_servers(topology: Topology) -> Vec<&'static str> {
     let mut cluster = Cluster::start(topology).await;
     let mut never = Vec::new();
-    let points = STORAGE_POINTS.iter().filter(|point| !NEW_SERVER_POINTS.contains(point));
-    for (point, seed) in points.zip(2_000_000..) {
-        attempt(&mut cluster, seed, &[point], &mut never).await;
+    let points: Vec<_> = STORAGE_POINTS.iter().copied().filter(|point| !NEW_SERVER_POINTS.contains(point)).collect();
+    for (points, seed) in points.chunk_by(is_near).zip(2_000_000..) {
+        attempt(&mut cluster, seed, points, &mut never).await;
     }
     attempt(&mut cluster, 3_000_000, NEW_SERVER_POINTS, &mut never).await;
     never
+}
+
+/// Whether two points lie around the same thing: then one run has both crashes, one after the other.
+fn is_near(one: &&'static str, other: &&'static str) -> bool {
+    one.rsplit_once('.').map(|(thing, _)| thing) == other.rsplit_once('.').map(|(thing, _)| thing)
 }
 
 /// In the order in which a new server comes to them when it dies at each: its identity it writes down again when it has
@@ -81,6 +89,11 @@ async fn attempt(cluster: &mut Cluster, seed: u64, points: &[&'static str], neve
         if points == NEW_SERVER_POINTS {
             cluster.lose_disk(Node::Storage(1)).await;
         }
+        if points.iter().any(|point| point.starts_with("raft.node.")) {
+            let lost = Node::Index(cluster.topology.index);
+            cluster.lose_disk(lost).await;
+            remove_index(cluster, &run.clients[0], lost).await?;
+        }
         for point in points {
             if !bring_to(cluster, &run.clients, point).await? {
                 never.push(point);
@@ -106,10 +119,12 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
     match point.split('.').collect::<Vec<_>>()[..] {
         ["raft", "vote", _] => {
             // The others elect another.
-            let leader = leader(&clients[0]).await;
+            let leader = leader(cluster, &clients[0]).await;
             cluster.kill(leader).await;
             let others: Vec<Node> = cluster.topology.index_nodes().filter(|node| *node != leader).collect();
-            dies(cluster, others[0], point, PATIENCE).await
+            let died = dies(cluster, others[0], point, PATIENCE).await;
+            cluster.start_server(leader).await;
+            died
         }
         ["raft", "truncate", _] => {
             // The client's server may be another one than it is for, and a snapshot may be due at that very moment.
@@ -119,6 +134,25 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
                 }
             }
             Ok(false)
+        }
+        ["raft", "install", _] => {
+            let behind = Node::Index(cluster.topology.index);
+            cluster.kill(behind).await;
+            // The others go on until what it lacks is in a snapshot alone.
+            let last = "SELECT max(last_log) FROM drsdb.raft";
+            let forgotten = column(&ask(&clients[0], last).await?, 0)[0] + FORGOTTEN_AFTER;
+            let deadline = Instant::now() + PATIENCE;
+            while column(&ask(&clients[0], last).await?, 0)[0] < forgotten && Instant::now() < deadline {
+                pause().await;
+            }
+            dies_after_start(cluster, behind, point, PATIENCE).await
+        }
+        ["raft", "node", _] => {
+            // It is no member of the cluster yet: what it has written is nobody's.
+            let new = Node::Index(cluster.topology.index);
+            cluster.kill(new).await;
+            cluster.empty_disk(new);
+            dies_after_start(cluster, new, point, PATIENCE).await
         }
         ["raft", ..] => dies(cluster, Node::Index(cluster.topology.index), point, PATIENCE).await,
         ["commit" | "outcome", _] if INDEX_POINTS.contains(&point) => {
@@ -135,7 +169,7 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             }
             Ok(false)
         }
-        ["spool" | "floors", _] => {
+        ["spool" | "floors" | "catch_up", _] => {
             // A copy is quick, and not every one has a call come in meanwhile that must be kept.
             for _ in 0..REBUILDS {
                 cluster.kill(first).await;
@@ -154,9 +188,21 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             }
             Ok(false)
         }
-        ["row", "file", _] | ["identity" | "index_servers", _] => {
+        ["row", "file" | "checkpoint" | "sums", _] | ["column", "folder", _] | ["identity" | "index_servers", _] => {
             cluster.kill(first).await;
             dies_after_start(cluster, first, point, PATIENCE).await
+        }
+        ["repair", _] => {
+            // It has filled its row file again since the last time.
+            all_are_current(&clients[0]).await?;
+            cluster.kill(first).await;
+            cluster.damage_rows(first);
+            dies_after_start(cluster, first, point, PATIENCE).await
+        }
+        ["segment", _] => {
+            // Loads leave a server out whose replica is stale since the last time.
+            all_are_current(&clients[0]).await?;
+            dies(cluster, first, point, PATIENCE).await
         }
         _ => dies(cluster, first, point, PATIENCE).await,
     }
@@ -168,8 +214,8 @@ async fn depose(cluster: &mut Cluster, clients: &[Client], point: &str) -> Resul
     let made = clients[0].execute(table).await;
     made.map_err(|error| format!("{table}: {}: {error}", error.code()))?;
     let leads = column(&ask(&clients[0], "SELECT id FROM drsdb.raft WHERE role = 'leader'").await?, 0);
-    let Some(number) = leads.first().and_then(|id| usize::try_from(*id).ok()) else { return Ok(false) };
-    let old = Node::Index(number);
+    let leader = leads.first().and_then(|id| cluster.index_node(*id));
+    let Some(old @ Node::Index(number)) = leader else { return Ok(false) };
     // A commit needs nobody's answer before it is in the log; to begin a transaction takes a majority's.
     let Ok(transaction) = clients[number - 1].begin().await else { return Ok(false) };
     let insert = format!("INSERT INTO deposed VALUES ({})", rand::random::<u32>());
@@ -229,20 +275,27 @@ pub async fn crash_before_an_abort(topology: Topology) -> Result<(), String> {
         return Err(format!("{crashing} kept nothing of a statement while it rebuilt its replica"));
     }
     replicas_are(client, "current", 3).await?;
-    compare(&cluster, client, "kept").await
+    compare(&cluster).await
 }
 
 /// Waits until so many replicas are in this state.
 async fn replicas_are(client: &Client, state: &str, count: i64) -> Result<(), String> {
-    let sql = format!("SELECT count(*) FROM drsdb.replicas WHERE state = '{state}'");
-    let deadline = Instant::now() + PATIENCE;
+    count_becomes(client, &format!("SELECT count(*) FROM drsdb.replicas WHERE state = '{state}'"), count).await
+}
+
+async fn all_are_current(client: &Client) -> Result<(), String> {
+    count_becomes(client, "SELECT count(*) FROM drsdb.replicas WHERE state <> 'current'", 0).await
+}
+
+async fn count_becomes(client: &Client, sql: &str, count: i64) -> Result<(), String> {
+    let deadline = Instant::now() + RECOVERY_TIME;
     loop {
-        let found = column(&ask(client, &sql).await?, 0);
+        let found = column(&ask(client, sql).await?, 0);
         if found == [count] {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(format!("{found:?} replicas are {state} after {PATIENCE:?}, and not {count}"));
+            return Err(format!("{sql} gives {found:?} after {RECOVERY_TIME:?}, and not {count}"));
         }
         pause().await;
     }

@@ -21,26 +21,26 @@ mod workload;
 
 use std::time::Duration;
 
-use cluster::{Cluster, Topology};
+use cluster::{Cluster, SEEDS_OF_A_CLUSTER, Topology};
 use crashes::{crash_before_an_abort, crash_index_servers, crash_storage_servers};
 use run::{Settings, named_seed, run_seed, run_seeds, soak};
 
-const TOPOLOGY: Topology = Topology { index: 3, storage: 3, small_disk: true };
+const TOPOLOGY: Topology = Topology::new(3, 3);
 
 const SHORT: Settings =
     Settings { topology: TOPOLOGY, length: Duration::from_millis(2500), workloads: 2, replace_every: 10, replay: "" };
 
 const LONG: Settings =
-    Settings { length: Duration::from_secs(12), workloads: 5, replace_every: 5, replay: "DRSDB_SOAK=1 ", ..SHORT };
+    Settings { length: Duration::from_secs(12), workloads: 6, replace_every: 5, replay: "DRSDB_SOAK=1 ", ..SHORT };
 
-/// Ten seeds each, so that two clusters can be at it at the same time.
+/// The seeds of a cluster each, so that two clusters can be at it at the same time.
 macro_rules! seeds {
     ($($name:ident = $first:literal),+ $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
                 if named_seed().is_none() {
-                    run_seeds($first..$first + 10, SHORT).await;
+                    run_seeds($first..$first + SEEDS_OF_A_CLUSTER, SHORT).await;
                 }
             }
         )+
@@ -75,9 +75,7 @@ async fn storage_servers_recover_from_a_crash_at_every_point() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_outlives_an_abort_that_its_server_missed() {
     if named_seed().is_none() {
-        crash_before_an_abort(Topology { small_disk: false, ..TOPOLOGY })
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
+        crash_before_an_abort(TOPOLOGY).await.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
@@ -85,7 +83,7 @@ async fn a_rebuild_outlives_an_abort_that_its_server_missed() {
 async fn the_named_seed() {
     if let Some(seed) = named_seed() {
         let settings = if std::env::var_os("DRSDB_SOAK").is_some() { LONG } else { SHORT };
-        let mut cluster = Cluster::start(TOPOLOGY).await;
+        let mut cluster = Cluster::start(TOPOLOGY.of_seed(seed)).await;
         run_seed(&mut cluster, seed, settings).await;
     }
 }

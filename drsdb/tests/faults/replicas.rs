@@ -1,12 +1,18 @@
-//! Whether all replicas of a table hold the same rows.
-//!
-//! An endpoint of a plain scan lists every server that holds its shards. With the client's ways to all other storage
-//! servers closed, it has to pull everything from the one that is left: so each server shows its own copy.
+//! Whether all replicas hold the same rows: of every shard of every table that there is, those included that keep the keys of
+//! UNIQUE constraints. Each storage server gives the checksum of what it has itself, all of them at one version.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use arrow::util::display::array_value_to_string;
-use drsdb_client::{Client, ErrorCode, QueryResult};
+use drsdb_core::{
+    Error, ErrorCode,
+    net::name_server,
+    v1::{
+        ChecksumRequest, ListTablesRequest, ListTablesResponse, Table, cluster_client::ClusterClient,
+        storage_client::StorageClient,
+    },
+};
+use tokio::time::timeout;
+use url::Url;
 
 use crate::{
     cluster::{Cluster, pause},
@@ -14,79 +20,80 @@ use crate::{
     workload::RECOVERY_TIME,
 };
 
-/// Compares the copies of `table` on all storage servers; all must be complete, or become so soon. Tables whose rows are on
-/// one server only have nothing to compare.
-pub async fn compare(cluster: &Cluster, client: &Client, table: &str) -> Result<(), String> {
-    let sql = format!("SELECT * FROM {table}");
-    let failed = |error: drsdb_client::Error| format!("{sql}: {error}");
-    let storage: Vec<Node> = cluster.topology.storage_nodes().collect();
+/// How long one server may take, to read a whole shard if need be.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// What was found.
+enum Found {
+    Equal,
+    /// What is under way may change it.
+    NotYet(String),
+    Different(String),
+}
+
+/// How many rows there are, and their checksum.
+type Content = (u64, Vec<u8>);
+
+/// Compares all replicas; all must be current, or become so soon.
+pub async fn compare(cluster: &Cluster) -> Result<(), String> {
     let deadline = Instant::now() + RECOVERY_TIME;
-    // One server cannot have all while the others are asked as well: then a replica is still behind.
     loop {
-        let info = client.flight_info(&sql).await.map_err(failed)?;
-        let locations: Vec<usize> = info.endpoint.iter().map(|endpoint| endpoint.location.len()).collect();
-        // An empty table is answered without any of them.
-        if locations.iter().all(|count| *count == 0) {
-            return Ok(());
+        let found = look(cluster).await.unwrap_or_else(|error| match error.code() {
+            // A conflict: the version was compacted away meanwhile, or is older than a copy.
+            ErrorCode::Unavailable | ErrorCode::Conflict => Found::NotYet(error.to_string()),
+            _ => Found::Different(error.to_string()),
+        });
+        match found {
+            Found::Equal => return Ok(()),
+            Found::NotYet(_) if Instant::now() < deadline => pause().await,
+            Found::NotYet(what) | Found::Different(what) => return Err(format!("comparing replicas: {what}")),
         }
-        if storage.len() == 1 || locations.iter().all(|count| *count == 1) && !is_replicated(client).await {
-            return Ok(());
-        }
-        if locations.iter().all(|count| *count == storage.len()) {
-            break;
-        }
-        if Instant::now() > deadline {
-            return Err(format!("replicas of {table} are still behind: endpoints have {locations:?} locations"));
-        }
-        pause().await;
     }
-    let mut copies = Vec::new();
-    for &server in &storage {
-        for &other in storage.iter().filter(|other| **other != server) {
-            cluster.network.refuse(Node::Client, other);
-        }
-        let copy = loop {
-            match client.collect(&sql).await {
-                Ok(copy) => break rows(&copy),
-                Err(error) if error.code() == ErrorCode::Unavailable && Instant::now() < deadline => pause().await,
-                Err(error) => {
-                    cluster.network.heal_all();
-                    return Err(format!("{server} alone: {}", failed(error)));
-                }
+}
+
+async fn look(cluster: &Cluster) -> Result<Found, Error> {
+    let ListTablesResponse { version, tables } = list_tables(cluster).await?;
+    for listed in &tables {
+        let table = listed.table.as_ref().expect("a listed table has a definition");
+        for (number, shard) in (0..).zip(&listed.shards) {
+            let which = format!("shard {number} of {} at version {version}", table.name);
+            if shard.current.len() < shard.replicas as usize {
+                let (current, all) = (shard.current.len(), shard.replicas);
+                return Ok(Found::NotYet(format!("{which} has {current} current replicas of {all}")));
             }
-        };
-        cluster.network.heal_all();
-        copies.push((server, copy));
-    }
-    let (first, expected) = &copies[0];
-    for (server, copy) in &copies[1..] {
-        if copy != expected {
-            let differs = |left: &[String], right: &[String]| left.iter().find(|row| !right.contains(row)).cloned();
-            return Err(format!(
-                "{table} differs: {first} has {} rows, among them {:?}; {server} has {}, among them {:?}",
-                expected.len(),
-                differs(expected, copy),
-                copy.len(),
-                differs(copy, expected)
-            ));
+            let mut contents = Vec::new();
+            for url in &shard.current {
+                contents.push((url, checksum(cluster, url, table, number, version).await?));
+            }
+            let differ = contents.windows(2).find(|pair| pair[0].1 != pair[1].1);
+            if let Some([(one, (left, _)), (other, (right, _))]) = differ {
+                let what = format!("{which} differs: {left} rows on {one}, {right} rows on {other}");
+                // A table that was dropped meanwhile has no old versions.
+                let is_newest = list_tables(cluster).await?.version == version;
+                return Ok(if is_newest { Found::Different(what) } else { Found::NotYet(what) });
+            }
         }
     }
-    Ok(())
+    Ok(Found::Equal)
 }
 
-/// Whether the cluster keeps several copies at all.
-async fn is_replicated(client: &Client) -> bool {
-    client.collect("SELECT 1 FROM drsdb.replicas LIMIT 1").await.is_ok()
+async fn list_tables(cluster: &Cluster) -> Result<ListTablesResponse, Error> {
+    let url = cluster.url(Node::Index(1));
+    let mut index = ClusterClient::new(cluster.channel(&url)?);
+    let answer = timeout(ANSWER_TIME, index.list_tables(ListTablesRequest {})).await.map_err(|_| hangs(&url))?;
+    Ok(answer.map_err(|status| name_server(status, &url))?.into_inner())
 }
 
-fn rows(result: &QueryResult) -> Vec<String> {
-    let mut rows = Vec::new();
-    for batch in &result.batches {
-        for row in 0..batch.num_rows() {
-            let cells = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
-            rows.push(cells.collect::<Vec<_>>().join("|"));
-        }
-    }
-    rows.sort_unstable();
-    rows
+/// What the storage server at `url` has of a shard.
+async fn checksum(cluster: &Cluster, url: &str, table: &Table, shard: u32, version: u64) -> Result<Content, Error> {
+    let url = Url::parse(url).expect("a storage server has registered with its URL");
+    let mut storage = StorageClient::new(cluster.channel(&url)?);
+    let request = ChecksumRequest { table: Some(table.clone()), shard, version };
+    let answer = timeout(ANSWER_TIME, storage.checksum(request)).await.map_err(|_| hangs(&url))?;
+    let answer = answer.map_err(|status| name_server(status, &url))?.into_inner();
+    Ok((answer.rows, answer.checksum.to_vec()))
+}
+
+fn hangs(server: &Url) -> Error {
+    Error::new(ErrorCode::Timeout, format!("{server} does not answer within {ANSWER_TIME:?}"))
 }

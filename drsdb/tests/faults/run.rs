@@ -16,11 +16,13 @@ use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    cluster::{Cluster, Topology, pause},
+    cluster::{Cluster, SEEDS_OF_A_CLUSTER, Topology, pause},
     nemesis::{Fault, Fired, Nemesis, Step, schedule},
     network::Node,
     replacement, replicas,
-    workload::{Bank, BulkLoad, Engine, ForeignKeys, ListAppend, RECOVERY_TIME, UniqueKeys, Workload, column},
+    workload::{
+        Bank, BulkLoad, Definitions, Engine, ForeignKeys, ListAppend, RECOVERY_TIME, UniqueKeys, Workload, column,
+    },
 };
 
 /// How a run is made. With the seed, it decides everything that is not chance between the servers.
@@ -48,7 +50,7 @@ pub struct Summary {
 
 /// Runs `seeds` one after the other on one cluster; panics with everything that is known at the first that fails.
 pub async fn run_seeds(seeds: Range<u64>, settings: Settings) {
-    let mut cluster = Cluster::start(settings.topology).await;
+    let mut cluster = Cluster::start(settings.topology.of_seed(seeds.start)).await;
     let mut faults = 0;
     for seed in seeds {
         faults += run_seed(&mut cluster, seed, settings).await.faults;
@@ -56,16 +58,17 @@ pub async fn run_seeds(seeds: Range<u64>, settings: Settings) {
     assert!(faults > 0, "no fault fired: nothing was tested");
 }
 
-/// Runs seeds from `first` on until `time` is over, each few on a fresh cluster.
+/// Runs seeds from `first` on until `time` is over.
 pub async fn soak(first: u64, time: Duration, settings: Settings) {
     let deadline = Instant::now() + time;
     let (mut seed, mut faults) = (first, 0);
     while Instant::now() < deadline {
-        let mut cluster = Cluster::start(settings.topology).await;
-        for _ in 0..10 {
-            if Instant::now() < deadline {
-                faults += run_seed(&mut cluster, seed, settings).await.faults;
-                seed += 1;
+        let mut cluster = Cluster::start(settings.topology.of_seed(seed)).await;
+        loop {
+            faults += run_seed(&mut cluster, seed, settings).await.faults;
+            seed += 1;
+            if seed.is_multiple_of(SEEDS_OF_A_CLUSTER) || Instant::now() > deadline {
+                break;
             }
         }
     }
@@ -112,7 +115,8 @@ async fn attempt(cluster: &mut Cluster, seed: u64, settings: Settings, steps: &[
     if steps.iter().any(|step| matches!(step.fault, Fault::Clock { .. })) {
         run.workloads.iter().for_each(|workload| workload.notes().clocks_differ());
     }
-    let Fired { faults, crashes } = Nemesis::new(cluster, leader(&run.clients[0]).await).run(steps).await;
+    let leader = leader(cluster, &run.clients[0]).await;
+    let Fired { faults, crashes } = Nemesis::new(cluster, leader).run(steps).await;
     let text = run.finish(cluster).await?;
     Ok(Summary { faults, crashes, text })
 }
@@ -162,10 +166,8 @@ impl Run {
             for workload in workloads {
                 let verified = workload.verify(&clients[clients.len() - 1]).await;
                 problems.extend(verified.err().map(|what| format!("{}: {what}", workload.name())));
-                for (table, _) in workload.tables() {
-                    problems.extend(replicas::compare(cluster, &clients[0], &table).await.err());
-                }
             }
+            problems.extend(replicas::compare(cluster).await.err());
             problems.extend(cluster.check_alive().err());
         }
         let summary: Vec<String> =
@@ -173,8 +175,9 @@ impl Run {
         if !problems.is_empty() {
             return Err(format!("{}\n  {}", problems.join("\n  "), summary.join("\n  ")));
         }
-        for (table, _) in workloads.iter().flat_map(|workload| workload.tables().into_iter().rev()) {
-            let sql = format!("DROP TABLE {table}");
+        for table in workloads.iter().flat_map(|workload| workload.tables().into_iter().rev()) {
+            // Of some, nobody knows whether they are there.
+            let sql = format!("DROP TABLE IF EXISTS {table} CASCADE");
             clients[0].execute(&sql).await.map_err(|error| format!("{sql}: {}: {error}", error.code()))?;
         }
         Ok(summary.join("\n  "))
@@ -190,6 +193,7 @@ pub fn workloads(seed: u64, count: usize) -> Vec<Arc<dyn Workload>> {
         Arc::new(ListAppend::new(seed)),
         Arc::new(Bank::new(seed)),
         Arc::new(ForeignKeys::new(seed, engine(2), seed.is_multiple_of(3))),
+        Arc::new(Definitions::new(seed, engine(4))),
     ];
     all.shuffle(&mut StdRng::seed_from_u64(seed ^ 0x5eed));
     all.truncate(count);
@@ -238,8 +242,8 @@ async fn progress(cluster: &mut Cluster, workloads: &[Arc<dyn Workload>]) -> Res
 }
 
 /// The index server that leads now. While they elect one, one of them is as good as another.
-pub async fn leader(client: &Client) -> Node {
+pub async fn leader(cluster: &Cluster, client: &Client) -> Node {
     let asked = client.collect("SELECT id FROM drsdb.raft WHERE role = 'leader'").await;
     let leader = asked.ok().and_then(|answer| column(&answer, 0).first().copied());
-    Node::Index(leader.and_then(|id| usize::try_from(id).ok()).unwrap_or(1))
+    leader.and_then(|id| cluster.index_node(id)).unwrap_or(Node::Index(1))
 }

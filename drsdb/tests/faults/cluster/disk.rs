@@ -52,6 +52,11 @@ impl SmallDisk {
             .to_vec()
     }
 
+    /// Where it is for processes outside the namespace.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Leaves no byte free.
     pub fn fill(&self) {
         let mut ballast = fs::OpenOptions::new().create(true).append(true).open(self.ballast()).unwrap();

@@ -106,7 +106,7 @@ impl<'a> Nemesis<'a> {
                 self.each_link_of(self.node(target), |network, from, to| network.delay(from, to, delay));
             }
             Fault::Reset(target) => self.cluster.network.reset(self.node(target)),
-            Fault::FillDisk => self.cluster.set_disk_full(true),
+            Fault::FillDisk(node) => self.cluster.fill_disk(node),
             Fault::Crash { node, point, times, at_start } => {
                 if at_start {
                     self.cluster.kill(node).await;
@@ -138,7 +138,7 @@ impl<'a> Nemesis<'a> {
                 self.cluster.network.heal(right, left);
             }
             Fault::Reset(_) => {}
-            Fault::FillDisk => self.cluster.set_disk_full(false),
+            Fault::FillDisk(node) => self.cluster.free_disk(node).await,
             Fault::Crash { node, .. } => {
                 let crashed = usize::from(self.cluster.disarm(node).await);
                 self.fired.crashes += crashed;

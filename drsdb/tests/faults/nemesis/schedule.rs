@@ -3,7 +3,11 @@
 use std::{fmt, time::Duration};
 
 use drsdb_core::crash_point::{INDEX_POINTS, STORAGE_POINTS};
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    Rng, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, IteratorRandom},
+};
 
 use crate::{cluster::Topology, network::Node};
 
@@ -37,7 +41,7 @@ pub enum Fault {
     /// All its connections break at once.
     Reset(Target),
     /// No byte of its disk is free.
-    FillDisk,
+    FillDisk(Node),
     /// It dies when it comes to a point in its code for the so-manieth time; of its next start, or from now on.
     Crash { node: Node, point: &'static str, times: u64, at_start: bool },
     /// It is gone with its disk, and a new and empty server takes its place.
@@ -58,8 +62,8 @@ pub struct Step {
 
 /// The faults of `seed` for a run of `length`, in the order of their beginnings. All of them end within it.
 ///
-/// At most one in `replace_every` runs loses a disk: the cluster then has to make new replicas before it may lose another.
-/// 0: none does.
+/// At most one in `replace_every` runs loses a disk, a storage server's and an index server's in turn: the cluster then has to
+/// make new replicas before it may lose another. 0: none does.
 pub fn schedule(seed: u64, topology: Topology, length: Duration, replace_every: u64) -> Vec<Step> {
     let mut random = StdRng::seed_from_u64(seed);
     // Mostly one fault after the other; sometimes several at once, which may cost a majority and then only has to leave
@@ -76,8 +80,10 @@ pub fn schedule(seed: u64, topology: Topology, length: Duration, replace_every: 
         })
         .collect();
     if replace_every > 0 && seed % replace_every == replace_every - 1 {
-        let whole_disks = topology.storage - usize::from(topology.small_disk);
-        let node = Node::Storage(random.random_range(1..=whole_disks));
+        let node = match seed / replace_every % 2 {
+            0 => Node::Storage(random.random_range(1..=topology.storage)),
+            _ => Node::Index(random.random_range(1..=topology.index)),
+        };
         // With another server down as well, nobody could have kept what was acknowledged.
         schedule = vec![Step { at: length / 4, until: length / 2, fault: Fault::Replace(node) }];
     }
@@ -108,8 +114,7 @@ fn fault(random: &mut StdRng, topology: Topology) -> Fault {
         79..83 => Fault::Reset(target),
         83..89 => crash(random, topology),
         89..95 => Fault::Clock { target, offset_ms: clock_offset_ms(random) },
-        _ if topology.small_disk => Fault::FillDisk,
-        _ => Fault::Kill(target),
+        _ => topology.small_disks().choose(random).map_or(Fault::Kill(target), Fault::FillDisk),
     }
 }
 
@@ -157,7 +162,7 @@ impl fmt::Display for Fault {
             Fault::Cut { left, right } => write!(f, "cut {left} <-> {right}"),
             Fault::Delay { target, delay } => write!(f, "delay {target} by {} ms", delay.as_millis()),
             Fault::Reset(target) => write!(f, "reset the connections of {target}"),
-            Fault::FillDisk => f.write_str("fill the small disk"),
+            Fault::FillDisk(node) => write!(f, "fill the disk of {node}"),
             Fault::Crash { node, point, times, at_start } => {
                 let start = if *at_start { "start again and " } else { "" };
                 write!(f, "{start}crash {node} at {point}, passed {times} times")
@@ -181,18 +186,29 @@ impl fmt::Display for Step {
 
 #[test]
 fn a_seed_gives_one_schedule_and_seeds_differ() {
-    let topology = Topology { index: 3, storage: 3, small_disk: true };
+    use std::collections::{BTreeMap, BTreeSet};
+
     let length = Duration::from_secs(3);
-    let mut kinds = std::collections::BTreeMap::new();
-    for seed in 0..500 {
+    let mut kinds = BTreeMap::new();
+    let (mut full, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..2_000 {
+        let topology = Topology::new(3, 3).of_seed(seed);
         let steps = schedule(seed, topology, length, 10);
         assert_eq!(steps, schedule(seed, topology, length, 10));
         assert!(!steps.is_empty());
         for step in &steps {
             assert!(step.at < step.until && step.until <= length, "{step}");
+            match step.fault {
+                Fault::FillDisk(node) => drop(full.insert(node)),
+                Fault::Replace(node) => drop(lost.insert(node)),
+                _ => {}
+            }
             *kinds.entry(format!("{:?}", std::mem::discriminant(&step.fault))).or_insert(0) += 1;
         }
     }
     assert_eq!(kinds.len(), 14, "every kind of fault is there: {kinds:?}");
-    assert!(schedule(9, topology, length, 0).iter().all(|step| !matches!(step.fault, Fault::Replace(_))));
+    let all: BTreeSet<Node> = Topology::new(3, 3).servers().collect();
+    assert_eq!((&full, &lost), (&all, &all), "every server's disk gets full, and lost");
+    let none = schedule(9, Topology::new(3, 3), length, 0);
+    assert!(none.iter().all(|step| !matches!(step.fault, Fault::Replace(_) | Fault::FillDisk(_))));
 }

@@ -18,7 +18,7 @@ mod proxy;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -62,8 +62,6 @@ struct State {
     links: HashMap<(Node, Node), Condition>,
     /// Counts the resets of each node; connections made before one are closed.
     resets: HashMap<Node, u64>,
-    /// Nodes whose proxy closes every connection at once.
-    refused: BTreeSet<(Node, Node)>,
 }
 
 /// The state of all links. Clones share it.
@@ -104,22 +102,12 @@ impl Network {
 
     /// Mends all links.
     pub fn heal_all(&self) {
-        self.state.send_modify(|state| {
-            state.links.clear();
-            state.refused.clear();
-        });
+        self.state.send_modify(|state| state.links.clear());
     }
 
     /// Breaks all connections to and from `node`, as a firewall does that lost its tables. New ones can be made.
     pub fn reset(&self, node: Node) {
         self.state.send_modify(|state| *state.resets.entry(node).or_default() += 1);
-    }
-
-    /// Closes connections from `from` to `to` at once, until all is healed: as when nobody listens there.
-    pub fn refuse(&self, from: Node, to: Node) {
-        self.state.send_modify(|state| {
-            state.refused.insert((from, to));
-        });
     }
 
     fn change(&self, from: Node, to: Node, change: impl FnOnce(&mut Condition)) {

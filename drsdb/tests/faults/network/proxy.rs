@@ -71,8 +71,7 @@ async fn serve(network: Network, from: Node, to: Node, stream: TcpStream, target
     let mut state = network.state.subscribe();
     let before = state.borrow_and_update().resets(from, to);
     // Not forwarded at all before the link is whole: a server behind a cut does not even see that somebody connects.
-    let whole = |state: &State| !state.condition(from, to).cut || state.refused.contains(&(from, to));
-    if state.wait_for(whole).await.is_err() || state.borrow().refused.contains(&(from, to)) {
+    if state.wait_for(|state| !state.condition(from, to).cut).await.is_err() {
         return;
     }
     // A server that is down refuses: so does its proxy, by closing.
@@ -83,7 +82,7 @@ async fn serve(network: Network, from: Node, to: Node, stream: TcpStream, target
     let request = pump(network.state.subscribe(), from, to, from_client, to_server);
     let response = pump(network.state.subscribe(), to, from, from_server, to_client);
     let broken = async {
-        let _ = state.wait_for(|state| state.resets(from, to) != before || state.refused.contains(&(from, to))).await;
+        let _ = state.wait_for(|state| state.resets(from, to) != before).await;
     };
     tokio::select! {
         _ = async { tokio::join!(request, response) } => {}

@@ -185,8 +185,8 @@ impl Workload for Bank {
         statements
     }
 
-    fn tables(&self) -> Vec<(String, &'static str)> {
-        vec![(self.accounts(0), "id"), (self.accounts(1), "id"), (self.ledger(), "id")]
+    fn tables(&self) -> Vec<String> {
+        vec![self.accounts(0), self.accounts(1), self.ledger()]
     }
 
     fn workers(&self) -> usize {

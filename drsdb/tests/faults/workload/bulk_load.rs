@@ -171,8 +171,8 @@ impl Workload for BulkLoad {
         )]
     }
 
-    fn tables(&self) -> Vec<(String, &'static str)> {
-        vec![(self.table.clone(), "load, line")]
+    fn tables(&self) -> Vec<String> {
+        vec![self.table.clone()]
     }
 
     fn workers(&self) -> usize {

@@ -146,8 +146,8 @@ impl Workload for ForeignKeys {
         ]
     }
 
-    fn tables(&self) -> Vec<(String, &'static str)> {
-        vec![(self.parents(), "id"), (self.children(), "id")]
+    fn tables(&self) -> Vec<String> {
+        vec![self.parents(), self.children()]
     }
 
     fn workers(&self) -> usize {

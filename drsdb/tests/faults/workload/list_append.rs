@@ -207,8 +207,8 @@ impl Workload for ListAppend {
         statements
     }
 
-    fn tables(&self) -> Vec<(String, &'static str)> {
-        vec![(self.table(0), "k"), (self.table(1), "k")]
+    fn tables(&self) -> Vec<String> {
+        vec![self.table(0), self.table(1)]
     }
 
     fn workers(&self) -> usize {

@@ -7,6 +7,7 @@
 
 mod bank;
 mod bulk_load;
+mod definitions;
 mod foreign_keys;
 mod list_append;
 mod session;
@@ -20,6 +21,7 @@ use rand::rngs::StdRng;
 
 pub use bank::Bank;
 pub use bulk_load::BulkLoad;
+pub use definitions::Definitions;
 pub use foreign_keys::ForeignKeys;
 pub use list_append::ListAppend;
 pub use session::{Effect, Notes, RECOVERY_TIME, ask, column, values};
@@ -32,8 +34,8 @@ pub trait Workload: Send + Sync + 'static {
     /// Statements that make the tables.
     fn setup(&self) -> Vec<String>;
 
-    /// The tables, with their keys: contents are compared between replicas.
-    fn tables(&self) -> Vec<(String, &'static str)>;
+    /// The tables that are dropped in the end, in the order in which they were made.
+    fn tables(&self) -> Vec<String>;
 
     fn workers(&self) -> usize;
 

@@ -120,8 +120,8 @@ impl Workload for UniqueKeys {
         )]
     }
 
-    fn tables(&self) -> Vec<(String, &'static str)> {
-        vec![(self.table.clone(), "k")]
+    fn tables(&self) -> Vec<String> {
+        vec![self.table.clone()]
     }
 
     fn workers(&self) -> usize {
