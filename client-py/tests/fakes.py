@@ -58,6 +58,7 @@ class Behavior:
     cookies: list[str] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
+    resumes: list[str] = field(default_factory=list)
 
 
 class _Auth(flight.ServerAuthHandler):
@@ -95,6 +96,7 @@ class _Factory(flight.ServerMiddlewareFactory):
         self._behavior.cookies.append(headers.get("cookie", [""])[0])
         self._behavior.statements.append(headers.get("drsdb-statement-id", [""])[0])
         self._behavior.versions.append(headers.get("drsdb-version", [""])[0])
+        self._behavior.resumes.append(headers.get("drsdb-resume", [""])[0])
         answer = {"drsdb-error-bin": self._behavior.detail} if self._behavior.detail else {}
         return _Middleware(answer | self._behavior.headers)
 
@@ -183,11 +185,14 @@ class Wire:
 
 
 def info_of(
-    schema: pa.Schema, endpoints: Sequence[tuple[bytes, Sequence[str]]], *, ordered: bool = False
+    schema: pa.Schema, endpoints: Sequence[tuple[bytes, Sequence[str]]], *, ordered: bool = False, resume: str = ""
 ) -> flight.FlightInfo:
-    """An answer with one endpoint for each pair of ticket and locations."""
+    """An answer with one endpoint for each pair of ticket and locations; `resume` says where it can go on."""
     parts = [flight.FlightEndpoint(ticket, list(locations)) for ticket, locations in endpoints]
-    return flight.FlightInfo(schema, flight.FlightDescriptor.for_command(b""), parts, -1, -1, ordered=ordered)
+    metadata = _proto._text(3, resume)
+    return flight.FlightInfo(
+        schema, flight.FlightDescriptor.for_command(b""), parts, -1, -1, ordered=ordered, app_metadata=metadata
+    )
 
 
 def error_detail(code: str, message: str, hint: str = "", **fields: str) -> bytes:

@@ -151,3 +151,12 @@ def test_garbage_is_refused_or_read_but_never_crashes() -> None:
             except _proto.MalformedMessageError:
                 refused += 1
     assert refused > len(samples)
+
+
+def test_only_answers_that_say_so_can_go_on() -> None:
+    assert _proto.read_resume(_proto._text(3, "17-c0ffee")) == "17-c0ffee"
+    write_result = _proto._number(1, 7) + _proto._number(2, 3)
+    for none in (b"", write_result, _proto._text(3, "a\nb"), _proto._text(3, "ü")):
+        assert _proto.read_resume(none) is None
+    # Those who look for a write there find none.
+    assert _proto.read_update_result(_proto._text(3, "17-c0ffee")) == (0, 0)

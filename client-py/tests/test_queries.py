@@ -194,7 +194,7 @@ def test_a_login_ends_with_its_password(db: drsdb.Connection, cluster: LocalClus
             def refused(ask: Callable[[Answer], object], server: str) -> bool:
                 """Asks with the old token, without logging in again."""
                 try:
-                    ask(eve._cluster._answer(server, old, None))
+                    ask(eve._cluster._answer(server, old, READ))
                 except drsdb.OperationalError as error:
                     if error.code != drsdb.ErrorCode.UNAUTHENTICATED:
                         raise

@@ -1,7 +1,10 @@
-"""What is sent again when a server is lost: reads, writes under their id, results of which nobody has seen a row."""
+"""What is sent again when a server is lost: reads, writes under their id, results of which nobody has seen a row, and
+those that can go on after the rows that were seen.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -258,3 +261,120 @@ def test_a_result_of_which_a_row_was_seen_is_not(fake: Start, connect_fake: Conn
         db.query("INSERT INTO t VALUES (1) RETURNING x").arrow()
     assert parts.plans == 5
     assert len(pauses) == 2
+
+
+class Ordered:
+    """An index and storage server in one, of a result of 40 rows whose order can be repeated.
+
+    Each plan has a text of its own that says where it can go on, and batches of its own. All but the last break off,
+    once their rows have been seen.
+    """
+
+    def __init__(self, fake: Start, *plans: tuple[str, list[range]]) -> None:
+        self.server = fake(Behavior(flight_info=self._plan, get=self._rows, action=lambda _name, _body: []))
+        self._plans = plans
+        self._planned = 0
+        self._last_row = -1
+        self._seen = threading.Condition()
+        self._last_seen = -1
+        self.refused_with: Exception | None = None
+
+    def rows(self, result: drsdb.Result) -> Iterator[int]:
+        """A result's rows, of which each counts as seen when the next is asked for."""
+        for (row,) in result.rows():
+            yield row
+            with self._seen:
+                self._last_seen = row
+                self._seen.notify_all()
+
+    @property
+    def asked_to_resume(self) -> list[str]:
+        """What the header said, with each request for a plan."""
+        behavior = self.server.behavior
+        calls = zip(behavior.calls, behavior.resumes, strict=True)
+        return [resume for call, resume in calls if call == "GET_FLIGHT_INFO"]
+
+    def _plan(self, _command: bytes) -> flight.FlightInfo:
+        if self._planned and self.refused_with:
+            raise self.refused_with
+        self._planned += 1
+        resume, _ = self._plans[self._planned - 1]
+        ticket = b"%d" % self._planned
+        return info_of(EMPTY, [(ticket, [self.server.location])], ordered=True, resume=resume)
+
+    def _rows(self, ticket: bytes) -> Iterator[pa.RecordBatch]:
+        _, batches = self._plans[int(ticket) - 1]
+        for rows in batches:
+            self._last_row = max(self._last_row, *rows)
+            yield batch(*rows)
+        if int(ticket) < len(self._plans):
+            with self._seen:
+                assert self._seen.wait_for(lambda: self._last_seen == self._last_row, timeout=30)
+            raise flight.FlightUnavailableError("a server died")
+
+
+BEGUN = [range(10), range(10, 20)]
+
+
+# One batch ends where the first plan broke off, or begins there, or goes across.
+@pytest.mark.parametrize("bounds", [[40], [20, 40], [7, 16, 33, 40], [19, 20, 21, 40]])
+def test_a_result_whose_order_can_be_repeated_goes_on_after_the_rows_that_were_seen(
+    fake: Start, connect_fake: Connect, pauses: list[float], bounds: list[int]
+) -> None:
+    others = [range(start, end) for start, end in zip([0, *bounds], bounds, strict=False)]
+    ordered = Ordered(fake, ("17-c0ffee", BEGUN), ("17-c0ffee", others))
+    result = connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")
+    assert list(ordered.rows(result)) == list(range(40))
+    assert ordered.asked_to_resume == ["", "17-c0ffee"]
+    assert len(pauses) == 1
+
+
+def test_it_goes_on_more_than_once_and_from_its_start_while_nobody_has_seen_a_row(
+    fake: Start, connect_fake: Connect, pauses: list[float]
+) -> None:
+    # The second plan is of a later snapshot, and it is the one that goes on.
+    longer = [range(9), range(9, 15)]
+    plans = [("3-a", []), ("5-b", [range(10)]), ("5-b", longer), ("5-b", [range(3)]), ("5-b", [range(40)])]
+    ordered = Ordered(fake, *plans)
+    result = connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")
+    assert list(ordered.rows(result)) == list(range(40))
+    assert ordered.asked_to_resume == ["", "", "5-b", "5-b", "5-b"]
+    assert len(pauses) == 4
+
+
+def test_a_table_begins_anew(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:
+    ordered = Ordered(fake, ("17-c0ffee", []), ("18-c0ffee", [range(40)]))
+    assert FORMS["arrow"](connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")) == list(range(40))
+    assert ordered.asked_to_resume == ["", ""]
+    assert len(pauses) == 1
+
+
+# A server that has planned something else, and one that knows nothing of this.
+@pytest.mark.parametrize("resume", ["18-c0ffee", ""])
+def test_it_does_not_go_on_with_another_result(
+    fake: Start, connect_fake: Connect, pauses: list[float], resume: str
+) -> None:
+    ordered = Ordered(fake, ("17-c0ffee", BEGUN), (resume, [range(40)]))
+    result = connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")
+    with pytest.raises(drsdb.ConflictError, match="would not go on"):
+        list(ordered.rows(result))
+    assert len(pauses) == 1
+
+
+def test_it_is_never_short(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:
+    ordered = Ordered(fake, ("17-c0ffee", BEGUN), ("17-c0ffee", [range(19)]))
+    result = connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")
+    with pytest.raises(drsdb.InternalError, match="fewer rows"):
+        list(ordered.rows(result))
+    assert len(pauses) == 1
+
+
+def test_an_index_server_may_refuse_the_rest(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:
+    ordered = Ordered(fake, ("17-c0ffee", BEGUN), ("17-c0ffee", []))
+    ordered.refused_with = flight.FlightServerError("overwritten by the trailer")
+    rows = ordered.rows(connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x"))
+    next(rows)
+    ordered.server.behavior.detail = error_detail("conflict", "the table was altered")
+    with pytest.raises(drsdb.ConflictError, match="the table was altered"):
+        list(rows)
+    assert len(pauses) == 1

@@ -11,6 +11,7 @@ use drsdb_proto::{ErrorCode, WireError, v1};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use prost::Message;
+use tonic::metadata::AsciiMetadataValue;
 use url::Url;
 
 use crate::{
@@ -27,6 +28,9 @@ use crate::{
     sql_text::{Step, transaction_step},
     transaction::Open,
 };
+
+/// The header with where an answer goes on.
+const RESUME_HEADER: &str = "drsdb-resume";
 
 /// A connection to a cluster. Clones share it; it is made for many calls at once.
 ///
@@ -57,6 +61,17 @@ pub(crate) struct Planned {
     pub info: FlightInfo,
     /// The command, if it may be planned again: when it only reads.
     pub again: Option<Bytes>,
+}
+
+/// Where an answer can go on that broke off: a text of the index server's.
+pub(crate) type Resume = AsciiMetadataValue;
+
+impl Planned {
+    /// Where it can go on; `None`: the same plan may give other rows, or in another order.
+    pub fn resume(&self) -> Option<Resume> {
+        let answer = v1::RepeatableAnswer::decode(&self.info.app_metadata[..]).ok()?;
+        answer.resume.parse().ok().filter(|resume: &Resume| !resume.is_empty())
+    }
 }
 
 /// What a statement gave.
@@ -183,16 +198,23 @@ impl Client {
         self.planned(command.as_any().encode_to_vec().into(), &self.route(kind)?).await
     }
 
-    /// Plans a command that only reads once more.
-    pub(crate) async fn plan_again(&self, command: Bytes) -> Result<Planned> {
-        self.planned(command, &self.route(Kind::Read)?).await
+    /// Plans a command that only reads once more: from its start, or so that the answer goes on.
+    pub(crate) async fn plan_again(&self, command: Bytes, resume: Option<Resume>) -> Result<Planned> {
+        self.planned_at(command, resume.as_ref(), &self.route(Kind::Read)?).await
     }
 
     async fn planned(&self, command: Bytes, route: &Route) -> Result<Planned> {
+        self.planned_at(command, None, route).await
+    }
+
+    async fn planned_at(&self, command: Bytes, resume: Option<&Resume>, route: &Route) -> Result<Planned> {
         let descriptor = FlightDescriptor::new_cmd(command.clone());
         let (server, info) = self
             .call(route, |mut flight, request| {
-                let request = request.map(|()| descriptor.clone());
+                let mut request = request.map(|()| descriptor.clone());
+                if let Some(resume) = resume {
+                    request.metadata_mut().insert(RESUME_HEADER, resume.clone());
+                }
                 async move { flight.get_flight_info(request).await.map(answer_of) }
             })
             .await?;
@@ -264,5 +286,20 @@ mod tests {
         assert_eq!(WriteResult::decode(&standard), WriteResult { rows: 7, version: 0 });
         let unknown = arrow_flight::sql::DoPutUpdateResult { record_count: -1 }.encode_to_vec();
         assert_eq!(WriteResult::decode(&unknown), WriteResult::default());
+        let of_a_query = v1::RepeatableAnswer { resume: "17-c0ffee".to_owned() }.encode_to_vec();
+        assert_eq!(WriteResult::decode(&of_a_query), WriteResult::default());
+    }
+
+    #[test]
+    fn only_answers_that_say_so_can_go_on() {
+        let resume = |app_metadata: Vec<u8>| {
+            let info = FlightInfo::new().with_app_metadata(app_metadata);
+            Planned { server: Url::parse("https://index:1").unwrap(), info, again: None }.resume()
+        };
+        let answer = |text: &str| v1::RepeatableAnswer { resume: text.to_owned() }.encode_to_vec();
+        assert_eq!(resume(answer("17-c0ffee")).unwrap(), "17-c0ffee");
+        for none in [Vec::new(), v1::WriteResult { rows: 7, version: 3 }.encode_to_vec(), answer(""), answer("a\nb")] {
+            assert_eq!(resume(none), None);
+        }
     }
 }

@@ -2,10 +2,12 @@
 //! state machines: no I/O, no clock.
 //!
 //! An endpoint's ticket gives the same rows at each of its locations, but not in a promised order: so another location
-//! is tried only while no row was handed out. After that, a failure is the whole result's failure.
+//! is tried only while no row was handed out. After that, a failure is the whole result's.
 //!
 //! A ticket names the servers that work on it together. When one of them is dead, every location fails alike, and what
-//! helps is another plan, once an index server knows of the death.
+//! helps is another plan, once an index server knows of the death. While no row was handed out, any plan will do. After that
+//! it is one at the same snapshot, of a result whose order the index server has found to be repeatable: then the result goes
+//! on after the rows that were handed out.
 
 use std::time::Duration;
 
@@ -91,8 +93,8 @@ const PLAN_AGAIN_AFTER: [Duration; 7] = [
 pub(crate) struct Replans(usize);
 
 impl Replans {
-    /// The result, or its next plan, failed, and nobody has seen a row of it: how long to wait before it is planned again;
-    /// `None`: the failure is final.
+    /// The result, or its next plan, failed, and another plan would do: how long to wait before it is planned again; `None`:
+    /// the failure is final.
     pub fn failed(&mut self, code: ErrorCode) -> Option<Duration> {
         let pause = *PLAN_AGAIN_AFTER.get(self.0).filter(|_| code == ErrorCode::Unavailable)?;
         self.0 += 1;

@@ -21,7 +21,7 @@
 //! 3. [`QueryStream`] pulls all endpoints at once, directly from the storage servers, into a buffer bounded in bytes;
 //!    `failover` says what happens when a server does not answer.
 //!    When no location answers and no row was handed out, the query is planned again, until the index servers have noticed
-//!    which server is gone.
+//!    which server is gone. When rows were, and their order can be repeated, it is planned at the same snapshot, and goes on.
 //! 4. Dropping the stream, or [`CancelHandle::cancel`], resets every pull; the servers stop working on it.
 //!
 //! # Life of a write

@@ -9,7 +9,8 @@
 //! The budget is in bytes: a pull that finds no room waits, stops reading, and HTTP/2 stops its server.
 //!
 //! While no row was handed out, a result that no server can give is planned again and pulled anew: nothing of the first
-//! attempt is kept. After that, its failure is the result's.
+//! attempt is kept. After that, a result whose order can be repeated goes on: it is planned again at the same snapshot, and
+//! as many rows of it are passed over as were handed out. Of any other result, the failure is final.
 
 use std::{
     collections::VecDeque,
@@ -42,7 +43,7 @@ use url::Url;
 use crate::{
     Client, Error, Result,
     calls::wait,
-    client::Planned,
+    client::{Planned, Resume},
     error::Failure,
     failover::Replans,
     pull::{BUFFER_UNIT_BYTES, Delivery, Pull, locations},
@@ -60,8 +61,12 @@ pub struct QueryStream {
     /// How often it was.
     replans: Replans,
     planning: Option<JoinHandle<Result<Planned>>>,
-    /// Whether a row of it has left.
-    handed_out: bool,
+    /// Where it can go on when it has begun.
+    resume: Option<Resume>,
+    /// How many rows of it have left.
+    handed_out: u64,
+    /// How many rows of the current plan are still to be passed over, since they have left already.
+    passing_over: u64,
     ended: bool,
     cancel: CancellationToken,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -233,10 +238,12 @@ impl QueryStream {
             write_result: crate::WriteResult::decode(&planned.info.app_metadata),
             ended: pulling.unfinished == 0,
             pulling,
+            resume: planned.resume(),
             again: planned.again,
             replans: Replans::default(),
             planning: None,
-            handed_out: false,
+            handed_out: 0,
+            passing_over: 0,
             cancelled: Box::pin(cancel.clone().cancelled_owned()),
             cancel,
         })
@@ -318,8 +325,15 @@ impl QueryStream {
             }
             match ready!(self.pulling.poll_batch(cx)) {
                 Ok(Some(batch)) => {
-                    self.handed_out = true;
-                    return Poll::Ready(Ok(Some(batch)));
+                    if let Some(batch) = self.pass_over(batch) {
+                        self.handed_out += batch.num_rows() as u64;
+                        return Poll::Ready(Ok(Some(batch)));
+                    }
+                }
+                Ok(None) if self.passing_over > 0 => {
+                    let error =
+                        Error::new(ErrorCode::Internal, "the rest of the result has fewer rows than the result");
+                    return self.failed(error);
                 }
                 Ok(None) => self.ended = true,
                 Err(error) if self.may_plan_again(&error) => {}
@@ -335,23 +349,49 @@ impl QueryStream {
         Poll::Ready(Err(error))
     }
 
-    /// Begins to plan the query again, where that may help and nobody has seen a row of it.
+    /// What of a batch has not left yet, if anything.
+    fn pass_over(&mut self, batch: RecordBatch) -> Option<RecordBatch> {
+        let rows = batch.num_rows() as u64;
+        let passed_over = self.passing_over.min(rows);
+        self.passing_over -= passed_over;
+        (passed_over < rows).then(|| batch.slice(passed_over as usize, (rows - passed_over) as usize))
+    }
+
+    /// Begins to plan the query again, where that may help: from its start while nobody has seen a row of it, then so that
+    /// it goes on.
     fn may_plan_again(&mut self, error: &Error) -> bool {
-        let Some(command) = self.again.as_ref().filter(|_| !self.handed_out) else { return false };
+        let resume = self.resume_if_begun();
+        let Some(command) = self.again.as_ref().filter(|_| self.handed_out == 0 || resume.is_some()) else {
+            return false;
+        };
         let Some(pause) = self.replans.failed(error.code()) else { return false };
-        tracing::debug!(%error, "the query is planned again");
+        tracing::debug!(%error, rows = self.handed_out, "the query is planned again");
         let (client, command) = (self.client.clone(), command.clone());
         self.planning = Some(tokio::spawn(async move {
             wait(pause).await;
-            client.plan_again(command).await
+            client.plan_again(command, resume).await
         }));
         true
+    }
+
+    fn resume_if_begun(&self) -> Option<Resume> {
+        self.resume.clone().filter(|_| self.handed_out > 0)
     }
 
     fn restart(&mut self, planned: &Planned) -> Result<()> {
         if schema_of(planned)? != self.schema {
             return Err(Error::new(ErrorCode::Unavailable, "the query was planned again and has other columns now"));
         }
+        let resume = planned.resume();
+        // A server that does not know what it was asked for has planned another result.
+        if self.handed_out > 0 && resume != self.resume {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                "the query was planned again and would not go on where it was",
+            ));
+        }
+        self.resume = resume;
+        self.passing_over = self.handed_out;
         *self.pulling = Pulling::start(&self.client, &self.schema, planned, &self.cancel)?;
         Ok(())
     }

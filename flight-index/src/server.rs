@@ -33,7 +33,7 @@ use crate::{
     load::Loader,
     planner::Planner,
     raft::{Catalog, CatalogOptions, Dial},
-    replication::{ActiveTransactions, DriveOptions, Liveness, NeededSnapshots, drive},
+    replication::{ActiveTransactions, DriveOptions, Liveness, NeededSnapshots, ResumedSnapshots, drive},
     system::System,
     transaction::{GrpcTransport, Sessions},
 };
@@ -74,7 +74,8 @@ pub async fn serve(
     }
 
     let active = ActiveTransactions::default();
-    let needed = NeededSnapshots::new(active.clone(), config.ticket_lifetime());
+    let resumed = ResumedSnapshots::default();
+    let needed = NeededSnapshots::new(active.clone(), resumed.clone(), config.ticket_lifetime());
     let url = config.public_url.to_string();
     let liveness = Liveness::new(Arc::clone(&catalog), Arc::clone(&dial), needed, url);
     let drive_options = DriveOptions {
@@ -99,8 +100,8 @@ pub async fn serve(
     let loader = Arc::new(loader.watched(Arc::clone(&liveness), active.clone()));
     let sessions = Sessions::new(Arc::clone(loader.writes()));
     let system = System::new(Arc::clone(&catalog), Arc::clone(&sessions), config.node_id, Arc::clone(&dial));
-    let planner = Planner::new(config.ticket_lifetime()).avoiding(liveness.suspects()).with_system(Arc::new(system));
-    let planner = Arc::new(planner);
+    let planner = Planner::new(config.ticket_lifetime()).avoiding(liveness.suspects()).keeping(resumed);
+    let planner = Arc::new(planner.with_system(Arc::new(system)));
     let flight = FlightSqlServer::new(
         Arc::clone(&catalog),
         Arc::clone(&planner),

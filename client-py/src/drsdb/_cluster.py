@@ -38,6 +38,8 @@ _ASK_AGAIN_AFTER_S: Final = (0.2, 0.8, 2.0)
 _STATEMENT_HEADER: Final = b"drsdb-statement-id"
 # The highest commit version that this client has seen: whoever answers must be at least there.
 _VERSION_HEADER: Final = b"drsdb-version"
+# Where an answer goes on that broke off.
+_RESUME_HEADER: Final = b"drsdb-resume"
 
 # A server that is stopped or cut off is noticed while a call waits for it, and not after TCP's quarter of an hour.
 _CHANNEL_OPTIONS: Final[list[tuple[str, int | str]]] = [
@@ -110,7 +112,7 @@ class Cluster:
             unanswered: list[Error] = []
             for server in self._candidates(route):
                 try:
-                    answer = self.authenticated(server, ask, route.statement)
+                    answer = self.authenticated(server, ask, route)
                 except Error as error:
                     if is_lost(error):
                         self._count_failure(server)
@@ -132,18 +134,18 @@ class Cluster:
                 raise route.final(_nobody_answered(unanswered), maybe_done)
             time.sleep(pause)
 
-    def authenticated(self, server: str, ask: Callable[[Answer], T], statement: str | None = None) -> T:
+    def authenticated(self, server: str, ask: Callable[[Answer], T], route: Route = READ) -> T:
         """Makes a request of any server of the cluster, logging in where that is needed."""
         bearer = self._bearer or self._log_in(server, None)
         try:
-            return ask(self._answer(server, bearer, statement))
+            return ask(self._answer(server, bearer, route))
         except Error as error:
             if is_lost(error):
                 self._forget(server)
             if error.code != ErrorCode.UNAUTHENTICATED:
                 raise
         # The token has ended or the cluster's key is another one: an unauthenticated request has done nothing.
-        return ask(self._answer(server, self._log_in(None, bearer), statement))
+        return ask(self._answer(server, self._log_in(None, bearer), route))
 
     def close(self) -> None:
         """Closes all connections. Requests made later raise InterfaceError."""
@@ -163,10 +165,12 @@ class Cluster:
         with self._lock:
             return list(dict.fromkeys([*first, *self._servers, *self._known]))
 
-    def _answer(self, server: str, bearer: Bearer, statement: str | None) -> Answer:
+    def _answer(self, server: str, bearer: Bearer, route: Route) -> Answer:
         headers: list[Any] = [bearer]
-        if statement is not None:
-            headers.append((_STATEMENT_HEADER, statement.encode()))
+        if route.statement is not None:
+            headers.append((_STATEMENT_HEADER, route.statement.encode()))
+        if route.resume is not None:
+            headers.append((_RESUME_HEADER, route.resume.encode()))
         if self._seen_version:
             headers.append((_VERSION_HEADER, str(self._seen_version).encode()))
         return Answer(self._client(server), flight.FlightCallOptions(headers=headers), server)

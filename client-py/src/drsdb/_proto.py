@@ -157,6 +157,12 @@ def read_update_result(data: bytes) -> UpdateResult:
     return UpdateResult(rows - (1 << 64) if rows >= 1 << 63 else rows, _as_number(fields, 2))
 
 
+def read_resume(data: bytes) -> str | None:
+    """Decodes drsdb.v1.RepeatableAnswer: where an answer can go on; None: nowhere."""
+    text = _decode_text(_last(data).get(3, b""))
+    return text if text.isascii() and text.isprintable() and text else None
+
+
 def read_index_servers(data: bytes) -> list[str]:
     """Decodes drsdb.v1.IndexServers."""
     return [_decode_text(value) for number, value in _fields(data) if number == 1]

@@ -8,8 +8,9 @@ Here lives everything between a FlightInfo and a sequence of record batches: thr
 endpoint's other locations, cancellation. pyarrow releases the GIL while it waits, decrypts and decodes, so the threads
 do run in parallel.
 
-Invariant: a result is whole or an error. A stream that breaks is read again elsewhere only as long as none of its
-rows was handed out; after that, its error is the result's.
+Invariant: a pull is whole or an error. A stream that breaks is read again elsewhere only as long as none of its rows
+was handed out; after that, its error is the pull's. Whether the result can go on with another one is `_result.py`'s
+matter.
 """
 
 from __future__ import annotations

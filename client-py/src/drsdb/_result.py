@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -18,11 +18,15 @@ import pyarrow.flight as flight
 from drsdb._cluster import Cluster
 from drsdb._errors import Error, ErrorCode, InterfaceError, error_of
 from drsdb._ingest import WriteResult
+from drsdb._proto import read_resume
 from drsdb._pull import Pull, endpoints_of, may_be_elsewhere, schema_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+
+# Asks an index server for the query's plan, from its start or so that the answer goes on; also says who answered.
+Plan: TypeAlias = Callable[[str | None], tuple[flight.FlightInfo, str]]
 
 DEFAULT_BUFFER_BYTES: Final = 64 << 20
 
@@ -40,7 +44,8 @@ class Result:
     its end, or use it in a `with` block: the servers then stop working on it.
 
     While none of its rows was handed out, a result that no server can give is planned again: then it is of a later
-    snapshot, all of it.
+    snapshot, all of it. After that it is planned again at the same snapshot, if its order can be repeated, and goes on
+    after the rows that were handed out.
     """
 
     def __init__(
@@ -48,12 +53,13 @@ class Result:
         cluster: Cluster,
         info: flight.FlightInfo,
         origin: str,
-        plan: Callable[[], tuple[flight.FlightInfo, str]] | None,
+        plan: Plan | None,
     ) -> None:
         self._cluster = cluster
         self._plan = plan
         self._planned_again = 0
-        self._written = WriteResult.decode(bytes(info.app_metadata or b""))  # type: ignore[arg-type]
+        self._written = WriteResult.decode(_metadata(info))
+        self._resume = read_resume(_metadata(info))
         self._endpoints = endpoints_of(info, origin)
         self._ordered: bool = info.ordered
         self._schema = schema_of(info)
@@ -162,21 +168,34 @@ class Result:
         return pull
 
     def _stream(self, pull: Pull, buffer_bytes: int) -> Iterator[pa.RecordBatch]:
+        handed_out = 0
         while True:
-            handed_out = False
+            passing_over = handed_out
             try:
                 with closing(pull.batches()) as batches:
                     for batch in batches:
-                        handed_out = True
-                        yield batch
-                return
+                        passed_over = min(passing_over, batch.num_rows)
+                        passing_over -= passed_over
+                        if passed_over < batch.num_rows:
+                            handed_out += batch.num_rows - passed_over
+                            yield batch.slice(passed_over)
             except Error as error:
-                if handed_out or not self._plan_again(error):
+                if not self._plan_again(error, goes_on=handed_out > 0):
                     raise
+            else:
+                if passing_over:
+                    raise error_of(ErrorCode.INTERNAL, "the rest of the result has fewer rows than the result")
+                return
             pull = self._pull(buffer_bytes)
 
-    def _plan_again(self, error: Error) -> bool:
-        """Plans the query again, where that may help; more than once when no plan can be had for a moment."""
+    def _plan_again(self, error: Error, *, goes_on: bool = False) -> bool:
+        """Plans the query again, where that may help; more than once when no plan can be had for a moment.
+
+        Rows of a result that `goes_on` were handed out: then its order must be one that can be repeated.
+        """
+        resume = self._resume if goes_on else None
+        if goes_on and resume is None:
+            return False
         answer: tuple[flight.FlightInfo, str] | None = None
         while answer is None:
             if self._plan is None or self._closed or not may_be_elsewhere(error):
@@ -186,15 +205,27 @@ class Result:
             time.sleep(_PLAN_AGAIN_AFTER_S[self._planned_again])
             self._planned_again += 1
             try:
-                answer = self._plan()
+                answer = self._plan(resume)
             except Error as failure:
                 if not may_be_elsewhere(failure):
                     raise
+        if self._closed:
+            return False
         info, origin = answer
         if not schema_of(info).equals(self._schema):
             raise error_of(ErrorCode.UNAVAILABLE, "the query was planned again and has other columns now") from error
+        offered = read_resume(_metadata(info))
+        # A server that does not know what it was asked for has planned another result.
+        if goes_on and offered != resume:
+            message = "the query was planned again and would not go on where it was"
+            raise error_of(ErrorCode.CONFLICT, message, hint="run it again") from error
+        self._resume = offered
         self._endpoints = endpoints_of(info, origin)
         return True
+
+
+def _metadata(info: flight.FlightInfo) -> bytes:
+    return bytes(info.app_metadata or b"")  # type: ignore[arg-type]
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:

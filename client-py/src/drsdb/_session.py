@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow.flight as flight
@@ -16,7 +17,7 @@ from drsdb._cluster import Answer, Cluster
 from drsdb._errors import CallErrors, Error, ErrorCode, InterfaceError
 from drsdb._ingest import Mode, Source, WriteResult
 from drsdb._prepared import Prepared, put
-from drsdb._result import Result
+from drsdb._result import Plan, Result
 from drsdb._route import Repeat, Route, single_write, write
 
 if TYPE_CHECKING:
@@ -140,14 +141,20 @@ class Session(ABC):
 
     def _result(self, sql: str, command: bytes, route: Route) -> Result:
         """Plans a command; what only reads may be planned again."""
-
-        def plan() -> tuple[flight.FlightInfo, str]:
-            return self._request(sql, lambda answer: (_flight_info(answer, command), answer.location), route)
-
-        info, origin = plan()
+        plan = self._planner(sql, command, route)
+        info, origin = plan(None)
         result = Result(self._cluster, info, origin, plan if route.statement is None else None)
         self._cluster.has_seen(result.written.version)
         return result
+
+    def _planner(self, sql: str, command: bytes, route: Route) -> Plan:
+        def plan(resume: str | None) -> tuple[flight.FlightInfo, str]:
+            def ask(answer: Answer) -> tuple[flight.FlightInfo, str]:
+                return _flight_info(answer, command), answer.location
+
+            return self._request(sql, ask, replace(route, resume=resume))
+
+        return plan
 
     def _run_prepared(
         self, sql: str, rows: Iterable[Sequence[Any]], *, wants_rows: bool | None
@@ -174,11 +181,8 @@ class Session(ABC):
             self._cluster.has_seen(outcome.version)
             return outcome
         info, origin, command = outcome
-
-        def again() -> tuple[flight.FlightInfo, str]:
-            return self._request(sql, lambda answer: (_flight_info(answer, command), answer.location), route)
-
-        result = Result(self._cluster, info, origin, again if route.statement is None else None)
+        again = self._planner(sql, command, route) if route.statement is None else None
+        result = Result(self._cluster, info, origin, again)
         self._cluster.has_seen(result.written.version)
         return result
 

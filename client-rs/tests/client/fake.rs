@@ -113,6 +113,8 @@ pub struct Call {
     pub statement: Option<String>,
     /// Of the header that says what the client has seen.
     pub version: Option<String>,
+    /// Of the header that says where an answer goes on.
+    pub resume: Option<String>,
     /// The transaction that the command names.
     pub transaction: Option<String>,
 }
@@ -283,6 +285,7 @@ impl Service {
             what: what.to_owned(),
             statement: header("drsdb-statement-id"),
             version: header("drsdb-version"),
+            resume: header("drsdb-resume"),
             transaction: transaction.map(|id| String::from_utf8(id.to_vec()).unwrap()),
         });
         let deadly = self.script.deadly.lock().contains(what) || self.script.deadly_once.lock().remove(what);

@@ -1,4 +1,5 @@
-//! What is sent again when a server is lost: reads, writes under their id, results of which nobody has seen a row.
+//! What is sent again when a server is lost: reads, writes under their id, results of which nobody has seen a row, and those
+//! that can go on after the rows that were seen.
 
 use std::sync::atomic::Ordering;
 
@@ -159,6 +160,97 @@ async fn a_result_of_which_no_row_was_seen_is_planned_again() {
     assert_eq!(result.rows(), 20);
     assert_eq!(result.statistics.rows(), 20);
     assert_eq!(cluster.script.take_calls().len(), 2);
+}
+
+/// An answer of one part that can go on at `resume`.
+fn repeatable(resume: &str, part: &str, location: Vec<Url>) -> FlightInfo {
+    let metadata = v1::RepeatableAnswer { resume: resume.to_owned() }.encode_to_vec();
+    info(&[(part, location)]).with_ordered(true).with_app_metadata(metadata)
+}
+
+/// A part that breaks off after its batches.
+fn breaking(batches: Vec<std::ops::Range<i64>>) -> Part {
+    Part {
+        batches,
+        error: Some(WireError::new(ErrorCode::Unavailable, "a server behind me died")),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_result_whose_order_can_be_repeated_goes_on_after_the_rows_that_were_seen() {
+    let whole = || (0..40).collect::<Vec<_>>();
+    // The other server has batches of its own: one ends where the first one broke off, or begins there, or goes across.
+    for others in
+        [vec![0..40], vec![0..20, 20..40], vec![0..7, 7..16, 16..33, 33..40], vec![0..19, 19..20, 20..21, 21..40]]
+    {
+        let cluster = Cluster::start(2);
+        cluster.script.part("first", breaking(vec![0..10, 10..20]));
+        cluster.script.part("second", Part { batches: others.clone(), ..Default::default() });
+        cluster.script.answer("SELECT", repeatable("17-c0ffee", "first", cluster.location(0)));
+        let client = cluster.connect().await;
+        let mut rows = client.query("SELECT").await.unwrap();
+        cluster.script.answer("SELECT", repeatable("17-c0ffee", "second", cluster.location(1)));
+        assert_eq!(values(&mut rows).await.unwrap(), whole(), "{others:?}");
+        let calls = cluster.script.take_calls();
+        let resumes: Vec<_> = calls.iter().map(|call| call.resume.as_deref()).collect();
+        assert_eq!(resumes, [None, Some("17-c0ffee")]);
+    }
+}
+
+#[tokio::test]
+async fn a_result_goes_on_more_than_once_and_from_its_start_while_nobody_has_seen_a_row() {
+    let cluster = Cluster::start(1);
+    cluster.script.part("nothing", breaking(vec![]));
+    cluster.script.part("ten", breaking(vec![0..10]));
+    cluster.script.part("fifteen", breaking(vec![0..9, 9..15]));
+    cluster.script.part("all", Part { batches: vec![0..30], ..Default::default() });
+    let answer = |resume, part| cluster.script.answer("SELECT", repeatable(resume, part, cluster.location(0)));
+    answer("3-a", "nothing");
+    let client = cluster.connect().await;
+    let mut rows = client.query("SELECT").await.unwrap();
+    // The second plan is of a later snapshot, and it is the one that goes on.
+    answer("5-b", "ten");
+    assert_eq!(rows.try_next().await.unwrap().unwrap(), batch(0..10));
+    answer("5-b", "fifteen");
+    assert_eq!(rows.try_next().await.unwrap().unwrap(), batch(10..15));
+    answer("5-b", "all");
+    assert_eq!(values(&mut rows).await.unwrap(), (15..30).collect::<Vec<_>>());
+    let calls = cluster.script.take_calls();
+    let resumes: Vec<_> = calls.iter().map(|call| call.resume.as_deref()).collect();
+    assert_eq!(resumes, [None, None, Some("5-b"), Some("5-b")]);
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_go_on_is_an_error() {
+    let begun = async |answer: FlightInfo, rest: Part| {
+        let cluster = Cluster::start(1);
+        cluster.script.part("a", breaking(vec![0..10]));
+        cluster.script.answer("SELECT", repeatable("17-c0ffee", "a", cluster.location(0)));
+        let client = cluster.connect().await;
+        let mut rows = client.query("SELECT").await.unwrap();
+        rows.try_next().await.unwrap().unwrap();
+        let info = FlightInfo { endpoint: info(&[("a", cluster.location(0))]).endpoint, ..answer };
+        cluster.script.answer("SELECT", info);
+        cluster.script.part("a", rest);
+        rows.try_next().await.unwrap_err()
+    };
+    let rest = || Part { batches: vec![0..10, 10..20], ..Default::default() };
+    // A server that has planned something else, and one that knows nothing of this.
+    for answer in [repeatable("18-c0ffee", "a", vec![]), info(&[])] {
+        assert_eq!(begun(answer, rest()).await.code(), ErrorCode::Conflict);
+    }
+    let short = Part { batches: vec![0..9], ..Default::default() };
+    assert_eq!(begun(repeatable("17-c0ffee", "a", vec![]), short).await.code(), ErrorCode::Internal);
+
+    let cluster = Cluster::start(1);
+    cluster.script.part("a", breaking(vec![0..10]));
+    cluster.script.answer("SELECT", repeatable("17-c0ffee", "a", cluster.location(0)));
+    let client = cluster.connect().await;
+    let mut rows = client.query("SELECT").await.unwrap();
+    cluster.script.fail("SELECT", WireError::new(ErrorCode::Conflict, "the table was altered"));
+    rows.try_next().await.unwrap().unwrap();
+    assert_eq!(rows.try_next().await.unwrap_err().message(), "the table was altered");
 }
 
 #[tokio::test]

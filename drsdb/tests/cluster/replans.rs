@@ -1,12 +1,14 @@
 //! Queries that several storage servers work on together, while one of them dies: they are planned again without it, and
-//! so are the questions that statements ask.
+//! so are the questions that statements ask. A client that has rows of a query already gets the rest, where order allows.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
-use drsdb_client::{Client, Error, Executed};
+use arrow::{array::AsArray, datatypes::Int64Type};
+use drsdb_client::{Client, Error, Executed, QueryStream};
+use futures::TryStreamExt;
 
 use crate::{
     replication::{impatient, progress},
@@ -15,6 +17,8 @@ use crate::{
 
 /// Rows of each of the two tables that are read.
 const ROWS: i64 = 2000;
+/// Rows of the table of which a client has a part: they take far more room than there is between client and server.
+const LONG: i64 = 100_000;
 /// Rows that each statement changes.
 const CHANGED: i64 = 10;
 
@@ -126,5 +130,50 @@ async fn no_read_and_no_change_fails_when_a_server_dies() {
     // Each exactly once.
     assert_eq!(cluster.value("SELECT sum(n) FROM alone").await, (changed * CHANGED).to_string());
     assert_eq!(cluster.value("SELECT sum(n) FROM together").await, (2 * transactions * CHANGED).to_string());
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+/// The keys of the next batch; none at the end.
+async fn next_keys(rows: &mut QueryStream) -> Vec<i64> {
+    let batch = rows.try_next().await.unwrap_or_else(|error| panic!("a read broke off: {error:?}"));
+    batch.map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_read_of_which_rows_were_seen_goes_on_when_its_head_dies() {
+    let mut cluster = impatient(3, 600).await;
+    cluster
+        .run(&[
+            "CREATE TABLE many (id BIGINT PRIMARY KEY, text TEXT) WITH (replicas = 2, shards = 16)",
+            &format!("INSERT INTO many SELECT v, repeat('x', 300) FROM generate_series(0, {}) g(v)", LONG - 1),
+        ])
+        .await;
+    let mut options = cluster.cluster.client_options();
+    options.buffer_bytes = 1 << 20;
+    options.window_bytes = 256 << 10;
+    let client = Client::connect(options).await.unwrap();
+    let tx = client.begin().await.unwrap();
+    let sql = "SELECT id, text FROM many ORDER BY id";
+    let mut streams = [client.query(sql).await.unwrap(), tx.query(sql).await.unwrap()];
+    let mut seen = [next_keys(&mut streams[0]).await, next_keys(&mut streams[1]).await];
+    // The rest is of the snapshot at which it began.
+    cluster.run(&[&format!("DELETE FROM many WHERE id > {}", LONG / 2), "INSERT INTO many VALUES (-1, 'new')"]).await;
+    let head = streams[0].statistics().endpoints[0].server.clone();
+    let is_head = |number: &usize| cluster.cluster.storage_url(*number).as_str().trim_end_matches('/') == head;
+    let number = (0..3).find(is_head).expect("the head is one of the servers");
+    cluster.cluster.kill_storage(number).await.unwrap();
+    for (rows, keys) in streams.iter_mut().zip(&mut seen) {
+        assert!((keys.len() as i64) < LONG / 2, "most is still to come: {}", keys.len());
+        loop {
+            match next_keys(rows).await {
+                more if more.is_empty() => break,
+                more => keys.extend(more),
+            }
+        }
+        assert!(*keys == (0..LONG).collect::<Vec<_>>(), "each row comes once, in order: {} rows", keys.len());
+    }
+    drop(streams);
+    tx.rollback().await.unwrap();
+    assert_eq!(cluster.value("SELECT count(*) FROM many WHERE text <> ''").await, (LONG / 2 + 2).to_string());
     cluster.cluster.shutdown().await.unwrap();
 }

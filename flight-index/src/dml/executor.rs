@@ -177,10 +177,10 @@ impl<'a> Executor<'a> {
 
     fn view(&self, with_hidden: Option<Ulid>) -> View {
         View {
-            begun: Arc::clone(self.transaction.begun()),
             own: self.transaction.own_writes(),
             holders: Arc::new(self.transaction.holders()),
             with_hidden,
+            ..View::begin(Arc::clone(self.transaction.begun()))
         }
     }
 
@@ -295,7 +295,7 @@ pub async fn describe(services: &Services, statement: &Statement, context: &Quer
         _ => match question(statement, &state)? {
             None => empty(),
             Some((query, with_hidden)) => {
-                let view = View { begun: Arc::clone(&state), own: None, holders: Arc::default(), with_hidden };
+                let view = View { with_hidden, ..View::begin(Arc::clone(&state)) };
                 let context = QueryContext { view: Some(Arc::new(view)), ..context.clone() };
                 let statement = PlannerStatement::Statement(query);
                 services.planner.describe(Arc::clone(&state), statement, &context).await?.1

@@ -105,7 +105,11 @@ impl FlightSqlServer {
             Source::Rows(rows) => vec![self.rows_endpoint(&planned.schema, &rows, caller)?],
         };
         // An estimate must not be taken for a count: some clients stop reading there.
-        let info = self.info(planned.schema, endpoints, -1)?.with_ordered(planned.ordered);
+        let mut info = self.info(planned.schema, endpoints, -1)?.with_ordered(planned.ordered);
+        if let Some(resume) = planned.resume {
+            let repeatable = v1::RepeatableAnswer { resume: resume.to_string() };
+            info = info.with_app_metadata(repeatable.encode_to_vec());
+        }
         tracing::debug!(
             user = caller.login.user,
             endpoints = info.endpoint.len(),

@@ -27,7 +27,7 @@ impl FlightSqlServer {
     ) -> Result<PlannedQuery> {
         let limit = caller.limit();
         let (state, context) = limit.keep(self.view_of(caller)).await?;
-        let context = QueryContext { limit, ..context };
+        let context = QueryContext { limit, resume: caller.resume, ..context };
         let planner = Arc::clone(&self.planner);
         apart(&context.clone(), async move {
             planner.plan(state, planner_statement(query), parameters.as_ref(), &context).await

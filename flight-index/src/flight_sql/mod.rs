@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | Handshake ([`login`]) | a bearer token for name and password |
-//! | GetFlightInfo of a query ([`execute`]) | tickets, and the storage servers that redeem them |
+//! | GetFlightInfo of a query ([`execute`]) | tickets, and the storage servers that redeem them; a `RepeatableAnswer` |
 //! | GetFlightInfo of DDL, DML, SET ([`execute`]) | it has run; an empty result and a `WriteResult` in `app_metadata` |
 //! | GetFlightInfo of the catalog ([`metadata`]) | a ticket for this server ([`answer`]) |
 //! | BEGIN, COMMIT and the like, as SQL and as actions ([`transactions`]) | a handle; SQL's is in a cookie |

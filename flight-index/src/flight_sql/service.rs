@@ -18,7 +18,7 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{FlightSqlServer, MAX_RESPONSE_BYTES, session::Session};
-use crate::transaction::Handle;
+use crate::{planner::Resume, transaction::Handle};
 
 /// A stream of answers.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -34,12 +34,17 @@ pub struct Caller {
     pub named: Option<Handle>,
     /// The client's id of the write, so that asking again is safe.
     pub statement: Option<Ulid>,
+    /// The answer of which the client has a part, and wants the rest.
+    pub resume: Option<Resume>,
 }
 
 /// The header with the id of a write.
 const STATEMENT_HEADER: &str = "drsdb-statement-id";
 /// The header with the highest commit version that the client has seen.
 const VERSION_HEADER: &str = "drsdb-version";
+/// The header with where an answer goes on that broke off: the same statement is planned once more, and gives the same rows in
+/// the same order.
+const RESUME_HEADER: &str = "drsdb-resume";
 /// How long this server may be behind what a client has seen.
 const CATCH_UP_TIME: Duration = Duration::from_secs(10);
 
@@ -66,8 +71,10 @@ impl FlightSqlServer {
             session: Session::of(metadata, &self.options)?,
             named: None,
             statement: header(metadata, STATEMENT_HEADER, |text| Ulid::from_string(text).ok())?,
+            resume: header(metadata, RESUME_HEADER, |text| text.parse::<Resume>().ok())?,
         };
-        if let Some(version) = header(metadata, VERSION_HEADER, |text| text.parse().ok())? {
+        let seen: Option<u64> = header(metadata, VERSION_HEADER, |text| text.parse().ok())?;
+        if let Some(version) = seen.max(caller.resume.map(|resume| resume.snapshot)) {
             self.catch_up(version).await?;
         }
         Ok(caller)

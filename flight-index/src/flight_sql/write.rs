@@ -21,7 +21,7 @@ use crate::{
         LoadOutcome,
         insert::{has_subquery, plain_values},
     },
-    planner::{QueryContext, View},
+    planner::{QueryContext, Resume, View},
     statement::Statement,
     transaction::OpenTransaction,
 };
@@ -35,18 +35,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const FIRST_PAUSE_WITHOUT_SERVER: Duration = Duration::from_millis(25);
 
 impl FlightSqlServer {
-    /// What the caller's query sees: the catalog now, or as the transaction sees it.
+    /// What the caller's query sees: the catalog now, as it was when the answer began, or as the transaction sees it.
     pub(super) async fn view_of(&self, caller: &Caller) -> Result<(Arc<CatalogState>, QueryContext)> {
         let Some(open) = self.open_transaction(caller)? else {
-            return Ok((self.state_to_read(&caller.session).await?, caller.context()));
+            let context = caller.context();
+            return Ok(match caller.resume {
+                // What is read is settled. Any state that has it says where it is, and this one has: it was waited for.
+                Some(Resume { snapshot, .. }) => {
+                    let view = Some(Arc::new(View::at(snapshot)));
+                    (self.catalog.state(), QueryContext { view, ..context })
+                }
+                None => (self.state_to_read(&caller.session).await?, context),
+            });
         };
         let mut held = open.hold().await?;
         let transaction = held.transaction();
         let view = View {
-            begun: Arc::clone(transaction.begun()),
             own: transaction.own_writes(),
             holders: Arc::new(transaction.holders()),
-            with_hidden: None,
+            ..View::begin(Arc::clone(transaction.begun()))
         };
         let context = QueryContext { view: Some(Arc::new(view)), ..caller.context() };
         Ok((self.catalog.state(), context))
@@ -251,7 +258,7 @@ impl FlightSqlServer {
             format: None,
             options: None,
         };
-        let view = View { begun: Arc::clone(&state), own: None, holders: Arc::default(), with_hidden };
+        let view = View { with_hidden, ..View::begin(Arc::clone(&state)) };
         let context = QueryContext { view: Some(Arc::new(view)), ..context.clone() };
         self.planner.answer(state, planner_statement(Box::new(explain)), parameters, &context).await
     }

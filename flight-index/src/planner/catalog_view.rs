@@ -1,6 +1,9 @@
 //! One catalog state as DataFusion's catalog: the database `drsdb`, its schemas and tables, users' and the system's.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use datafusion::{
@@ -51,6 +54,11 @@ impl CatalogView {
     /// What the view called `name` stands for.
     pub fn add_planned(&self, name: TableName, table: Arc<dyn TableProvider>) {
         self.planned.lock().insert(name, table);
+    }
+
+    /// The views that are planned, by name.
+    pub fn planned_views(&self) -> BTreeSet<TableName> {
+        self.planned.lock().keys().cloned().collect()
     }
 
     /// The state behind the view.

@@ -59,7 +59,8 @@ impl Cutter<'_> {
     pub fn cut(&self, plan: Arc<dyn ExecutionPlan>, schema: SchemaRef) -> Result<PlannedQuery> {
         let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
         let rows_estimate = statistics.ok().and_then(|s| s.num_rows.get_value().map(|&rows| rows as u64));
-        let query = |source| PlannedQuery { schema: Arc::clone(&schema), source, ordered: true, rows_estimate };
+        let query =
+            |source| PlannedQuery { schema: Arc::clone(&schema), source, ordered: true, rows_estimate, resume: None };
         if is_catalog_only(&plan)? {
             return Ok(query(Source::Catalog));
         }
@@ -81,7 +82,8 @@ impl Cutter<'_> {
             None => plan,
         };
         let endpoint = self.whole_plan(below, &schema, true)?;
-        Ok(PlannedQuery { schema, source: Source::Endpoints(vec![endpoint]), ordered: true, rows_estimate: None })
+        let source = Source::Endpoints(vec![endpoint]);
+        Ok(PlannedQuery { schema, source, ordered: true, rows_estimate: None, resume: None })
     }
 
     fn one_for_each_task(

@@ -60,7 +60,7 @@ pub fn report_schema() -> SchemaRef {
 
 /// An EXPLAIN whose report is made here.
 pub fn planned_report() -> PlannedQuery {
-    PlannedQuery { schema: report_schema(), source: Source::Catalog, ordered: true, rows_estimate: None }
+    PlannedQuery { schema: report_schema(), source: Source::Catalog, ordered: true, rows_estimate: None, resume: None }
 }
 
 /// The rows of EXPLAIN ANALYZE for a query that an index server answered itself.

@@ -17,6 +17,8 @@
 //! 5. [`cut_endpoints`] turns the plan into tickets: one for each storage server when nothing has to be exchanged at the
 //!    top, else one, redeemed at the server that becomes the query's head.
 //!
+//! An answer whose order is [`repeatable`] says where it can go on ([`resume`]), should it break off.
+//!
 //! All of it happens [`mod@apart`] from the service.
 //!
 //! Invariant: no row of a table comes here. The only rows an index server computes are about the catalog itself
@@ -36,12 +38,15 @@ mod explain;
 mod filter_pushdown;
 mod flat_coalesce;
 mod id_text;
+mod in_lists;
 mod in_subqueries;
 mod lookup;
 mod name_errors;
 mod placeholders;
 mod prune_shards;
 mod query_planner;
+mod repeatable;
+mod resume;
 mod sharded_table;
 mod single_rows;
 mod stamp_servers;
@@ -55,7 +60,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arrow::{
@@ -94,16 +99,21 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use approximate::{exponents_in, stay_approximate_expr};
 pub use explain::report_schema as explain_schema;
 pub(crate) use id_text::ParseIds;
+pub(crate) use in_lists::simplify_apart;
 pub use lookup::{Lookup, LookupCall, MAX_LOOKUP_KEYS};
 pub use name_errors::explain_column;
-pub use system_tables::{NoSystem, RaftNode, SystemSource, TransactionsOf};
+pub use resume::Resume;
+pub use system_tables::{NoSystem, RaftNode, StorageNode, SystemSource, TransactionsOf};
 pub use view::{Holders, View};
 
 use self::{
     apart::{answer_apart, apart},
     sharded_table::scanned_table,
 };
-use crate::{catalog::CatalogState, replication::Suspects};
+use crate::{
+    catalog::CatalogState,
+    replication::{ResumedSnapshots, Suspects},
+};
 
 /// Who asks, and how the query is to run.
 #[derive(Debug, Clone)]
@@ -112,8 +122,10 @@ pub struct QueryContext {
     pub user: String,
     /// Session options.
     pub options: QueryOptions,
-    /// What a transaction sees; `None`: the catalog's state as it is given.
+    /// What a transaction sees, or an answer that goes on; `None`: the catalog's state as it is given.
     pub view: Option<Arc<View>>,
+    /// The answer that goes on; `None`: it begins.
+    pub resume: Option<Resume>,
     /// How long the statement may take: what is left goes into its tickets.
     pub limit: TimeLimit,
     /// Cancelled when nobody waits for what is computed here any more.
@@ -123,12 +135,13 @@ pub struct QueryContext {
 impl QueryContext {
     /// Of a query that belongs to no transaction.
     pub fn new(user: impl Into<String>, options: QueryOptions) -> Self {
-        Self { user: user.into(), options, view: None, limit: TimeLimit::NONE, over: CancellationToken::new() }
+        let (limit, over) = (TimeLimit::NONE, CancellationToken::new());
+        Self { user: user.into(), options, view: None, resume: None, limit, over }
     }
 
     /// The version at which rows are read.
     fn snapshot(&self, state: &CatalogState) -> u64 {
-        self.view.as_ref().map_or(state.version(), |view| view.begun.version())
+        self.view.as_ref().map_or(state.version(), |view| view.snapshot)
     }
 }
 
@@ -143,6 +156,8 @@ pub struct PlannedQuery {
     pub ordered: bool,
     /// Rows, about; `None` when unknown.
     pub rows_estimate: Option<u64>,
+    /// Where the answer can go on; `None`: other rows may come the next time, or in another order.
+    pub resume: Option<Resume>,
 }
 
 /// Where a query's rows are.
@@ -186,6 +201,8 @@ pub struct Planner {
     system: Arc<dyn SystemSource>,
     /// Storage servers that queries go around.
     suspects: Suspects,
+    /// What is read of answers that go on.
+    resumed: ResumedSnapshots,
     /// The signing key, parsed once; it never changes after the cluster's bootstrap.
     key: Mutex<Option<Arc<SigningKey>>>,
 }
@@ -208,6 +225,7 @@ impl Planner {
             functions: OnceLock::new(),
             system: Arc::new(NoSystem),
             suspects: Suspects::default(),
+            resumed: ResumedSnapshots::default(),
             key: Mutex::new(None),
         }
     }
@@ -221,6 +239,12 @@ impl Planner {
     /// The same planner, which goes around servers that do not answer.
     pub fn avoiding(mut self, suspects: Suspects) -> Self {
         self.suspects = suspects;
+        self
+    }
+
+    /// The same planner, which tells `resumed` what is read of answers that go on.
+    pub fn keeping(mut self, resumed: ResumedSnapshots) -> Self {
+        self.resumed = resumed;
         self
     }
 
@@ -246,6 +270,16 @@ impl Planner {
         let (statement, explain) = explain::unwrap(statement)?;
         let mut session = self.session(&state, context)?;
         let logical = self.logical_plan(&session, statement, parameters).await?;
+        let resume = match explain {
+            None => Resume::of(&logical, &state, &session, context)?,
+            Some(_) => None,
+        };
+        if let Some(asked) = context.resume {
+            if resume != Some(asked) {
+                return Err(resume::something_changed());
+            }
+            self.resumed.note(asked.snapshot, Instant::now());
+        }
         match explain {
             None => {
                 let schema = edge_schema(logical.schema().as_arrow());
@@ -253,11 +287,15 @@ impl Planner {
                 if names_tables(&logical)? && cut_endpoints::is_constant_only(&physical)? {
                     let rows = edge_rows(physical, Arc::clone(&schema), &session).await?;
                     let rows_estimate = Some(rows.iter().map(|batch| batch.num_rows() as u64).sum());
-                    return Ok(PlannedQuery { schema, source: Source::Rows(rows), ordered: true, rows_estimate });
+                    let source = Source::Rows(rows);
+                    return Ok(PlannedQuery { schema, source, ordered: true, rows_estimate, resume });
                 }
                 let key = self.signing_key(&state)?;
                 let cut = self.cutter(&state, &session, context, &key);
-                cut.cut(physical, schema)
+                let planned = cut.cut(physical, schema)?;
+                // Rows of several endpoints come in no order.
+                let in_one = matches!(&planned.source, Source::Endpoints(endpoints) if endpoints.len() == 1);
+                Ok(PlannedQuery { resume: resume.filter(|_| in_one), ..planned })
             }
             Some(explain::Explain::Plan { .. }) => Ok(explain::planned_report()),
             Some(explain::Explain::Analyze) => {
@@ -304,7 +342,7 @@ impl Planner {
             return Err(Error::internal("rows of tables are computed on storage servers only"));
         }
         if explain == Some(explain::Explain::Analyze) {
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             let batches = collect_bounded(Arc::clone(&physical), session.state.task_ctx()).await?;
             let rows = batches.iter().map(RecordBatch::num_rows).sum();
             return explain::analyzed(&physical, rows, started.elapsed());
@@ -426,6 +464,7 @@ impl Planner {
             .with_default_features()
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_table_functions(self.table_functions.clone())
+            .with_optimizer_rules(in_lists::optimizer_rules())
             .with_physical_optimizer_rules(filter_pushdown::physical_optimizer_rules())
             .with_query_planner(Arc::new(query_planner::StampingPlanner))
             .with_distributed_planner()

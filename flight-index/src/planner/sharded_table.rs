@@ -38,7 +38,7 @@ pub struct ShardedTable {
 }
 
 impl ShardedTable {
-    /// The table as it is in `state`, or as a transaction sees it.
+    /// The table as it is in `state`, or as `view` has it.
     pub fn new(state: Arc<CatalogState>, table: Arc<TableState>, view: Option<Arc<View>>) -> Self {
         let definition = &table.table;
         let hidden = view.as_ref().is_some_and(|view| view.with_hidden == Some(definition.id));
@@ -64,6 +64,11 @@ impl ShardedTable {
         self.table.table.id
     }
 
+    /// Which of the table's definitions this is.
+    pub fn definition_version(&self) -> u64 {
+        self.table.table.version
+    }
+
     /// The stored positions of a projection's columns; `None`: of all that can be named.
     pub fn stored_positions(&self, projection: Option<&[usize]>) -> Vec<usize> {
         match projection {
@@ -73,14 +78,14 @@ impl ShardedTable {
     }
 
     fn snapshot(&self) -> u64 {
-        self.view.as_ref().map_or(self.state.version(), |view| view.begun.version())
+        self.view.as_ref().map_or(self.state.version(), |view| view.snapshot)
     }
 
     /// Whether the catalog's counts are those of the rows that are read.
     fn counts_are_exact(&self) -> bool {
         match &self.view {
             None => true,
-            Some(view) => view.own.is_none() && self.table.changed_version <= view.begun.version(),
+            Some(view) => view.own.is_none() && self.table.changed_version <= view.snapshot,
         }
     }
 

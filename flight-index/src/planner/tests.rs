@@ -70,6 +70,25 @@ impl Cluster {
         Self { state: Arc::new(state), planner: Arc::new(Planner::new(Duration::from_secs(60))), key }
     }
 
+    fn apply(&mut self, command: &Command) {
+        let mut state = (*self.state).clone();
+        let version = state.version() + 1;
+        let response = apply(&mut state, version, command);
+        assert!(!matches!(response, Response::Error(_)), "{response:?}");
+        self.state = Arc::new(state);
+    }
+
+    /// The plan of a query, or of the rest of one, as the service has it planned.
+    async fn planned(&self, sql: &str, options: QueryOptions, resume: Option<Resume>) -> Result<PlannedQuery> {
+        let parsed = parse(sql);
+        let Ok(Classified::Query(statement) | Classified::Explain(statement)) = parsed else {
+            panic!("{sql} is a query")
+        };
+        let view = resume.map(|resume| Arc::new(View::at(resume.snapshot)));
+        let context = QueryContext { view, resume, ..QueryContext::new("admin", options) };
+        self.planner.plan(Arc::clone(&self.state), Statement::Statement(statement), None, &context).await
+    }
+
     async fn endpoints(&self, sql: &str) -> Vec<PlannedEndpoint> {
         let Ok(Classified::Query(statement)) = parse(sql) else { panic!("{sql} is a query") };
         let context = QueryContext::new("admin", QueryOptions::default());
@@ -145,6 +164,49 @@ async fn endpoints_name_servers_that_can_stand_in() {
     let cluster = Cluster::new(3, 12, 2);
     let endpoints = cluster.endpoints("SELECT v FROM t").await;
     assert_eq!(endpoints.iter().map(|endpoint| endpoint.locations.len()).collect::<Vec<_>>(), [3, 3, 3]);
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_at_its_snapshot_as_long_as_its_tables_are_what_they_were() {
+    let mut cluster = Cluster::new(3, 12, 2);
+    let sql = "SELECT v FROM t ORDER BY id";
+    let defaults = QueryOptions::default;
+    let begun = cluster.planned(sql, defaults(), None).await.unwrap();
+    let resume = begun.resume.expect("its order can be repeated");
+    assert_eq!(resume.snapshot, cluster.state.version());
+    let unordered = cluster.planned("SELECT v FROM t", defaults(), None).await.unwrap();
+    assert_eq!(unordered.resume, None);
+
+    // What was written meanwhile is not read.
+    let piece = PieceInfo { rows: 1, bytes: 10, acks: vec![Ulid(1), Ulid(2), Ulid(3)], ..PieceInfo::default() };
+    cluster.apply(&Command::CommitTransaction {
+        transaction: Ulid(101),
+        tables: vec![TableChange { table: Ulid(10), version: 0, pieces: vec![piece] }],
+        statement: None,
+        rows: None,
+        validations: vec![],
+    });
+    let rest = cluster.planned(sql, defaults(), Some(resume)).await.unwrap();
+    assert_eq!(rest.resume, Some(resume));
+    let Source::Endpoints(endpoints) = rest.source else { panic!("its rows are on storage servers") };
+    let ticket = ticket::open(&cluster.key.verifying_key(), &endpoints[0].ticket, "admin").unwrap();
+    assert_eq!((endpoints.len(), ticket.snapshot), (1, resume.snapshot));
+
+    // Nothing else goes on there, nor does it under other settings, or with another definition.
+    let refused = async |cluster: &Cluster, sql: &str, options| {
+        let error = cluster.planned(sql, options, Some(resume)).await.unwrap_err();
+        assert_eq!(error.code(), drsdb_core::ErrorCode::Conflict, "{error}");
+    };
+    refused(&cluster, "SELECT v FROM t", defaults()).await;
+    refused(&cluster, "EXPLAIN SELECT v FROM t ORDER BY id", defaults()).await;
+    let mut east = defaults();
+    east.time_zone = "+02:00".to_owned();
+    refused(&cluster, sql, east).await;
+    let mut table = (*cluster.state.table_by_name(&TableName::new("public", "t")).unwrap().table).clone();
+    let seen = table.version;
+    table.columns.push(drsdb_core::Column::new("w", drsdb_core::SqlType::BigInt, false));
+    cluster.apply(&Command::AlterTable { table, seen, unchanged_since: None, cascade: false });
+    refused(&cluster, sql, defaults()).await;
 }
 
 /// Small machines and containers: with one partition, datafusion-distributed would leave the exchange out.

@@ -21,4 +21,4 @@ pub use driver::{DriveOptions, drive};
 #[cfg(test)]
 pub use liveness::KILLED_IS_SUSPECT_WITHIN;
 pub use liveness::{Liveness, Suspects};
-pub use needed_snapshots::NeededSnapshots;
+pub use needed_snapshots::{NeededSnapshots, ResumedSnapshots};
