@@ -4,6 +4,8 @@
 //! An endpoint's ticket gives the same rows at each of its locations, but not in a promised order: so another location
 //! is tried only while no row was handed out. After that, a failure is the whole result's.
 //!
+//! A server that finds damage in what it has answers `corrupt`: other replicas may be sound, and it gives its own up.
+//!
 //! A ticket names the servers that work on it together. When one of them is dead, every location fails alike, and what
 //! helps is another plan, once an index server knows of the death. While no row was handed out, any plan will do. After that
 //! it is one at the same snapshot, of a result whose order the index server has found to be repeatable: then the result goes
@@ -57,7 +59,8 @@ impl Failover {
             return Verdict::Fail;
         }
         match (kind, code) {
-            (FailureKind::NotSent | FailureKind::Lost, _) | (FailureKind::Answered, ErrorCode::Unavailable) => {
+            (FailureKind::NotSent | FailureKind::Lost, _)
+            | (FailureKind::Answered, ErrorCode::Unavailable | ErrorCode::Corrupt) => {
                 if self.current + 1 < self.locations {
                     self.current += 1;
                     Verdict::Ask(self.current)
@@ -96,7 +99,8 @@ impl Replans {
     /// The result, or its next plan, failed, and another plan would do: how long to wait before it is planned again; `None`:
     /// the failure is final.
     pub fn failed(&mut self, code: ErrorCode) -> Option<Duration> {
-        let pause = *PLAN_AGAIN_AFTER.get(self.0).filter(|_| code == ErrorCode::Unavailable)?;
+        let pause =
+            *PLAN_AGAIN_AFTER.get(self.0).filter(|_| matches!(code, ErrorCode::Unavailable | ErrorCode::Corrupt))?;
         self.0 += 1;
         Some(pause)
     }

@@ -275,8 +275,10 @@ class Pull:
 
 
 def may_be_elsewhere(error: Error) -> bool:
-    """A server that is gone, or a transport that broke; a server's own verdict holds everywhere."""
-    return error.code == ErrorCode.UNAVAILABLE or (error.code == ErrorCode.INTERNAL and not error._answered)
+    """A server that is gone or has damaged data, or a transport that broke; any other verdict holds everywhere."""
+    if error.code == ErrorCode.INTERNAL:
+        return not error._answered
+    return error.code in (ErrorCode.UNAVAILABLE, ErrorCode.CORRUPT)
 
 
 def _nowhere(endpoint: Endpoint, failures: list[Error]) -> Error:
