@@ -80,7 +80,7 @@ OF_SQLITE: Rules = {
     "there is no such statement": r": (MERGE|COMMENT|CREATE OR REPLACE|DELETE FROM \w+ USING) ",
     "there is no such ALTER TABLE": r": ALTER TABLE .* (ALTER COLUMN|ADD CONSTRAINT|IF) ",
     "there is no such expression": r"\b(ANY|ALL) \(|INTERVAL|IGNORE NULLS|count\(DISTINCT g\) FILTER",
-    "there is no such function": r"\barray_agg\(",
+    "there is no such function": r"\barray_agg\(|\bROLLUP \(",
     "DEFAULT has expressions in parentheses": r"DEFAULT (a \+|-CAST)",
     "NOTHING is a word of the grammar": r" nothing\b",
     "a value may be of any type and size": r"--> error (invalid_value|type_mismatch)|'many'|= 'blue' ",
