@@ -246,7 +246,7 @@ impl State {
                 segment.doom();
                 gone.insert(segment.id());
             } else if segment.has_deletions() {
-                segment.change_deletions(|deletions| deletions.undo(|deletion| deletion.version() == NEVER));
+                segment.change_deletions(|deletions| deletions.undo(|_| true));
             }
             !is_staged
         });

@@ -10,7 +10,8 @@
 //! base is believed. Snapshots between the base and V cannot be read here afterwards ([`super::floors`]).
 //!
 //! It takes versions of rows from before: it is not possible when compaction has forgotten what the base sees, here or there
-//! (`retention_s`), nor when the source is a copy itself that is younger than the base. Then the shard is copied.
+//! (`retention_s`), nor when the source is a copy itself that is younger than the base. Then the shard is copied, and also
+//! when a catch-up has failed or died midway: from its beginning on, the base cannot be read here.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -41,7 +42,7 @@ const DELETED_BYTES: usize = 128 << 20;
 const BATCH_ROWS: usize = 8192;
 
 /// What was committed here since the base.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Own {
     /// Rows of the base that are gone.
     gone: Vec<RecordBatch>,
