@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 /// Every point of an index server, in the order of a commit's life; then what follows from an election, and what a server does
-/// that is new.
+/// that is new, or that has lost its file.
 pub const INDEX_POINTS: &[&str] = &[
     "commit.proposing",
     "raft.append.before",
@@ -39,6 +39,10 @@ pub const INDEX_POINTS: &[&str] = &[
     "raft.truncate.synced",
     "raft.node.before",
     "raft.node.synced",
+    "raft.rejoin.removed",
+    "raft.rejoin.made",
+    "raft.rejoin.moved",
+    "raft.rejoin.named",
 ];
 
 /// Every point of a storage server, in the order of a write's life; then what happens at a start, when a shard is copied, when

@@ -65,6 +65,7 @@ pub async fn serve(
         dir,
         node_id: config.node_id,
         voters,
+        named: config.initial_voters().into_iter().map(|(id, url)| (id, url.to_string())).collect(),
         dial: Arc::clone(&dial),
         snapshot_entries: config.snapshot_entries,
     })
@@ -92,6 +93,11 @@ pub async fn serve(
     let comparing = {
         let (catalog, shutdown) = (Arc::clone(&catalog), shutdown.clone());
         tokio::spawn(async move { catalog.keep_comparing(shutdown).await })
+    };
+
+    let listing = {
+        let (catalog, shutdown) = (Arc::clone(&catalog), shutdown.clone());
+        tokio::spawn(async move { catalog.keep_known_servers(shutdown).await })
     };
 
     let config = Arc::new(config);
@@ -129,10 +135,17 @@ pub async fn serve(
         }
         std::future::pending().await
     };
+    let joining = async {
+        match catalog.join_again(config.public_url.as_str()).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => Err(error),
+        }
+    };
     let serving = net::serve(listener, tls::server_config(&identity)?, auth, routes.routes(), shutdown.clone());
     let served = tokio::select! {
         served = serving => served,
         failed = founding => failed,
+        failed = joining => failed,
         // The log cannot be written any more: to go on would be to lie.
         halted = catalog.halted() => Err(halted),
         // Nothing is left to do, which is no failure: who watches over the process need not start it again.
@@ -146,7 +159,7 @@ pub async fn serve(
         }
     };
     shutdown.cancel();
-    for background in [forgetting, driving, pinging, comparing] {
+    for background in [forgetting, driving, pinging, comparing, listing] {
         let _ = background.await;
     }
     catalog.shutdown().await;

@@ -133,6 +133,7 @@ fn alone(dir: &Path, node_id: NodeId) -> CatalogOptions {
         dir: dir.to_owned(),
         node_id,
         voters: BTreeMap::from([(node_id, "https://127.0.0.1:1".to_owned())]),
+        named: BTreeMap::new(),
         dial: Arc::new(|url| panic!("a single voter calls nobody, and not {url}")),
         snapshot_entries: 5_000,
     }

@@ -333,4 +333,8 @@ impl v1::raft_server::Raft for Services {
     async fn agreed_members(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn readmit(&self, _: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }

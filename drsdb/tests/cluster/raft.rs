@@ -1,6 +1,7 @@
 //! Three index servers as processes: one dies, hangs, comes back; others come and go; nothing acknowledged is lost.
 
 use std::{
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -170,6 +171,45 @@ async fn writes_go_on_when_the_leader_is_killed() {
         let pause = writers.more(30).await;
         assert!(pause < Duration::from_secs(20), "round {round}: no write for {pause:?}");
         cluster.cluster.restart_index(killed).await.unwrap();
+    }
+    writers.all_are_there(&cluster).await;
+    all_agree(&cluster.client, 3).await;
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+/// Its folder keeps what was damaged, it has its number, and the others have not lost what was acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_server_that_lost_its_file_or_its_disk_comes_back_by_itself() {
+    let mut cluster = three(2).await;
+    let writers = Writers::start(&cluster, 3).await;
+    for disk in [false, true] {
+        writers.more(20).await;
+        let lost = leader(&cluster.client).await;
+        cluster.cluster.kill_index(lost).await.unwrap();
+        let data = cluster.cluster.index_folder(lost).join("data");
+        if disk {
+            fs::remove_dir_all(&data).unwrap();
+        } else {
+            for name in ["catalog.sqlite", "catalog.sqlite-wal"] {
+                let file = fs::File::options().write(true).open(data.join("catalog").join(name)).unwrap();
+                file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+            }
+        }
+        writers.more(20).await;
+        cluster.cluster.restart_index(lost).await.unwrap();
+        eventually("it votes again", || async {
+            let servers = index_servers(&cluster.client).await.unwrap_or_default();
+            servers.iter().filter(|server| ["leader", "follower"].contains(&server.state.as_str())).count() == 3
+        })
+        .await;
+        let aside = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let aside: Vec<String> = aside.filter(|name| name.starts_with("damaged-")).collect();
+        assert_eq!(aside.is_empty(), disk, "{aside:?}");
+        // It is needed: another one dies.
+        let other = (lost + 1) % 3;
+        cluster.cluster.kill_index(other).await.unwrap();
+        writers.more(20).await;
+        cluster.cluster.restart_index(other).await.unwrap();
     }
     writers.all_are_there(&cluster).await;
     all_agree(&cluster.client, 3).await;

@@ -366,9 +366,12 @@ impl Cluster {
         }
     }
 
-    /// Overwrites what a dead storage server has in its row file.
-    pub fn damage_rows(&self, node: Node) {
-        let file = self.data_dir(node).join("row").join("rows.sqlite");
+    /// Overwrites what a dead server has in its file: a storage server's rows, an index server's log.
+    pub fn damage(&self, node: Node) {
+        let file = match node {
+            Node::Index(_) => self.data_dir(node).join("catalog").join("catalog.sqlite"),
+            _ => self.data_dir(node).join("row").join("rows.sqlite"),
+        };
         let length = fs::metadata(&file).unwrap().len();
         fs::write(&file, vec![0; length as usize]).unwrap();
         // Pages that the log has would be whole again.

@@ -18,6 +18,9 @@ use crate::{
     workload::{BulkLoad, RECOVERY_TIME, ask, column},
 };
 
+/// How many index servers vote.
+const VOTERS: &str = "SELECT count(*) FROM drsdb.raft WHERE role IN ('leader', 'follower', 'candidate')";
+
 /// How long a server may take to come to a point that it is brought to.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one server is waited for where another one may come to the point as well.
@@ -154,6 +157,15 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             cluster.empty_disk(new);
             dies_after_start(cluster, new, point, PATIENCE).await
         }
+        ["raft", "rejoin", _] => {
+            // It is one of them again since the last time.
+            let damaged = Node::Index(cluster.topology.index);
+            let voters = i64::try_from(cluster.topology.index).expect("a few");
+            count_becomes(&clients[0], VOTERS, voters).await?;
+            cluster.kill(damaged).await;
+            cluster.damage(damaged);
+            dies_after_start(cluster, damaged, point, PATIENCE).await
+        }
         ["raft", ..] => dies(cluster, Node::Index(cluster.topology.index), point, PATIENCE).await,
         ["commit" | "outcome", _] if INDEX_POINTS.contains(&point) => {
             // Clients and storage servers may all have gone to one of them.
@@ -196,7 +208,7 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             // It has filled its row file again since the last time.
             all_are_current(&clients[0]).await?;
             cluster.kill(first).await;
-            cluster.damage_rows(first);
+            cluster.damage(first);
             dies_after_start(cluster, first, point, PATIENCE).await
         }
         ["segment", _] => {

@@ -24,6 +24,7 @@ impl Setup {
             dir: dir.path().to_owned(),
             node_id: 1,
             voters: BTreeMap::from([(1, "https://127.0.0.1:1".to_owned())]),
+            named: BTreeMap::new(),
             dial: Arc::new(|url| panic!("nobody calls {url}")),
             snapshot_entries: 5_000,
         };

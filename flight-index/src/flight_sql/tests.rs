@@ -65,6 +65,7 @@ impl Front {
             dir: dir.path().join("catalog"),
             node_id: 1,
             voters: BTreeMap::from([(1, url.to_string())]),
+            named: BTreeMap::new(),
             dial: Arc::new(|_| Err(Error::internal("there is no other voter"))),
             snapshot_entries: 5_000,
         });

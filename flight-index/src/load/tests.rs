@@ -40,6 +40,7 @@ impl Bench {
             dir: dir.path().to_owned(),
             node_id: 1,
             voters: BTreeMap::from([(1, "https://localhost:1".to_owned())]),
+            named: BTreeMap::new(),
             dial: Arc::new(|_| Err(Error::internal("there is no other voter"))),
             snapshot_entries: 5_000,
         });

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! log           (idx, entry)                  entries; idx is the log index
-//! meta          (key, value)                  `node`, `vote`, `committed`, `purged`, `groups`
+//! meta          (key, value)                  `node`, `vote`, `committed`, `purged`, `groups`, `rejoined`
 //! snapshot_head (one, id, parts, last, meta)  at most one row: which parts are the snapshot, and the last entry in it
 //! snapshot_part (id, part, bytes)             the encoded state, in pieces
 //! ```
@@ -51,8 +51,8 @@ CREATE TABLE IF NOT EXISTS snapshot_head (
 CREATE TABLE IF NOT EXISTS snapshot_part (
     id INTEGER NOT NULL, part INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (id, part));
 ";
-const FILE: &str = "catalog.sqlite";
-const MARK: &str = "catalog.mark";
+pub(super) const FILE: &str = "catalog.sqlite";
+pub(super) const MARK: &str = "catalog.mark";
 /// SQLite before this one can corrupt a database in WAL mode.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// Changes in one transaction, at most.
@@ -70,6 +70,8 @@ pub(super) enum Change {
     Node(Vec<u8>),
     /// Notes the vote.
     Vote(Vec<u8>),
+    /// Notes that the file was made for a server that lost the one before, and which entry it must have before it votes.
+    Rejoined(Vec<u8>),
     /// Notes how far the log is committed. Needs no transaction of its own.
     Committed(Vec<u8>),
     /// Adds a piece of a snapshot that is being written.
@@ -331,7 +333,10 @@ impl Drop for Database {
     }
 }
 
-fn lock(dir: &Path) -> Result<File> {
+/// Locks the directory for this process.
+///
+/// Errors: `invalid_argument` when another one has it.
+pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|error| Error::io(format!("cannot open {}", path.display()), error))?;
     match file.try_lock() {
@@ -508,6 +513,7 @@ impl Writer {
                 }
                 Change::Node(node) => note("node", node)?,
                 Change::Vote(vote) => note("vote", vote)?,
+                Change::Rejoined(after) => note("rejoined", after)?,
                 Change::SnapshotPart { id, part, bytes } => {
                     let mut insert = transaction
                         .prepare_cached("INSERT INTO snapshot_part (id, part, bytes) VALUES (?1, ?2, ?3)")?;
@@ -556,7 +562,7 @@ fn crash_points(change: &Change) -> Option<(&'static str, &'static str)> {
         Change::SnapshotPart { .. } => Some(("raft.snapshot_part.before", "raft.snapshot_part.synced")),
         Change::SnapshotHead { .. } => Some(("raft.snapshot.before", "raft.snapshot.synced")),
         Change::ForgetParts { .. } => Some(("raft.snapshot_forget.before", "raft.snapshot_forget.synced")),
-        // A hint, which waits for another change.
-        Change::Committed(_) => None,
+        // A hint, which waits for another change; and what begins or ends a way back, which has points of its own.
+        Change::Committed(_) | Change::Rejoined(_) => None,
     }
 }

@@ -36,7 +36,7 @@ const LEARN_TIME: Duration = Duration::from_secs(60);
 /// Entries that a new server may be behind when it begins to vote.
 const NEARLY_THERE: u64 = 200;
 /// How long a change of the members may take in all.
-const CHANGE_TIME: Duration = Duration::from_secs(90);
+pub(super) const CHANGE_TIME: Duration = Duration::from_secs(90);
 /// How long a server may take to say how it is.
 const STATUS_TIME: Duration = Duration::from_secs(2);
 /// How long it is waited before a leader is asked again, at most.
@@ -68,6 +68,9 @@ pub struct NodeStatus {
     pub id: NodeId,
     /// Its cluster; `None` while it waits for one.
     pub cluster: Option<Ulid>,
+    /// The index servers that have been agreed on, as far as it knows.
+    #[serde(default)]
+    pub members: Vec<NodeId>,
     /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
     pub state: String,
     /// The term, which grows with each election.
@@ -135,6 +138,7 @@ impl Catalog {
         NodeStatus {
             id: self.peers.id,
             cluster: self.state().cluster_id(),
+            members: self.published.members().borrow().iter().map(|server| server.id).collect(),
             state: match state {
                 ServerState::Leader => "leader",
                 ServerState::Follower => "follower",
@@ -325,7 +329,7 @@ impl Catalog {
         }
     }
 
-    async fn remove(&self, id: NodeId) -> Result<(), NotChanged> {
+    pub(super) async fn remove(&self, id: NodeId) -> Result<(), NotChanged> {
         let known = self.index_servers();
         let Some(server) = known.iter().find(|server| server.id == id) else {
             let ids: Vec<String> = known.iter().map(|server| server.id.to_string()).collect();
@@ -385,7 +389,7 @@ impl Catalog {
 }
 
 /// Why the members did not change.
-enum NotChanged {
+pub(super) enum NotChanged {
     /// Another node leads: ask it.
     NotLeading,
     Refused(Error),

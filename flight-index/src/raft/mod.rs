@@ -4,7 +4,7 @@
 //! - [`store`]: log, vote and snapshots in one SQLite file, and the state machine in memory.
 //! - [`service`]: messages of the other index servers; `network` sends Raft's, `peers` drsdb's own.
 //! - `propose` and `read_index`: the way to the leader, from every node; `members`: who the index servers are;
-//!   `removal`: how one of them finds out that it is none any more.
+//!   `removal`: how one of them finds out that it is none any more; `rejoin`: how one that lost its file becomes one again.
 //!
 //! # Life of a command
 //!
@@ -50,6 +50,7 @@ mod network;
 mod peers;
 mod propose;
 mod read_index;
+mod rejoin;
 mod removal;
 mod seal;
 pub mod service;

@@ -72,6 +72,7 @@ pub(super) enum Call {
     NodeStatus,
     HashState,
     AgreedMembers,
+    Readmit,
 }
 
 impl Peers {
@@ -117,36 +118,47 @@ impl Peers {
         request: &Q,
         patience: Duration,
     ) -> Result<A, CallFailed> {
-        let mut client = self.client(url).map_err(|error| CallFailed::NotSent(error.to_wire()))?;
-        let mut message = tonic::Request::new(RaftMessage { payload: codec::encode(request).into(), to: None });
-        message.set_timeout(patience);
-        let asked = async {
-            match call {
-                Call::Propose => client.propose(message).await,
-                Call::ReadIndex => client.read_index(message).await,
-                Call::ChangeMembers => client.change_members(message).await,
-                Call::NodeStatus => client.node_status(message).await,
-                Call::HashState => client.hash_state(message).await,
-                Call::AgreedMembers => client.agreed_members(message).await,
-            }
-        };
-        let answer = match tokio::time::timeout(patience, asked).await {
-            Ok(answer) => answer.map(Response::into_inner).map_err(|status| call_failed(status, url))?,
-            Err(_) => {
-                let error = WireError::new(ErrorCode::Unavailable, format!("index server {url} does not answer"));
-                return Err(CallFailed::Lost(error.with_field("server", url)));
-            }
-        };
-        codec::decode("answer of another index server", &answer.payload)
-            .map_err(|error| CallFailed::Lost(error.to_wire()))
+        ask(&self.dial, url, call, request, patience).await
     }
+}
 
-    fn client(&self, url: &str) -> Result<RaftClient<Channel>> {
-        let url = Url::parse(url).map_err(|error| Error::new(ErrorCode::InvalidArgument, format!("{url}: {error}")))?;
-        Ok(RaftClient::new((self.dial)(&url)?)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
-    }
+/// Asks the index server at `url`.
+pub(super) async fn ask<Q: Serialize, A: DeserializeOwned>(
+    dial: &Dial,
+    url: &str,
+    call: Call,
+    request: &Q,
+    patience: Duration,
+) -> Result<A, CallFailed> {
+    let mut client = client(dial, url).map_err(|error| CallFailed::NotSent(error.to_wire()))?;
+    let mut message = tonic::Request::new(RaftMessage { payload: codec::encode(request).into(), to: None });
+    message.set_timeout(patience);
+    let asked = async {
+        match call {
+            Call::Propose => client.propose(message).await,
+            Call::ReadIndex => client.read_index(message).await,
+            Call::ChangeMembers => client.change_members(message).await,
+            Call::NodeStatus => client.node_status(message).await,
+            Call::HashState => client.hash_state(message).await,
+            Call::AgreedMembers => client.agreed_members(message).await,
+            Call::Readmit => client.readmit(message).await,
+        }
+    };
+    let answer = match tokio::time::timeout(patience, asked).await {
+        Ok(answer) => answer.map(Response::into_inner).map_err(|status| call_failed(status, url))?,
+        Err(_) => {
+            let error = WireError::new(ErrorCode::Unavailable, format!("index server {url} does not answer"));
+            return Err(CallFailed::Lost(error.with_field("server", url)));
+        }
+    };
+    codec::decode("answer of another index server", &answer.payload).map_err(|error| CallFailed::Lost(error.to_wire()))
+}
+
+fn client(dial: &Dial, url: &str) -> Result<RaftClient<Channel>> {
+    let url = Url::parse(url).map_err(|error| Error::new(ErrorCode::InvalidArgument, format!("{url}: {error}")))?;
+    Ok(RaftClient::new(dial(&url)?)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 fn call_failed(status: Status, url: &str) -> CallFailed {

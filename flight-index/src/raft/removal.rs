@@ -48,6 +48,10 @@ impl Catalog {
     }
 
     fn may_be_removed(&self) -> bool {
+        // It was, and is about to be added again.
+        if self.is_rejoining() {
+            return false;
+        }
         let servers = self.index_servers();
         let listed = servers.iter().any(|server| server.id == self.peers.id);
         !servers.is_empty() && (!listed || self.peers.leader() == Leader::Nobody)

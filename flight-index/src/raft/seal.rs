@@ -15,7 +15,7 @@ use rusqlite::{Connection, params};
 const DIGEST_BYTES: usize = 8;
 
 /// Keys of `meta`.
-const KEYS: [&str; 5] = ["node", "vote", "committed", "purged", "groups"];
+const KEYS: [&str; 6] = ["node", "vote", "committed", "purged", "groups", "rejoined"];
 
 /// Where something belongs in the file.
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +71,17 @@ impl Place<'_> {
 /// The error for a file that holds something that cannot have been written.
 pub(super) fn damaged(message: String) -> Error {
     WireError::new(ErrorCode::Corrupt, message)
-        .with_hint(
-            "check this server's disk; where other index servers have a majority, remove it from the cluster and let it \
-             join again with an empty data_dir and a new node_id, else restore its data_dir from a backup",
-        )
+        .with_field(DAMAGED, "true")
+        .with_hint("check this server's disk, and restore its data_dir from a backup")
         .into()
+}
+
+/// The field of [`damaged`]. What can be read and is not understood is `corrupt` too, and is not damaged.
+const DAMAGED: &str = "damaged";
+
+/// Whether it is an error of [`damaged`].
+pub(super) fn is_damage(error: &Error) -> bool {
+    error.to_wire().fields.contains_key(DAMAGED)
 }
 
 /// Looks at the whole file: its structure, every entry, every note. The snapshot is looked at when it is read.

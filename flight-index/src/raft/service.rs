@@ -67,6 +67,7 @@ impl RaftRpc for RaftService {
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         check_target(&request, self.catalog.peers.id)?;
+        self.catalog.check_may_vote()?;
         handle(request, |request| self.catalog.peers.raft.vote(request)).await
     }
 
@@ -97,6 +98,10 @@ impl RaftRpc for RaftService {
 
     async fn agreed_members(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         handle(request, |()| self.catalog.agreed_members()).await
+    }
+
+    async fn readmit(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        handle(request, |request| self.catalog.readmit_another(request)).await
     }
 }
 

@@ -14,12 +14,12 @@ use super::{
     batch::{Batcher, stopped},
     codec,
     database::{Change, Database},
-    log_store::LogStore,
     network::{Dial, Network},
     peers::{Leader, Peers},
     read_index::{Confirmed, Rounds},
+    rejoin::{self, Files, Rejoining},
     service::RaftService,
-    state_machine::{Published, StateMachine},
+    state_machine::Published,
     types::{NodeId, Raft},
     unsynced::Unsynced,
 };
@@ -40,6 +40,8 @@ pub struct CatalogOptions {
     /// All voters of a new cluster with their URLs, this one included. Empty for a node that waits for another one to make
     /// the cluster, or to be added to one. Not looked at once the node knows a cluster.
     pub voters: BTreeMap<NodeId, String>,
+    /// The index servers that the configuration names, for a node that has lost what it knew of them.
+    pub named: BTreeMap<NodeId, String>,
     /// How to reach the others.
     pub dial: Dial,
     /// Entries after which a snapshot is made.
@@ -61,6 +63,10 @@ pub struct Catalog {
     pub(super) batcher: Mutex<Option<Arc<Batcher>>>,
     pub(super) rounds: Mutex<Option<Rounds>>,
     pub(super) confirmed: Confirmed,
+    /// Where its files are.
+    pub(super) dir: PathBuf,
+    /// See [`super::rejoin`].
+    pub(super) rejoining: Mutex<Option<Rejoining>>,
     /// One change of the members at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
     /// The first version at which another server's state was found to differ.
@@ -77,22 +83,18 @@ impl Catalog {
     /// Opens the catalog, making the cluster if it is new. With one voter, the state has all that was ever acknowledged
     /// when this returns; with more, [`Catalog::linearize`] says when it has.
     ///
+    /// One whose files are damaged or gone becomes a new one with nothing in it, if the others can do without it
+    /// ([`super::rejoin`]); then [`Catalog::join_again`] is to be called.
+    ///
     /// Errors: `invalid_argument` when another process uses the directory or the node has another id there, `corrupt`
     /// and `unsupported` for files that cannot be read.
     pub async fn open(options: CatalogOptions) -> Result<Arc<Self>> {
-        let CatalogOptions { dir, node_id, voters, dial, snapshot_entries } = options;
-        if !voters.is_empty() && !voters.contains_key(&node_id) {
-            return Err(Error::new(ErrorCode::InvalidArgument, format!("node {node_id} is not among the voters")));
+        if !options.voters.is_empty() && !options.voters.contains_key(&options.node_id) {
+            let message = format!("node {} is not among the voters", options.node_id);
+            return Err(Error::new(ErrorCode::InvalidArgument, message));
         }
-        let opened = tokio::task::spawn_blocking(move || {
-            let database = Database::open(&dir)?;
-            let (log, state_machine) =
-                (LogStore::open(database.clone(), node_id)?, StateMachine::open(database.clone())?);
-            let known = database.meta("node")?.map(|bytes| codec::decode::<NodeId>("node", &bytes)).transpose()?;
-            Ok::<_, Error>((database, log, state_machine, known))
-        });
-        let (database, log, state_machine, known) =
-            opened.await.map_err(|error| Error::internal(error.to_string())).flatten()?;
+        let Files { database, log, state_machine, known, rejoining } = rejoin::open(&options).await?;
+        let CatalogOptions { dir, node_id, voters, named: _, dial, snapshot_entries } = options;
         check_node(&database, known, node_id).await?;
 
         let published = state_machine.published();
@@ -103,7 +105,7 @@ impl Catalog {
             .await
             .map_err(|error| fatal_error(&database, &error))?;
         let is_new = !raft.is_initialized().await.map_err(|fatal| fatal_error(&database, &fatal))?;
-        if is_new && !voters.is_empty() {
+        if is_new && !voters.is_empty() && rejoining.is_none() {
             initialize(&raft, voters, &database).await?;
         }
         let explained = database.clone();
@@ -117,6 +119,8 @@ impl Catalog {
             unsynced,
             published,
             batcher: Mutex::new(Some(Arc::new(batcher))),
+            dir,
+            rejoining: Mutex::new(rejoining),
             changing: tokio::sync::Mutex::new(()),
             disagrees_since: Mutex::new(None),
         });

@@ -38,20 +38,30 @@ struct Node {
 }
 
 impl Node {
-    async fn start(base: &Path, id: NodeId, listener: TcpListener, voters: BTreeMap<NodeId, String>) -> Self {
+    fn identity(base: &Path, id: NodeId) -> TlsIdentity {
         let ca = DevCa::open_or_create(&base.join("ca")).unwrap();
         let files = ca.issue(&base.join(format!("tls{id}")), Role::Index, &[]).unwrap();
-        let identity = TlsIdentity::load(&files).unwrap();
+        TlsIdentity::load(&files).unwrap()
+    }
+
+    async fn open(base: &Path, id: NodeId, voters: BTreeMap<NodeId, String>) -> Result<Arc<Catalog>> {
+        let identity = Self::identity(base, id);
         let pool = ChannelPool::new(tls::client_config(&identity).unwrap());
         let options = CatalogOptions {
             dir: base.join(id.to_string()),
             node_id: id,
             voters,
+            named: BTreeMap::new(),
             dial: Arc::new(move |url| pool.channel(url)),
             snapshot_entries: 5_000,
         };
+        Catalog::open(options).await
+    }
+
+    async fn start(base: &Path, id: NodeId, listener: TcpListener, voters: BTreeMap<NodeId, String>) -> Self {
+        let identity = Self::identity(base, id);
         let address = listener.local_addr().unwrap();
-        let catalog = Catalog::open(options).await.unwrap();
+        let catalog = Self::open(base, id, voters).await.unwrap();
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(net::serve(
             listener,
@@ -60,6 +70,13 @@ impl Node {
             Routes::new(catalog.raft_service()),
             shutdown.clone(),
         ));
+        let (known, until) = (catalog.clone(), shutdown.clone());
+        tokio::spawn(async move { known.keep_known_servers(until).await });
+        let (joining, url, until) = (catalog.clone(), format!("https://{address}/"), shutdown.clone());
+        tokio::spawn(async move {
+            // One that is stopped need not get there.
+            drop(until.run_until_cancelled(joining.join_again(&url)).await);
+        });
         Self { id, address, catalog, shutdown, server }
     }
 
@@ -381,6 +398,135 @@ async fn a_server_whose_state_differs_is_found() {
 
 /// What the file's entries end with, see `seal.rs`.
 const DIGEST_BYTES: usize = 8;
+
+/// Waits until `node` has written down who the others are.
+async fn knows_the_others(base: &Path, node: &Node) {
+    let file = base.join(node.id.to_string()).join("index_servers");
+    let written = async {
+        while !file.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written).await.expect("the list of servers is written");
+}
+
+/// Waits until `node` votes, and all say so.
+async fn votes(nodes: &[Node], id: NodeId) {
+    let voting = async {
+        for node in nodes {
+            while !node.catalog.index_servers().iter().any(|server| server.id == id && server.voter) {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), voting).await.expect("it votes again");
+}
+
+async fn found_cluster(node: &Node) {
+    let (_, pkcs8) = drsdb_core::security::keys::SigningKey::generate().unwrap();
+    let command = Command::Bootstrap {
+        cluster_id: id(),
+        signing_key_pkcs8: pkcs8.into(),
+        admin_user: "admin".to_owned(),
+        admin_password_hash: "hash".to_owned(),
+    };
+    node.catalog.propose(command).await.unwrap();
+}
+
+/// Damages a file, or its log, or takes it away.
+type Damage = fn(&Path);
+
+fn overwrite(dir: &Path) {
+    std::fs::write(dir.join("catalog.sqlite"), vec![0x5A; 8192]).unwrap();
+    // Pages that the log has would be whole again.
+    std::fs::write(dir.join("catalog.sqlite-wal"), b"").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_file_is_damaged_joins_again_under_its_number() {
+    let (base, mut nodes) = start(3).await;
+    found_cluster(&nodes[0]).await;
+    let damages: [Damage; 3] = [
+        overwrite,
+        |dir| std::fs::remove_file(dir.join("catalog.sqlite")).unwrap(),
+        // Its newest votes and entries.
+        |dir| {
+            let log = std::fs::File::options().write(true).open(dir.join("catalog.sqlite-wal")).unwrap();
+            log.set_len(0).unwrap();
+        },
+    ];
+    for (round, damage) in damages.into_iter().enumerate() {
+        let before = format!("before {round}");
+        nodes[0].propose(&before).await;
+        for node in &nodes {
+            assert!(node.reads(&before).await);
+            knows_the_others(base.path(), node).await;
+        }
+        // Once the one that leads.
+        let lost = if round == 1 { take_leader(&mut nodes) } else { nodes.remove(0) };
+        let (id, address, dir) = (lost.id, lost.address, base.path().join(lost.id.to_string()));
+        // Without its end, a log that is not whole in the file itself.
+        let crashed = super::crashed(&dir);
+        lost.stop().await;
+        for file in ["catalog.sqlite", "catalog.sqlite-wal"] {
+            std::fs::copy(crashed.path().join(file), dir.join(file)).unwrap();
+        }
+        damage(&dir);
+        let during = format!("during {round}");
+        nodes[0].propose(&during).await;
+        let back = Node::start_waiting(base.path(), id, address).await;
+        assert!(back.reads(&during).await && back.reads(&before).await);
+        nodes.push(back);
+        votes(&nodes, id).await;
+        agree(&nodes).await;
+        let aside = std::fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let aside = aside.filter(|name| name.to_str().unwrap().starts_with("damaged-")).count();
+        assert_eq!(aside, round + 1, "what was there is kept");
+
+        // It counts: without another one, it and the third are the majority.
+        let other = nodes.remove(0);
+        let (id, address) = (other.id, other.address);
+        other.stop().await;
+        nodes[1].propose(&format!("with it {round}")).await;
+        nodes.push(Node::start_waiting(base.path(), id, address).await);
+        agree(&nodes).await;
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_node_joins_only_where_the_others_are_a_majority() {
+    let (base, mut nodes) = start(3).await;
+    found_cluster(&nodes[0]).await;
+    nodes[0].propose("ada").await;
+    for node in &nodes {
+        assert!(node.reads("ada").await);
+        knows_the_others(base.path(), node).await;
+    }
+    let damage = |id: NodeId| overwrite(&base.path().join(id.to_string()));
+    // One that was removed while it was away is told so.
+    let removed = nodes.remove(0);
+    let (id, dir) = (removed.id, base.path().join(removed.id.to_string()));
+    removed.stop().await;
+    nodes[0].catalog.remove_index_server(id).await.unwrap();
+    damage(id);
+    let error = Node::open(base.path(), id, BTreeMap::new()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+    assert!(error.to_string().contains("not one of the index servers any more"), "{error}");
+    assert!(dir.join("catalog.sqlite").exists(), "it is left as it is");
+
+    // Of two, one is no majority: nothing is given up.
+    let lost = nodes.remove(0);
+    let id = lost.id;
+    lost.stop().await;
+    damage(id);
+    let error = Node::open(base.path(), id, BTreeMap::new()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+    assert!(error.to_string().contains("cannot join the other index servers again"), "{error}");
+    assert_eq!(nodes[0].catalog.index_servers().len(), 2);
+}
 
 /// Exchanges bytes in the entry of a log that has them, under a digest that fits: as if they had been others before they
 /// were written.

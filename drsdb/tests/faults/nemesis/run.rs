@@ -115,6 +115,10 @@ impl<'a> Nemesis<'a> {
                 self.cluster.start_server(node).await;
             }
             Fault::Replace(node) => self.cluster.lose_disk(node).await,
+            Fault::Damage(node) => {
+                self.cluster.kill(node).await;
+                self.cluster.damage(node);
+            }
             Fault::SlowDisk { target, slow_sync } => self.cluster.set_slow_disk(self.node(target), slow_sync).await,
             Fault::Clock { target, offset_ms } => self.cluster.set_clock(self.node(target), offset_ms).await,
         }
@@ -144,7 +148,7 @@ impl<'a> Nemesis<'a> {
                 self.fired.crashes += crashed;
                 self.fired.faults += crashed;
             }
-            Fault::Replace(node) => self.cluster.start_server(node).await,
+            Fault::Replace(node) | Fault::Damage(node) => self.cluster.start_server(node).await,
             Fault::SlowDisk { target, .. } => self.cluster.set_slow_disk(self.node(target), Duration::ZERO).await,
             Fault::Clock { target, .. } => self.cluster.set_clock(self.node(target), 0).await,
         }

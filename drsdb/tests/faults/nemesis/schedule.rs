@@ -46,6 +46,8 @@ pub enum Fault {
     Crash { node: Node, point: &'static str, times: u64, at_start: bool },
     /// It is gone with its disk, and a new and empty server takes its place.
     Replace(Node),
+    /// It is gone, and comes back with a damaged file.
+    Damage(Node),
     /// Every fsync takes longer.
     SlowDisk { target: Target, slow_sync: Duration },
     /// Its wall clock steps, and back at the end.
@@ -62,8 +64,8 @@ pub struct Step {
 
 /// The faults of `seed` for a run of `length`, in the order of their beginnings. All of them end within it.
 ///
-/// At most one in `replace_every` runs loses a disk, a storage server's and an index server's in turn: the cluster then has to
-/// make new replicas before it may lose another. 0: none does.
+/// At most one in `replace_every` runs loses a disk, or what is on it, a storage server's and an index server's in turn: the
+/// cluster then has to make new replicas before it may lose another. 0: none does.
 pub fn schedule(seed: u64, topology: Topology, length: Duration, replace_every: u64) -> Vec<Step> {
     let mut random = StdRng::seed_from_u64(seed);
     // Mostly one fault after the other; sometimes several at once, which may cost a majority and then only has to leave
@@ -80,12 +82,16 @@ pub fn schedule(seed: u64, topology: Topology, length: Duration, replace_every: 
         })
         .collect();
     if replace_every > 0 && seed % replace_every == replace_every - 1 {
-        let node = match seed / replace_every % 2 {
-            0 => Node::Storage(random.random_range(1..=topology.storage)),
-            _ => Node::Index(random.random_range(1..=topology.index)),
+        let storage = Node::Storage(random.random_range(1..=topology.storage));
+        let index = Node::Index(random.random_range(1..=topology.index));
+        let fault = match seed / replace_every % 4 {
+            0 => Fault::Replace(storage),
+            1 => Fault::Damage(index),
+            2 => Fault::Damage(storage),
+            _ => Fault::Replace(index),
         };
         // With another server down as well, nobody could have kept what was acknowledged.
-        schedule = vec![Step { at: length / 4, until: length / 2, fault: Fault::Replace(node) }];
+        schedule = vec![Step { at: length / 4, until: length / 2, fault }];
     }
     schedule.sort_by_key(|step| step.at);
     schedule
@@ -168,6 +174,7 @@ impl fmt::Display for Fault {
                 write!(f, "{start}crash {node} at {point}, passed {times} times")
             }
             Fault::Replace(node) => write!(f, "replace {node} by an empty server"),
+            Fault::Damage(node) => write!(f, "kill {node} and damage its file"),
             Fault::SlowDisk { target, slow_sync } => {
                 write!(f, "slow down each fsync of {target} by {} ms", slow_sync.as_millis())
             }
@@ -190,7 +197,7 @@ fn a_seed_gives_one_schedule_and_seeds_differ() {
 
     let length = Duration::from_secs(3);
     let mut kinds = BTreeMap::new();
-    let (mut full, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    let (mut full, mut lost, mut damaged) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for seed in 0..2_000 {
         let topology = Topology::new(3, 3).of_seed(seed);
         let steps = schedule(seed, topology, length, 10);
@@ -201,14 +208,15 @@ fn a_seed_gives_one_schedule_and_seeds_differ() {
             match step.fault {
                 Fault::FillDisk(node) => drop(full.insert(node)),
                 Fault::Replace(node) => drop(lost.insert(node)),
+                Fault::Damage(node) => drop(damaged.insert(node)),
                 _ => {}
             }
             *kinds.entry(format!("{:?}", std::mem::discriminant(&step.fault))).or_insert(0) += 1;
         }
     }
-    assert_eq!(kinds.len(), 14, "every kind of fault is there: {kinds:?}");
+    assert_eq!(kinds.len(), 15, "every kind of fault is there: {kinds:?}");
     let all: BTreeSet<Node> = Topology::new(3, 3).servers().collect();
-    assert_eq!((&full, &lost), (&all, &all), "every server's disk gets full, and lost");
+    assert_eq!((&full, &lost, &damaged), (&all, &all, &all), "every server's disk gets full, lost and damaged");
     let none = schedule(9, Topology::new(3, 3), length, 0);
-    assert!(none.iter().all(|step| !matches!(step.fault, Fault::Replace(_) | Fault::FillDisk(_))));
+    assert!(none.iter().all(|step| !matches!(step.fault, Fault::Replace(_) | Fault::Damage(_) | Fault::FillDisk(_))));
 }
