@@ -342,6 +342,25 @@ def test_it_goes_on_more_than_once_and_from_its_start_while_nobody_has_seen_a_ro
     assert len(pauses) == 4
 
 
+def test_it_goes_on_as_often_as_it_makes_progress(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:
+    # More plans than one failure is worth, each good for one more row.
+    plans = [("5-b", [range(rows)]) for rows in range(1, 13)]
+    ordered = Ordered(fake, *plans, ("5-b", [range(40)]))
+    result = connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")
+    assert list(ordered.rows(result)) == list(range(40))
+    assert len(set(pauses)) == 1, "each time it is the first wait"
+    assert len(pauses) == 12
+
+
+def test_without_progress_there_is_an_end_to_it(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:
+    ordered = Ordered(fake, ("5-b", [range(10)]), *[("5-b", [range(9)])] * 20)
+    result = connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")
+    with pytest.raises(drsdb.OperationalError) as caught:
+        list(ordered.rows(result))
+    assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+    assert len(pauses) == 7
+
+
 def test_a_table_begins_anew(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:
     ordered = Ordered(fake, ("17-c0ffee", []), ("18-c0ffee", [range(40)]))
     assert FORMS["arrow"](connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")) == list(range(40))

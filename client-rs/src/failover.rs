@@ -91,18 +91,34 @@ const PLAN_AGAIN_AFTER: [Duration; 7] = [
     Duration::from_millis(1500),
 ];
 
-/// How often a result was planned again.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Replans(usize);
+/// How often a result was planned again. What counts is how often in vain: a read of hours may lose several servers, one after
+/// the other, and needs as much patience for each.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Replans {
+    total: usize,
+    in_vain: usize,
+}
 
 impl Replans {
     /// The result, or its next plan, failed, and another plan would do: how long to wait before it is planned again; `None`:
     /// the failure is final.
     pub fn failed(&mut self, code: ErrorCode) -> Option<Duration> {
-        let pause =
-            *PLAN_AGAIN_AFTER.get(self.0).filter(|_| matches!(code, ErrorCode::Unavailable | ErrorCode::Corrupt))?;
-        self.0 += 1;
+        let pause = *PLAN_AGAIN_AFTER
+            .get(self.in_vain)
+            .filter(|_| matches!(code, ErrorCode::Unavailable | ErrorCode::Corrupt))?;
+        self.in_vain += 1;
+        self.total += 1;
         Some(pause)
+    }
+
+    /// Rows were handed out that nobody had seen. There are only so many, so that this does not go on for ever.
+    pub fn helped(&mut self) {
+        self.in_vain = 0;
+    }
+
+    /// How often in all. It changes whenever a result begins anew.
+    pub fn total(&self) -> usize {
+        self.total
     }
 }
 
@@ -131,7 +147,18 @@ mod tests {
         assert_eq!(replans.failed(ErrorCode::TicketExpired), None);
         let waited: Duration = std::iter::from_fn(|| replans.failed(ErrorCode::Unavailable)).sum();
         assert!((Duration::from_secs(5)..Duration::from_secs(10)).contains(&waited), "{waited:?}");
-        assert_eq!(replans, Replans(PLAN_AGAIN_AFTER.len()));
+        assert_eq!(replans.total(), PLAN_AGAIN_AFTER.len());
+    }
+
+    #[test]
+    fn a_result_that_goes_on_has_all_patience_again() {
+        let mut replans = Replans::default();
+        for lost in 1..=3 {
+            while replans.failed(ErrorCode::Unavailable).is_some() {}
+            assert_eq!(replans.total(), lost * PLAN_AGAIN_AFTER.len());
+            replans.helped();
+        }
+        assert_eq!(replans.failed(ErrorCode::Unavailable), Some(PLAN_AGAIN_AFTER[0]));
     }
 
     fn failure() -> impl Strategy<Value = (FailureKind, ErrorCode)> {

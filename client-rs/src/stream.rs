@@ -292,13 +292,11 @@ impl QueryStream {
     /// Takes all rows into memory.
     pub async fn read_all(mut self) -> Result<QueryResult> {
         let mut batches = Vec::new();
-        // What is only here was handed out to nobody yet.
-        let handed_out = self.handed_out;
         loop {
-            let plans = self.replans;
+            let plans = self.replans.total();
+            // What is only here was handed out to nobody yet: it neither counts as seen nor as progress.
             let batch = std::future::poll_fn(|cx| self.poll_batch(cx)).await?;
-            self.handed_out = handed_out;
-            if plans != self.replans {
+            if plans != self.replans.total() {
                 batches.clear();
             }
             match batch {
@@ -308,6 +306,7 @@ impl QueryStream {
         }
     }
 
+    /// The next batch. Whoever hands it out notes that.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>>> {
         while !self.ended {
             if self.cancelled.as_mut().poll(cx).is_ready() {
@@ -326,7 +325,6 @@ impl QueryStream {
             match ready!(self.pulling.poll_batch(cx)) {
                 Ok(Some(batch)) => {
                     if let Some(batch) = self.pass_over(batch) {
-                        self.handed_out += batch.num_rows() as u64;
                         return Poll::Ready(Ok(Some(batch)));
                     }
                 }
@@ -401,7 +399,12 @@ impl Stream for QueryStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_batch(cx).map(Result::transpose)
+        let polled = ready!(self.poll_batch(cx));
+        if let Ok(Some(batch)) = &polled {
+            self.handed_out += batch.num_rows() as u64;
+            self.replans.helped();
+        }
+        Poll::Ready(polled.transpose())
     }
 }
 

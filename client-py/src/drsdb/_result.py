@@ -32,7 +32,8 @@ DEFAULT_BUFFER_BYTES: Final = 64 << 20
 
 # Waits before a result is planned again. An index server suspects a storage server that was killed within two seconds,
 # and one that has stopped within five: together they are longer than that. They begin short, since another plan may do
-# without the dead server by chance.
+# without the dead server by chance. Rows that nobody had seen let them begin anew: a read of hours may lose several
+# servers, one after the other, and needs as much patience for each.
 _PLAN_AGAIN_AFTER_S: Final = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 1.5)
 
 
@@ -57,7 +58,7 @@ class Result:
     ) -> None:
         self._cluster = cluster
         self._plan = plan
-        self._planned_again = 0
+        self._planned_in_vain = 0
         self._written = WriteResult.decode(_metadata(info))
         self._resume = read_resume(_metadata(info))
         self._endpoints = endpoints_of(info, origin)
@@ -178,6 +179,7 @@ class Result:
                         passing_over -= passed_over
                         if passed_over < batch.num_rows:
                             handed_out += batch.num_rows - passed_over
+                            self._planned_in_vain = 0
                             yield batch.slice(passed_over)
             except Error as error:
                 if not self._plan_again(error, goes_on=handed_out > 0):
@@ -200,10 +202,10 @@ class Result:
         while answer is None:
             if self._plan is None or self._closed or not may_be_elsewhere(error):
                 return False
-            if self._planned_again == len(_PLAN_AGAIN_AFTER_S):
+            if self._planned_in_vain == len(_PLAN_AGAIN_AFTER_S):
                 return False
-            time.sleep(_PLAN_AGAIN_AFTER_S[self._planned_again])
-            self._planned_again += 1
+            time.sleep(_PLAN_AGAIN_AFTER_S[self._planned_in_vain])
+            self._planned_in_vain += 1
             try:
                 answer = self._plan(resume)
             except Error as failure:

@@ -222,6 +222,30 @@ async fn a_result_goes_on_more_than_once_and_from_its_start_while_nobody_has_see
 }
 
 #[tokio::test]
+async fn a_result_goes_on_as_often_as_it_makes_progress() {
+    let cluster = Cluster::start(1);
+    // More plans than one failure is worth, each good for one more row.
+    let plan = |rows: i64| {
+        let part = format!("the first {rows}");
+        cluster.script.part(&part, breaking(vec![0..rows]));
+        cluster.script.answer("SELECT", repeatable("5-b", &part, cluster.location(0)));
+    };
+    plan(1);
+    let client = cluster.connect().await;
+    let mut rows = client.query("SELECT").await.unwrap();
+    for row in 0..10 {
+        plan(row + 1);
+        assert_eq!(rows.try_next().await.unwrap().unwrap(), batch(row..row + 1));
+    }
+    assert_eq!(cluster.script.take_calls().len(), 10);
+    // Without progress there is an end to it, however often it made some before, and also where the rest is taken into memory:
+    // batches that are thrown away when it begins anew are no progress.
+    cluster.script.part("the first 10", breaking(vec![0..10, 10..20]));
+    assert_eq!(rows.read_all().await.unwrap_err().code(), ErrorCode::Unavailable);
+    assert_eq!(cluster.script.take_calls().len(), 7);
+}
+
+#[tokio::test]
 async fn a_result_that_cannot_go_on_is_an_error() {
     let begun = async |answer: FlightInfo, rest: Part| {
         let cluster = Cluster::start(1);
