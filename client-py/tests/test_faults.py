@@ -71,6 +71,9 @@ def test_a_server_that_goes_away_while_it_sends(own_cluster: LocalCluster, how: 
                 os.kill(pid, signal.SIGCONT)
         assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
         assert caught.value.fields["server"] == victim
+        assert caught.value.message.startswith(f"server {victim} was lost, and the result cannot go on elsewhere")
+        assert "ORDER BY" in caught.value.hint
+        assert caught.value.retryable
         assert sum(rows) < ROWS
         assert time.monotonic() - started < 30
 

@@ -237,6 +237,7 @@ def test_it_is_planned_again_until_a_silent_server_is_suspect(
     with pytest.raises(drsdb.OperationalError) as caught:
         db.query("SELECT x FROM t").arrow()
     assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+    assert caught.value.retryable
     assert parts.plans == len(pauses) + 1
     assert 5 < sum(pauses) < 10
 
@@ -248,8 +249,13 @@ def test_a_result_of_which_a_row_was_seen_is_not(fake: Start, connect_fake: Conn
     batches = db.query("SELECT x FROM t").batches()
     next(batches)
     parts.gate.open()
-    with pytest.raises(drsdb.OperationalError, match="a server died"):
+    with pytest.raises(drsdb.OperationalError, match="was lost, and the result cannot go on elsewhere") as caught:
         list(batches)
+    assert caught.value.message.startswith(f"server {parts.server.location} was lost")
+    assert "a server died" in caught.value.fields["cause"]
+    assert "ORDER BY" in caught.value.hint
+    assert caught.value.code == drsdb.ErrorCode.UNAVAILABLE
+    assert caught.value.retryable
     assert parts.plans == 1
     # As a whole table, nobody has seen a row before the end.
     parts.broken_after = [2, 1]
@@ -257,10 +263,58 @@ def test_a_result_of_which_a_row_was_seen_is_not(fake: Start, connect_fake: Conn
     assert parts.plans == 4
     # What may write is carried out once.
     parts.broken_after = [1]
-    with pytest.raises(drsdb.OperationalError, match="a server died"):
+    with pytest.raises(drsdb.OperationalError, match="a server died") as caught:
         db.query("INSERT INTO t VALUES (1) RETURNING x").arrow()
+    assert not caught.value.retryable
     assert parts.plans == 5
     assert len(pauses) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "fields", "told"),
+    [
+        ("unavailable", {"server": "https://b:1"}, "server https://b:1 was lost, and the result"),
+        ("unavailable", {}, "it did nothing, and the result"),
+        ("corrupt", {"server": "https://b:1"}, "it did nothing, and the result"),
+    ],
+)
+def test_what_servers_say_of_others_is_told(
+    fake: Start, connect_fake: Connect, pauses: list[float], code: str, fields: dict[str, str], told: str
+) -> None:
+    parts = Parts(fake)
+    parts.broken_after = [2]
+    db = connect_fake(parts.server)
+    parts.server.behavior.detail = error_detail(code, "it did nothing", **fields)
+    batches = db.query("SELECT x FROM t").batches()
+    next(batches)
+    parts.gate.open()
+    with pytest.raises(drsdb.DatabaseError, match="cannot go on elsewhere") as caught:
+        list(batches)
+    assert caught.value.code == code
+    assert caught.value.message.startswith(told)
+    assert caught.value.fields["cause"] == "it did nothing"
+    assert caught.value.retryable
+    assert not pauses
+
+
+def test_of_a_transaction_it_is_not_said_that_nothing_took_effect(
+    fake: Start, connect_fake: Connect, pauses: list[float]
+) -> None:
+    parts = Parts(fake)
+    parts.server.behavior.action = lambda name, _: (
+        [_proto._any("ActionBeginTransactionResult", _proto._text(1, "t1"))] if name == "BeginTransaction" else []
+    )
+    tx = connect_fake(parts.server).transaction()
+    parts.broken_after = [2]
+    batches = tx.query("SELECT x FROM t").batches()
+    next(batches)
+    # Its rows may still come when it is committed.
+    tx.commit()
+    parts.gate.open()
+    with pytest.raises(drsdb.OperationalError, match="cannot go on elsewhere") as caught:
+        list(batches)
+    assert not caught.value.retryable
+    assert not pauses
 
 
 class Ordered:

@@ -61,6 +61,8 @@ pub(crate) struct Planned {
     pub info: FlightInfo,
     /// The command, if it may be planned again: when it only reads.
     pub again: Option<Bytes>,
+    /// Whether it belongs to a transaction.
+    pub in_transaction: bool,
 }
 
 /// Where an answer can go on that broke off: a text of the index server's.
@@ -218,7 +220,8 @@ impl Client {
                 async move { flight.get_flight_info(request).await.map(answer_of) }
             })
             .await?;
-        Ok(Planned { server, info, again: (route.kind == Kind::Read).then_some(command) })
+        let again = (route.kind == Kind::Read).then_some(command);
+        Ok(Planned { server, info, again, in_transaction: route.is_pinned() })
     }
 
     /// DoAction with one answer at most; also says who answered.
@@ -294,7 +297,8 @@ mod tests {
     fn only_answers_that_say_so_can_go_on() {
         let resume = |app_metadata: Vec<u8>| {
             let info = FlightInfo::new().with_app_metadata(app_metadata);
-            Planned { server: Url::parse("https://index:1").unwrap(), info, again: None }.resume()
+            let server = Url::parse("https://index:1").unwrap();
+            Planned { server, info, again: None, in_transaction: false }.resume()
         };
         let answer = |text: &str| v1::RepeatableAnswer { resume: text.to_owned() }.encode_to_vec();
         assert_eq!(resume(answer("17-c0ffee")).unwrap(), "17-c0ffee");

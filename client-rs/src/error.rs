@@ -45,7 +45,7 @@ impl Error {
     }
 
     /// Whether nothing took effect, and running the transaction again from its start may succeed: another one was in the
-    /// way, or a statement met a storage server that is gone.
+    /// way, a statement met a storage server that is gone, or a query outside of a transaction lost one while its rows came.
     pub fn is_retryable(&self) -> bool {
         !self.is_outcome_unknown() && (self.code() == ErrorCode::Conflict || self.field("outcome") == Some("none"))
     }
@@ -54,6 +54,28 @@ impl Error {
     /// committed it, be it a statement, a query or its very beginning.
     pub(crate) fn allows_another_run(&self) -> bool {
         self.is_retryable() || self.code() == ErrorCode::Unavailable && !self.is_outcome_unknown()
+    }
+
+    /// Of a result that lost a server after rows of it were handed out, which come in another order the next time. What the
+    /// transport has to say is for nobody to read, and stays in the field `cause`.
+    pub(crate) fn cannot_go_on(&self) -> Self {
+        let what = match (self.code(), self.field("server")) {
+            (ErrorCode::Unavailable, Some(server)) => format!("server {server} was lost"),
+            _ => self.message().to_owned(),
+        };
+        let mut wire: WireError = self.wire().clone();
+        wire.message = format!(
+            "{what}, and the result cannot go on elsewhere: rows of it were handed out, and their order is not definite"
+        );
+        wire.hint =
+            "run the query again, or give it an ORDER BY that leaves no choice: by a key, say, or by all columns"
+                .to_owned();
+        wire.with_field("cause", self.message()).into()
+    }
+
+    /// Of a query: nothing took effect.
+    pub(crate) fn of_a_query(&self) -> Self {
+        self.wire().clone().with_field("outcome", "none").into()
     }
 
     /// Whether nobody could say if the statement took effect.
@@ -218,6 +240,30 @@ mod tests {
         ] {
             let error = error(code, outcome);
             assert_eq!((error.is_retryable(), error.allows_another_run()), (retryable, another_run), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_that_cannot_go_on_names_the_server_and_says_what_to_do() {
+        let answer = |error: WireError| Failure::of_status(error.into(), &server()).error;
+        let unavailable = |text: &str| WireError::new(ErrorCode::Unavailable, text);
+        for (cause, says) in [
+            (
+                Failure::of_status(Status::unknown("h2 protocol error"), &server()).error,
+                "server https://127.0.0.1:1 was lost,",
+            ),
+            (
+                answer(unavailable("transport error").with_field("server", "https://b:1")),
+                "server https://b:1 was lost,",
+            ),
+            (answer(unavailable("a storage server did nothing")), "a storage server did nothing,"),
+            (answer(WireError::new(ErrorCode::Corrupt, "segment 7 is damaged")), "segment 7 is damaged,"),
+        ] {
+            let error = cause.cannot_go_on();
+            assert!(error.message().starts_with(says) && error.hint().contains("ORDER BY"), "{error}");
+            assert_eq!((error.code(), error.field("cause")), (cause.code(), Some(cause.message())));
+            assert_eq!(error.field("server"), cause.field("server"));
+            assert!(!error.is_retryable() && error.of_a_query().is_retryable(), "{error:?}");
         }
     }
 

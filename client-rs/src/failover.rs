@@ -91,6 +91,11 @@ const PLAN_AGAIN_AFTER: [Duration; 7] = [
     Duration::from_millis(1500),
 ];
 
+/// Whether an error of this kind is about servers, of which another plan may have others.
+pub(crate) fn is_of_servers(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Unavailable | ErrorCode::Corrupt)
+}
+
 /// How often a result was planned again. What counts is how often in vain: a read of hours may lose several servers, one after
 /// the other, and needs as much patience for each.
 #[derive(Debug, Default, Clone, Copy)]
@@ -103,9 +108,7 @@ impl Replans {
     /// The result, or its next plan, failed, and another plan would do: how long to wait before it is planned again; `None`:
     /// the failure is final.
     pub fn failed(&mut self, code: ErrorCode) -> Option<Duration> {
-        let pause = *PLAN_AGAIN_AFTER
-            .get(self.in_vain)
-            .filter(|_| matches!(code, ErrorCode::Unavailable | ErrorCode::Corrupt))?;
+        let pause = *PLAN_AGAIN_AFTER.get(self.in_vain).filter(|_| is_of_servers(code))?;
         self.in_vain += 1;
         self.total += 1;
         Some(pause)

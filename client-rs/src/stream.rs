@@ -10,7 +10,8 @@
 //!
 //! While no row was handed out, a result that no server can give is planned again and pulled anew: nothing of the first
 //! attempt is kept. After that, a result whose order can be repeated goes on: it is planned again at the same snapshot, and
-//! as many rows of it are passed over as were handed out. Of any other result, the failure is final.
+//! as many rows of it are passed over as were handed out. Of any other result, the failure is final, and says so; outside of
+//! a transaction the whole statement may be run again.
 
 use std::{
     collections::VecDeque,
@@ -45,7 +46,7 @@ use crate::{
     calls::wait,
     client::{Planned, Resume},
     error::Failure,
-    failover::Replans,
+    failover::{Replans, is_of_servers},
     pull::{BUFFER_UNIT_BYTES, Delivery, Pull, locations},
 };
 
@@ -56,6 +57,7 @@ pub struct QueryStream {
     rows_estimate: Option<u64>,
     write_result: crate::WriteResult,
     pulling: Box<Pulling>,
+    in_transaction: bool,
     /// The command, if it may be planned again.
     again: Option<Bytes>,
     /// How often it was.
@@ -239,6 +241,7 @@ impl QueryStream {
             ended: pulling.unfinished == 0,
             pulling,
             resume: planned.resume(),
+            in_transaction: planned.in_transaction,
             again: planned.again,
             replans: Replans::default(),
             planning: None,
@@ -344,7 +347,18 @@ impl QueryStream {
     fn failed(&mut self, error: Error) -> Poll<Result<Option<RecordBatch>>> {
         self.ended = true;
         self.cancel.cancel();
-        Poll::Ready(Err(error))
+        Poll::Ready(Err(self.explained(error)))
+    }
+
+    /// What the consumer is told. Of what a transaction reads, nobody here knows whether the transaction is committed by now:
+    /// that nothing took effect is not said of it.
+    fn explained(&self, error: Error) -> Error {
+        if self.again.is_none() || !is_of_servers(error.code()) {
+            return error;
+        }
+        let goes_on = self.handed_out == 0 || self.resume.is_some();
+        let error = if goes_on { error } else { error.cannot_go_on() };
+        if self.in_transaction { error } else { error.of_a_query() }
     }
 
     /// What of a batch has not left yet, if anything.

@@ -193,7 +193,9 @@ async fn a_server_that_dies_midway_is_an_error_and_never_a_short_result() {
             }
         };
         assert_eq!(error.code(), ErrorCode::Unavailable, "{error}");
-        assert_eq!(error.field("server"), Some(cluster.storage[0].url.as_str().trim_end_matches('/')), "{error}");
+        let dead = cluster.storage[0].url.as_str().trim_end_matches('/');
+        assert_eq!(error.field("server"), Some(dead), "{error}");
+        assert!(error.message().starts_with(&format!("server {dead} was lost,")) && error.is_retryable(), "{error}");
         assert!(rows.next().await.is_none(), "a failed stream has ended");
     }
 }

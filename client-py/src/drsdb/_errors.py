@@ -77,7 +77,8 @@ class Error(Exception):
     @property
     def retryable(self) -> bool:
         """Whether nothing took effect, and the transaction may be run again from its start: another one was in the way,
-        or a statement met a storage server that is gone."""
+        a statement met a storage server that is gone, or a query outside of a transaction lost one while its rows came.
+        """
         nothing_done = self.code == ErrorCode.CONFLICT or self.fields.get("outcome") == "none"
         return nothing_done and not self.outcome_unknown
 
@@ -163,6 +164,19 @@ def error_of(
         # Whoever catches conflicts runs the transaction again, which must not happen to one that may be committed.
         kind = OperationalError
     return kind(message, code=code, hint=hint, fields=fields)
+
+
+def cannot_go_on(cause: Error) -> DatabaseError:
+    """Of a result that lost a server after rows of it were handed out, which come in another order the next time. What
+    the transport has to say is for nobody to read, and stays in the field `cause`."""
+    damaged, server = cause.code == ErrorCode.CORRUPT, cause.fields.get("server")
+    what = cause.message if damaged or server is None else f"server {server} was lost"
+    return error_of(
+        ErrorCode.CORRUPT if damaged else ErrorCode.UNAVAILABLE,
+        f"{what}, and the result cannot go on elsewhere: rows of it were handed out, and their order is not definite",
+        hint="run the query again, or give it an ORDER BY that leaves no choice: by a key, say, or by all columns",
+        fields={**cause.fields, "cause": cause.message},
+    )
 
 
 class _Trailers:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from drsdb._cluster import Cluster
-from drsdb._errors import Error, ErrorCode, InterfaceError, error_of
+from drsdb._errors import Error, ErrorCode, InterfaceError, cannot_go_on, error_of
 from drsdb._ingest import WriteResult
 from drsdb._proto import read_resume
 from drsdb._pull import Pull, endpoints_of, may_be_elsewhere, schema_of
@@ -46,7 +46,7 @@ class Result:
 
     While none of its rows was handed out, a result that no server can give is planned again: then it is of a later
     snapshot, all of it. After that it is planned again at the same snapshot, if its order can be repeated, and goes on
-    after the rows that were handed out.
+    after the rows that were handed out. If it cannot, the error says so; outside of a transaction it is `retryable`.
     """
 
     def __init__(
@@ -55,9 +55,12 @@ class Result:
         info: flight.FlightInfo,
         origin: str,
         plan: Plan | None,
+        *,
+        in_transaction: bool,
     ) -> None:
         self._cluster = cluster
         self._plan = plan
+        self._in_transaction = in_transaction
         self._planned_in_vain = 0
         self._written = WriteResult.decode(_metadata(info))
         self._resume = read_resume(_metadata(info))
@@ -101,8 +104,7 @@ class Result:
             try:
                 self._table = pa.Table.from_batches(list(pull.batches()), self._schema)
             except Error as error:
-                if not self._plan_again(error):
-                    raise
+                self._plan_again(error)
         return self._table
 
     def df(self) -> pd.DataFrame:
@@ -182,28 +184,28 @@ class Result:
                             self._planned_in_vain = 0
                             yield batch.slice(passed_over)
             except Error as error:
-                if not self._plan_again(error, goes_on=handed_out > 0):
-                    raise
+                self._plan_again(error, goes_on=handed_out > 0)
             else:
                 if passing_over:
                     raise error_of(ErrorCode.INTERNAL, "the rest of the result has fewer rows than the result")
                 return
             pull = self._pull(buffer_bytes)
 
-    def _plan_again(self, error: Error, *, goes_on: bool = False) -> bool:
-        """Plans the query again, where that may help; more than once when no plan can be had for a moment.
+    def _plan_again(self, error: Error, *, goes_on: bool = False) -> None:
+        """Plans the query again, where that may help; more than once when no plan can be had for a moment. Where it
+        does not help, raises what the caller is told.
 
         Rows of a result that `goes_on` were handed out: then its order must be one that can be repeated.
         """
+        if self._plan is None or not may_be_elsewhere(error):
+            raise error
         resume = self._resume if goes_on else None
         if goes_on and resume is None:
-            return False
+            raise self._harmless(cannot_go_on(error)) from error
         answer: tuple[flight.FlightInfo, str] | None = None
         while answer is None:
-            if self._plan is None or self._closed or not may_be_elsewhere(error):
-                return False
-            if self._planned_in_vain == len(_PLAN_AGAIN_AFTER_S):
-                return False
+            if self._closed or self._planned_in_vain == len(_PLAN_AGAIN_AFTER_S):
+                raise self._harmless(error)
             time.sleep(_PLAN_AGAIN_AFTER_S[self._planned_in_vain])
             self._planned_in_vain += 1
             try:
@@ -212,10 +214,11 @@ class Result:
                 if not may_be_elsewhere(failure):
                     raise
         if self._closed:
-            return False
+            raise self._harmless(error)
         info, origin = answer
         if not schema_of(info).equals(self._schema):
-            raise error_of(ErrorCode.UNAVAILABLE, "the query was planned again and has other columns now") from error
+            message = "the query was planned again and has other columns now"
+            raise self._harmless(error_of(ErrorCode.UNAVAILABLE, message)) from error
         offered = read_resume(_metadata(info))
         # A server that does not know what it was asked for has planned another result.
         if goes_on and offered != resume:
@@ -223,7 +226,13 @@ class Result:
             raise error_of(ErrorCode.CONFLICT, message, hint="run it again") from error
         self._resume = offered
         self._endpoints = endpoints_of(info, origin)
-        return True
+
+    def _harmless(self, error: Error) -> Error:
+        """The error of what only reads, which says that nothing took effect. Of what a transaction reads, nobody here
+        knows whether the transaction is committed by now: then it does not say so."""
+        if not self._in_transaction:
+            error.fields["outcome"] = "none"
+        return error
 
 
 def _metadata(info: flight.FlightInfo) -> bytes:

@@ -143,7 +143,8 @@ class Session(ABC):
         """Plans a command; what only reads may be planned again."""
         plan = self._planner(sql, command, route)
         info, origin = plan(None)
-        result = Result(self._cluster, info, origin, plan if route.statement is None else None)
+        again = plan if route.statement is None else None
+        result = Result(self._cluster, info, origin, again, in_transaction=route.pinned)
         self._cluster.has_seen(result.written.version)
         return result
 
@@ -182,7 +183,7 @@ class Session(ABC):
             return outcome
         info, origin, command = outcome
         again = self._planner(sql, command, route) if route.statement is None else None
-        result = Result(self._cluster, info, origin, again)
+        result = Result(self._cluster, info, origin, again, in_transaction=route.pinned)
         self._cluster.has_seen(result.written.version)
         return result
 

@@ -241,7 +241,8 @@ async fn a_result_goes_on_as_often_as_it_makes_progress() {
     // Without progress there is an end to it, however often it made some before, and also where the rest is taken into memory:
     // batches that are thrown away when it begins anew are no progress.
     cluster.script.part("the first 10", breaking(vec![0..10, 10..20]));
-    assert_eq!(rows.read_all().await.unwrap_err().code(), ErrorCode::Unavailable);
+    let error = rows.read_all().await.unwrap_err();
+    assert!(error.code() == ErrorCode::Unavailable && error.is_retryable(), "{error}");
     assert_eq!(cluster.script.take_calls().len(), 7);
 }
 
@@ -286,8 +287,18 @@ async fn a_result_of_which_a_row_was_seen_is_not_planned_again() {
     let client = cluster.connect().await;
     let mut rows = client.query("SELECT").await.unwrap();
     rows.try_next().await.unwrap().unwrap();
-    assert_eq!(rows.try_next().await.unwrap_err().message(), "a server behind me died");
+    let error = rows.try_next().await.unwrap_err();
+    assert!(error.message().starts_with("a server behind me died, and the result cannot go on elsewhere"), "{error}");
+    assert!(error.is_retryable() && error.hint().contains("ORDER BY"), "{error}");
     assert_eq!(cluster.script.take_calls().len(), 1);
+    // In a transaction as well; that nothing took effect is not said of it, for it may be committed when its rows are read.
+    let tx = client.begin().await.unwrap();
+    let mut rows = tx.query("SELECT").await.unwrap();
+    tx.commit().await.unwrap();
+    rows.try_next().await.unwrap().unwrap();
+    let error = rows.try_next().await.unwrap_err();
+    assert!(error.message().contains("cannot go on") && !error.is_retryable(), "{error}");
+    cluster.script.take_calls();
     // Taken into memory as a whole, nobody has seen a row before the end: it is, for longer than one plan is bad, and also
     // when no plan can be had for a moment.
     let collected = tokio::spawn({
@@ -308,7 +319,8 @@ async fn a_result_of_which_a_row_was_seen_is_not_planned_again() {
     let error = WireError::new(ErrorCode::Unavailable, "a server behind me died");
     cluster.script.part("a", Part { error: Some(error), ..Default::default() });
     cluster.script.answer("INSERT RETURNING", info(&[("a", cluster.location(0))]));
-    client.collect("INSERT RETURNING").await.unwrap_err();
+    let error = client.collect("INSERT RETURNING").await.unwrap_err();
+    assert!(!error.is_retryable(), "it may have done something: {error}");
     assert_eq!(cluster.script.take_calls().len(), 1);
     assert_eq!(cluster.script.logins.load(Ordering::SeqCst), 1);
 }
