@@ -59,6 +59,7 @@ class Behavior:
     statements: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     resumes: list[str] = field(default_factory=list)
+    spent: list[str] = field(default_factory=list)
 
 
 class _Auth(flight.ServerAuthHandler):
@@ -97,6 +98,7 @@ class _Factory(flight.ServerMiddlewareFactory):
         self._behavior.statements.append(headers.get("drsdb-statement-id", [""])[0])
         self._behavior.versions.append(headers.get("drsdb-version", [""])[0])
         self._behavior.resumes.append(headers.get("drsdb-resume", [""])[0])
+        self._behavior.spent.append(headers.get("drsdb-spent-ms", [""])[0])
         answer = {"drsdb-error-bin": self._behavior.detail} if self._behavior.detail else {}
         return _Middleware(answer | self._behavior.headers)
 

@@ -59,6 +59,19 @@ class Index:
         return [text for behavior in self.behaviors.values() for text in behavior.statements if text]
 
 
+class Clock:
+    """A second passes whenever somebody looks, and nobody waits."""
+
+    def __init__(self, seconds: Iterator[int]) -> None:
+        self._seconds = seconds
+
+    def monotonic(self) -> float:
+        return next(self._seconds)
+
+    def sleep(self, _seconds: float) -> None:
+        pass
+
+
 CONFLICT = error_detail("conflict", "key 1 is taken")
 
 
@@ -404,6 +417,19 @@ def test_it_goes_on_as_often_as_it_makes_progress(fake: Start, connect_fake: Con
     assert list(ordered.rows(result)) == list(range(40))
     assert len(set(pauses)) == 1, "each time it is the first wait"
     assert len(pauses) == 12
+
+
+def test_its_time_goes_on(fake: Start, connect_fake: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    ordered = Ordered(fake, ("5-b", []), ("5-b", [range(10)]), ("5-b", [range(40)]))
+    result = connect_fake(ordered.server).query("SELECT x FROM t ORDER BY x")
+    monkeypatch.setattr("drsdb._result.time", Clock(clock))
+    monkeypatch.setattr("drsdb._cluster.time", Clock(clock))
+    # The clock stands still until the rows are asked for.
+    assert list(ordered.rows(result)) == list(range(40))
+    behavior = ordered.server.behavior
+    spent = [text for call, text in zip(behavior.calls, behavior.spent, strict=True) if call == "GET_FLIGHT_INFO"]
+    assert spent == ["", "1000", "2000"]
 
 
 def test_without_progress_there_is_an_end_to_it(fake: Start, connect_fake: Connect, pauses: list[float]) -> None:

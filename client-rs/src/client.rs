@@ -1,6 +1,9 @@
 //! The client: statements, and what comes back from them. How a call finds its index server is `calls`' matter.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 use arrow_flight::{
     Action, FlightDescriptor, FlightInfo,
@@ -11,7 +14,7 @@ use drsdb_proto::{ErrorCode, WireError, v1};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use prost::Message;
-use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use url::Url;
 
 use crate::{
@@ -31,6 +34,9 @@ use crate::{
 
 /// The header with where an answer goes on.
 const RESUME_HEADER: &str = "drsdb-resume";
+
+/// The header with how many milliseconds a query has taken already that is planned once more.
+const SPENT_HEADER: &str = "drsdb-spent-ms";
 
 /// A connection to a cluster. Clones share it; it is made for many calls at once.
 ///
@@ -67,6 +73,14 @@ pub(crate) struct Planned {
 
 /// Where an answer can go on that broke off: a text of the index server's.
 pub(crate) type Resume = AsciiMetadataValue;
+
+/// What is said when a query is planned once more.
+pub(crate) struct Again {
+    /// Where it goes on; `None`: it begins anew.
+    pub resume: Option<Resume>,
+    /// When its rows were first pulled: its time goes on.
+    pub begun: Instant,
+}
 
 impl Planned {
     /// Where it can go on; `None`: the same plan may give other rows, or in another order.
@@ -201,21 +215,25 @@ impl Client {
     }
 
     /// Plans a command that only reads once more: from its start, or so that the answer goes on.
-    pub(crate) async fn plan_again(&self, command: Bytes, resume: Option<Resume>) -> Result<Planned> {
-        self.planned_at(command, resume.as_ref(), &self.route(Kind::Read)?).await
+    pub(crate) async fn plan_again(&self, command: Bytes, again: Again) -> Result<Planned> {
+        self.planned_with(command, Some(&again), &self.route(Kind::Read)?).await
     }
 
     async fn planned(&self, command: Bytes, route: &Route) -> Result<Planned> {
-        self.planned_at(command, None, route).await
+        self.planned_with(command, None, route).await
     }
 
-    async fn planned_at(&self, command: Bytes, resume: Option<&Resume>, route: &Route) -> Result<Planned> {
+    async fn planned_with(&self, command: Bytes, again: Option<&Again>, route: &Route) -> Result<Planned> {
         let descriptor = FlightDescriptor::new_cmd(command.clone());
         let (server, info) = self
             .call(route, |mut flight, request| {
                 let mut request = request.map(|()| descriptor.clone());
-                if let Some(resume) = resume {
-                    request.metadata_mut().insert(RESUME_HEADER, resume.clone());
+                if let Some(Again { resume, begun }) = again {
+                    let headers = request.metadata_mut();
+                    headers.insert(SPENT_HEADER, MetadataValue::from(begun.elapsed().as_millis() as u64));
+                    if let Some(resume) = resume {
+                        headers.insert(RESUME_HEADER, resume.clone());
+                    }
                 }
                 async move { flight.get_flight_info(request).await.map(answer_of) }
             })

@@ -18,7 +18,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arrow::{
@@ -44,7 +44,7 @@ use url::Url;
 use crate::{
     Client, Error, Result,
     calls::wait,
-    client::{Planned, Resume},
+    client::{Again, Planned, Resume},
     error::Failure,
     failover::{Replans, is_of_servers},
     pull::{BUFFER_UNIT_BYTES, Delivery, Pull, locations},
@@ -58,6 +58,8 @@ pub struct QueryStream {
     write_result: crate::WriteResult,
     pulling: Box<Pulling>,
     in_transaction: bool,
+    /// When its rows were first pulled.
+    begun: Instant,
     /// The command, if it may be planned again.
     again: Option<Bytes>,
     /// How often it was.
@@ -242,6 +244,7 @@ impl QueryStream {
             pulling,
             resume: planned.resume(),
             in_transaction: planned.in_transaction,
+            begun: Instant::now(),
             again: planned.again,
             replans: Replans::default(),
             planning: None,
@@ -379,9 +382,10 @@ impl QueryStream {
         let Some(pause) = self.replans.failed(error.code()) else { return false };
         tracing::debug!(%error, rows = self.handed_out, "the query is planned again");
         let (client, command) = (self.client.clone(), command.clone());
+        let again = Again { resume, begun: self.begun };
         self.planning = Some(tokio::spawn(async move {
             wait(pause).await;
-            client.plan_again(command, resume).await
+            client.plan_again(command, again).await
         }));
         true
     }

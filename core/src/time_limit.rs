@@ -2,7 +2,8 @@
 //!
 //! The time begins when an index server takes up the statement. What planning left of it goes into the tickets, as a
 //! duration and not as a point in time: servers' clocks differ, and a client that pulls late has not made the servers work.
-//! It goes on when a ticket is redeemed, for each redemption alone.
+//! It goes on when a ticket is redeemed, for each redemption alone. When the rest of a result is planned again, the client says
+//! how long the statement has taken by then.
 
 use std::{future::Future, time::Duration};
 
@@ -25,9 +26,9 @@ impl TimeLimit {
     /// A statement that may take as long as it likes.
     pub const NONE: Self = Self(None);
 
-    /// The time begins now; `None`: for ever.
-    pub fn begin(allowed: Option<Duration>) -> Self {
-        Self(allowed.and_then(|allowed| limit(allowed, allowed, Instant::now())))
+    /// The time begins now, or has begun `spent` ago; `None`: for ever.
+    pub fn begin(allowed: Option<Duration>, spent: Duration) -> Self {
+        Self(allowed.and_then(|allowed| limit(allowed, allowed.saturating_sub(spent), Instant::now())))
     }
 
     /// The time of a ticket, which goes on now.
@@ -107,9 +108,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_spent_before_is_gone() {
+        let allowed = Duration::from_secs(5);
+        let left = |spent| {
+            let times = TimeLimit::begin(Some(allowed), Duration::from_secs(spent)).to_proto().unwrap();
+            assert_eq!(times.allowed_ms, 5_000);
+            times.left_ms
+        };
+        assert!(left(0) > 3_000 && left(3) <= 2_000);
+        assert_eq!(left(9), 0);
+        let over = TimeLimit::begin(Some(allowed), allowed).keep(std::future::pending::<Result<()>>()).await;
+        assert_eq!(over.unwrap_err().code(), ErrorCode::Timeout);
+        assert_eq!(TimeLimit::begin(None, allowed).to_proto(), None);
+    }
+
+    #[tokio::test]
     async fn no_limit_is_no_limit() {
         let tickets = TimeLimit::resume(&v1::Ticket::default());
-        for limit in [TimeLimit::NONE, TimeLimit::begin(None), TimeLimit::begin(Some(Duration::MAX)), tickets] {
+        let begin = |allowed| TimeLimit::begin(allowed, Duration::ZERO);
+        for limit in [TimeLimit::NONE, begin(None), begin(Some(Duration::MAX)), tickets] {
             assert_eq!(limit.to_proto(), None);
             assert_eq!(limit.keep(async { Ok(1) }).await.unwrap(), 1);
             assert!(futures::poll!(Box::pin(limit.passed())).is_pending());

@@ -40,6 +40,8 @@ _STATEMENT_HEADER: Final = b"drsdb-statement-id"
 _VERSION_HEADER: Final = b"drsdb-version"
 # Where an answer goes on that broke off.
 _RESUME_HEADER: Final = b"drsdb-resume"
+# How many milliseconds a query has taken already that is planned once more.
+_SPENT_HEADER: Final = b"drsdb-spent-ms"
 
 # A server that is stopped or cut off is noticed while a call waits for it, and not after TCP's quarter of an hour.
 _CHANNEL_OPTIONS: Final[list[tuple[str, int | str]]] = [
@@ -171,6 +173,9 @@ class Cluster:
             headers.append((_STATEMENT_HEADER, route.statement.encode()))
         if route.resume is not None:
             headers.append((_RESUME_HEADER, route.resume.encode()))
+        if route.begun is not None:
+            spent_ms = int((time.monotonic() - route.begun) * 1000)
+            headers.append((_SPENT_HEADER, str(spent_ms).encode()))
         if self._seen_version:
             headers.append((_VERSION_HEADER, str(self._seen_version).encode()))
         return Answer(self._client(server), flight.FlightCallOptions(headers=headers), server)

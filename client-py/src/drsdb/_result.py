@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-# Asks an index server for the query's plan, from its start or so that the answer goes on; also says who answered.
-Plan: TypeAlias = Callable[[str | None], tuple[flight.FlightInfo, str]]
+# Asks an index server for the query's plan, from its start or so that the answer goes on, and says when its rows were
+# first pulled, if they were; also says who answered.
+Plan: TypeAlias = Callable[[str | None, float | None], tuple[flight.FlightInfo, str]]
 
 DEFAULT_BUFFER_BYTES: Final = 64 << 20
 
@@ -99,12 +100,13 @@ class Result:
 
     def arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
+        begun = time.monotonic()
         while self._table is None:
             pull = self._begin(None)
             try:
                 self._table = pa.Table.from_batches(list(pull.batches()), self._schema)
             except Error as error:
-                self._plan_again(error)
+                self._plan_again(error, begun)
         return self._table
 
     def df(self) -> pd.DataFrame:
@@ -172,6 +174,7 @@ class Result:
 
     def _stream(self, pull: Pull, buffer_bytes: int) -> Iterator[pa.RecordBatch]:
         handed_out = 0
+        begun = time.monotonic()
         while True:
             passing_over = handed_out
             try:
@@ -184,18 +187,19 @@ class Result:
                             self._planned_in_vain = 0
                             yield batch.slice(passed_over)
             except Error as error:
-                self._plan_again(error, goes_on=handed_out > 0)
+                self._plan_again(error, begun, goes_on=handed_out > 0)
             else:
                 if passing_over:
                     raise error_of(ErrorCode.INTERNAL, "the rest of the result has fewer rows than the result")
                 return
             pull = self._pull(buffer_bytes)
 
-    def _plan_again(self, error: Error, *, goes_on: bool = False) -> None:
+    def _plan_again(self, error: Error, begun: float, *, goes_on: bool = False) -> None:
         """Plans the query again, where that may help; more than once when no plan can be had for a moment. Where it
         does not help, raises what the caller is told.
 
-        Rows of a result that `goes_on` were handed out: then its order must be one that can be repeated.
+        Its rows were first pulled when the clock was at `begun`: a `statement_timeout` goes on from there. Rows of a
+        result that `goes_on` were handed out: then its order must be one that can be repeated.
         """
         if self._plan is None or not may_be_elsewhere(error):
             raise error
@@ -209,7 +213,7 @@ class Result:
             time.sleep(_PLAN_AGAIN_AFTER_S[self._planned_in_vain])
             self._planned_in_vain += 1
             try:
-                answer = self._plan(resume)
+                answer = self._plan(resume, begun)
             except Error as failure:
                 if not may_be_elsewhere(failure):
                     raise

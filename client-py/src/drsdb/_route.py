@@ -49,8 +49,9 @@ class Route:
     # ... and, when a transaction lives there, alone.
     pinned: bool = False
     ends_transaction: bool = False
-    # Where the answer goes on that it asks for once more.
+    # Where the answer goes on that it asks for once more, and by the monotonic clock when that began: its time goes on.
     resume: str | None = None
+    begun: float | None = None
 
     def is_final(self, error: Error, maybe_done: bool) -> bool:
         """Whether the request ends with this error; `maybe_done` says that an earlier attempt may have succeeded."""

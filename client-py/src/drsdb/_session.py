@@ -142,18 +142,18 @@ class Session(ABC):
     def _result(self, sql: str, command: bytes, route: Route) -> Result:
         """Plans a command; what only reads may be planned again."""
         plan = self._planner(sql, command, route)
-        info, origin = plan(None)
+        info, origin = plan(None, None)
         again = plan if route.statement is None else None
         result = Result(self._cluster, info, origin, again, in_transaction=route.pinned)
         self._cluster.has_seen(result.written.version)
         return result
 
     def _planner(self, sql: str, command: bytes, route: Route) -> Plan:
-        def plan(resume: str | None) -> tuple[flight.FlightInfo, str]:
+        def plan(resume: str | None, begun: float | None) -> tuple[flight.FlightInfo, str]:
             def ask(answer: Answer) -> tuple[flight.FlightInfo, str]:
                 return _flight_info(answer, command), answer.location
 
-            return self._request(sql, ask, replace(route, resume=resume))
+            return self._request(sql, ask, replace(route, resume=resume, begun=begun))
 
         return plan
 

@@ -115,6 +115,8 @@ pub struct Call {
     pub version: Option<String>,
     /// Of the header that says where an answer goes on.
     pub resume: Option<String>,
+    /// Of the header that says how long the query has taken.
+    pub spent_ms: Option<String>,
     /// The transaction that the command names.
     pub transaction: Option<String>,
 }
@@ -286,6 +288,7 @@ impl Service {
             statement: header("drsdb-statement-id"),
             version: header("drsdb-version"),
             resume: header("drsdb-resume"),
+            spent_ms: header("drsdb-spent-ms"),
             transaction: transaction.map(|id| String::from_utf8(id.to_vec()).unwrap()),
         });
         let deadly = self.script.deadly.lock().contains(what) || self.script.deadly_once.lock().remove(what);

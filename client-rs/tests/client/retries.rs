@@ -219,6 +219,12 @@ async fn a_result_goes_on_more_than_once_and_from_its_start_while_nobody_has_see
     let calls = cluster.script.take_calls();
     let resumes: Vec<_> = calls.iter().map(|call| call.resume.as_deref()).collect();
     assert_eq!(resumes, [None, None, Some("5-b"), Some("5-b")]);
+    // The time that it may take goes on too: each plan comes after a pause of 200 ms at least.
+    let spent: Vec<_> = calls.iter().map(|call| call.spent_ms.as_ref().map(|ms| ms.parse::<u64>().unwrap())).collect();
+    assert_eq!(spent[0], None);
+    for (number, spent) in (1..).zip(&spent[1..]) {
+        assert!(spent.unwrap() >= number * 200, "{spent:?}");
+    }
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use super::{FlightSqlServer, execute::planner_statement, service::Caller};
 use crate::planner::{PlannedQuery, QueryContext};
 
 impl Caller {
-    /// The time of a statement that is taken up now.
+    /// The time of a statement that is taken up now, or once more.
     pub(super) fn limit(&self) -> TimeLimit {
-        TimeLimit::begin(self.session.timeouts().statement)
+        TimeLimit::begin(self.session.timeouts().statement, self.spent)
     }
 }
 

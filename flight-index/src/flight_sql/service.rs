@@ -36,6 +36,8 @@ pub struct Caller {
     pub statement: Option<Ulid>,
     /// The answer of which the client has a part, and wants the rest.
     pub resume: Option<Resume>,
+    /// How long the statement has taken before, of which this is another plan.
+    pub spent: Duration,
 }
 
 /// The header with the id of a write.
@@ -45,6 +47,8 @@ const VERSION_HEADER: &str = "drsdb-version";
 /// The header with where an answer goes on that broke off: the same statement is planned once more, and gives the same rows in
 /// the same order.
 const RESUME_HEADER: &str = "drsdb-resume";
+/// The header with how many milliseconds a query has taken already that is planned once more.
+const SPENT_HEADER: &str = "drsdb-spent-ms";
 /// How long this server may be behind what a client has seen.
 const CATCH_UP_TIME: Duration = Duration::from_secs(10);
 
@@ -66,12 +70,14 @@ impl Caller {
 impl FlightSqlServer {
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller> {
         let metadata = request.metadata();
+        let spent_ms: Option<u64> = header(metadata, SPENT_HEADER, |text| text.parse().ok())?;
         let caller = Caller {
             login: Identity::of(request)?.login()?.clone(),
             session: Session::of(metadata, &self.options)?,
             named: None,
             statement: header(metadata, STATEMENT_HEADER, |text| Ulid::from_string(text).ok())?,
             resume: header(metadata, RESUME_HEADER, |text| text.parse::<Resume>().ok())?,
+            spent: Duration::from_millis(spent_ms.unwrap_or_default()),
         };
         let seen: Option<u64> = header(metadata, VERSION_HEADER, |text| text.parse().ok())?;
         if let Some(version) = seen.max(caller.resume.map(|resume| resume.snapshot)) {

@@ -14,6 +14,7 @@ use arrow_flight::{
         TableNotExistOption, client::FlightSqlServiceClient,
     },
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use drsdb_core::{
     Error, ErrorCode, TableName, WireError,
     config::IndexConfig,
@@ -182,6 +183,26 @@ async fn a_definition_that_is_asked_for_twice_under_one_id_is_made_once() {
     }
     client.set_header("drsdb-statement-id", drsdb_core::Ulid(100).to_string());
     assert_eq!(refused(&mut client, "DROP SCHEMA s").await.code, ErrorCode::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_is_planned_once_more_has_what_is_left_of_its_time() {
+    let front = Front::new().await;
+    let mut client = front.admin().await;
+    let set = v1::SessionOptions { statement_timeout_ms: Some(60_000), ..Default::default() };
+    client.set_header("cookie", format!("drsdb_session={}", URL_SAFE_NO_PAD.encode(set.encode_to_vec())));
+    let time_limit = async |client: &mut Client| {
+        let info = client.execute("SELECT 1 AS one".to_owned(), None).await.unwrap();
+        let signed = v1::Signed::decode(info.endpoint[0].ticket.clone().unwrap().ticket).unwrap();
+        v1::Ticket::decode(signed.body).unwrap().time_limit.unwrap()
+    };
+    assert!(time_limit(&mut client).await.left_ms > 40_000);
+    client.set_header("drsdb-spent-ms", "30000");
+    let times = time_limit(&mut client).await;
+    assert_eq!(times.allowed_ms, 60_000);
+    assert!(times.left_ms <= 30_000, "{times:?}");
+    client.set_header("drsdb-spent-ms", "-1");
+    assert_eq!(refused(&mut client, "SELECT 1 AS one").await.code, ErrorCode::InvalidArgument);
 }
 
 const LOG_IN_AGAIN: &str = "log in again with user and password";
