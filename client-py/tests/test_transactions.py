@@ -237,6 +237,29 @@ def test_work_that_meets_a_dead_server_is_run_again(
     assert log.count(COMMIT) == 1
 
 
+def test_work_that_goes_on_after_its_commit_is_done_once(
+    db: drsdb.Connection, index: Index, servers: list[FakeServer]
+) -> None:
+    for server in servers:
+        server.behavior.detail = error_detail("unavailable", "a storage server died")
+
+    def work(tx: drsdb.Transaction) -> None:
+        tx.execute("INSERT")
+        tx.commit()
+        db.query("SELECT")
+
+    index.failures = {"SELECT": [flight.FlightServerError("x")] * 2}
+    with pytest.raises(drsdb.OperationalError, match="a storage server died"):
+        db.run_transaction(work)
+    assert [what for _, what, _ in index.take()].count("INSERT") == 1
+    # A commit that surely failed is nothing to keep from doing it again.
+    for server in servers:
+        server.behavior.detail = CONFLICT
+    index.failures = {COMMIT: [flight.FlightServerError("x")]}
+    db.run_transaction(work)
+    assert [what for _, what, _ in index.take()].count(COMMIT) == 2
+
+
 def test_without_autocommit_a_statement_begins_a_transaction(connect_fake: Connect, fake: Start, index: Index) -> None:
     db = connect_fake(fake(index.behavior("a")), autocommit=False)
     assert not db.autocommit

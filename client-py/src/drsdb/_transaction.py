@@ -37,6 +37,8 @@ class Transaction(Session):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self._over = False
+        # What it did must not be done again.
+        self._may_be_committed = False
 
         def begin(answer: Answer) -> tuple[bytes, str]:
             reply = act(answer, "BeginTransaction", _proto.begin_transaction())
@@ -97,9 +99,15 @@ class Transaction(Session):
 
     def _end(self, *, commit: bool) -> list[bytes]:
         self._over = True
+        self._may_be_committed = commit
         body = _proto.end_transaction(self._id, commit=commit)
         route = Route(Repeat.ALWAYS, server=self._server, ends_transaction=True)
-        return self._cluster.request(lambda answer: act(answer, "EndTransaction", body), route)
+        try:
+            return self._cluster.request(lambda answer: act(answer, "EndTransaction", body), route)
+        except Error as error:
+            if _allows_another_run(error):
+                self._may_be_committed = False
+            raise
 
 
 class Savepoint:
@@ -127,11 +135,13 @@ def run(cluster: Cluster, work: Callable[[Transaction], T], attempts: int) -> T:
     """Runs `work` in a transaction and commits it; on a conflict or without a server, again in a new one."""
     attempt = 1
     while True:
+        transaction: Transaction | None = None
         try:
             with Transaction(cluster) as transaction:
                 return work(transaction)
         except Error as error:
-            if not _allows_another_run(error) or attempt >= attempts:
+            committed = transaction is not None and transaction._may_be_committed
+            if committed or not _allows_another_run(error) or attempt >= attempts:
                 raise
         # Random, so that transactions that met once do not meet again.
         time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)))
