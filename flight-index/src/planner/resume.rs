@@ -1,5 +1,8 @@
 //! Where an answer goes on that broke off: the snapshot at which it was planned, and what its plan depended on beside the
 //! statement. Clients get both with a repeatable answer, as a text that only index servers read, and send them back.
+//!
+//! It needs no signature: one that a client made up reads another snapshot for that client alone, and fails where versions are
+//! gone. It may hold back compaction, which a true one may as well, sent over and over, and so may an open transaction.
 
 use std::{
     collections::BTreeSet,
