@@ -124,7 +124,7 @@ pub async fn serve(
     let auth = AuthLayer::new(Arc::new(CatalogTokens { catalog: Arc::clone(&catalog), planner }));
 
     let founding = async {
-        found(&catalog, config.bootstrap.as_ref()).await?;
+        found(&catalog, config.bootstrap.as_ref().filter(|_| !catalog.is_rejoining())).await?;
         // Before anybody asks where the index servers are; but others may have to start before they can be told.
         let mut announcing = std::pin::pin!(announce(&catalog, config.public_url.as_str()));
         let told = tokio::time::timeout(ANNOUNCE_TIME, &mut announcing).await;

@@ -265,7 +265,11 @@ impl Catalog {
                     "give the new server a node_id of its own, or start the known one with its new public_url: it tells",
                 ));
             }
-            Some(server) if server.voter => return Ok(()),
+            Some(server) if server.voter && !self.is_changing() => return Ok(()),
+            // An earlier leader did not get to the end.
+            Some(server) if server.voter => {
+                return self.agree(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await;
+            }
             _ => {}
         }
         if let Some(other) = known.iter().find(|server| server.url == url && server.id != id) {
@@ -281,6 +285,11 @@ impl Catalog {
             return Err(error);
         }
         self.agree(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
+    }
+
+    /// Whether the index servers are on the way from one list to another.
+    fn is_changing(&self) -> bool {
+        self.peers.raft.metrics().borrow().membership_config.membership().get_joint_config().len() > 1
     }
 
     /// Refuses a server that is somebody else: two with one number would each count as the other.

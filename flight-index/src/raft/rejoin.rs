@@ -10,12 +10,14 @@
 //! 4. With that it starts, and has itself added like any new server ([`Catalog::join_again`]).
 //!
 //! Why the number may be the same: whoever led before is turned away by the vote. Until the server's log has the entry of 2, it
-//! votes for nobody ([`Catalog::check_may_vote`]), for it might make somebody the leader who believes it is what it was; from then
+//! votes for nobody ([`Catalog::check_may_vote`]), for it might make somebody the leader who believes it is what it was; nor for
+//! itself, which the lists that it goes through while it learns may make it believe, one of them perhaps that it is alone. From then
 //! on it votes only for those whose logs have that entry as well, and in whose lists it is not, or is as a new one. A leader
 //! follows a server that was added from the start of its log, whatever it acknowledged before.
 //!
-//! A server whose files are gone altogether cannot know that it had any. When it starts for the first time it asks those that
-//! its configuration names whether it is one of them. If none of them answers, it is taken for new.
+//! A server whose files are gone altogether cannot know that it had any. When it starts it asks those that its configuration
+//! names whether it is one of them. If none of them answers, it is taken for new, and waits to be sent entries; its vote it gives
+//! only to who makes a new cluster.
 //!
 //! A list of the servers is beside the file ([`Known`]), for the configuration may be older than the cluster, or name none.
 
@@ -50,13 +52,15 @@ use super::{
 use crate::catalog::Refusal;
 
 /// How long it is tried to have the others go on without this server: longer than an election and an agreement take.
-const ASKING_TIME: Duration = Duration::from_secs(45);
+const ASKING_TIME: Duration = Duration::from_secs(30);
 /// How long one server may take to answer; the leader waits for the others meanwhile.
-const ANSWER_TIME: Duration = Duration::from_secs(25);
+const ANSWER_TIME: Duration = Duration::from_secs(23);
 /// How long others may take to say whether a server without files is one of them.
 const GREETING_TIME: Duration = Duration::from_secs(1);
+/// How long a server may take to show that it is not lost.
+const ALIVE_TIME: Duration = Duration::from_secs(2);
 /// How long it is waited before the others are asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The list of servers, in the catalog's folder.
 const KNOWN: &str = "index_servers";
@@ -132,18 +136,37 @@ pub(super) async fn open(options: &CatalogOptions) -> Result<Files> {
         if !dir.join(ASKED).exists() && !is_missed(options, &known).await {
             return read(options).await;
         }
-        tracing::warn!(dir = %dir.display(), "the others count on this index server, which has no files; it joins as a new one");
-        return rejoin(options, &known).await;
+        tracing::warn!(dir = %dir.display(), "others count on this index server, which has no files; it joins as a new one");
+        return match rejoin(options, &known).await {
+            // Whoever said so was behind the others.
+            Err(error) if error.code() == ErrorCode::NotFound => read(options).await,
+            joined => joined,
+        };
     }
     let damage = match read(options).await {
+        Ok(files) => {
+            forget_asking(dir)?;
+            return Ok(files);
+        }
         Err(error) if seal::is_damage(&error) => error,
-        opened => return opened,
+        Err(error) => return Err(error),
     };
     if known.servers.is_empty() {
         return Err(damage);
     }
     tracing::error!(%damage, "this index server's file is damaged; it joins the others again");
     rejoin(options, &known).await.map_err(|reason| cannot_join(&damage, &reason))
+}
+
+/// A server that is whole has not asked for anything that still counts.
+fn forget_asking(dir: &Path) -> Result<()> {
+    let asked = dir.join(ASKED);
+    match fs::remove_file(&asked) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", asked.display()), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn read(options: &CatalogOptions) -> Result<Files> {
@@ -167,21 +190,21 @@ fn has_files(dir: &Path) -> bool {
     [database::FILE, database::MARK].iter().any(|name| dir.join(name).exists())
 }
 
-/// Where the new files are made.
-fn new_folder(dir: &Path) -> PathBuf {
+/// Where the new files are made, and where they are when they are whole.
+fn new_folder(dir: &Path, suffix: &str) -> PathBuf {
     let mut name = dir.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(suffix);
     dir.with_file_name(name)
 }
 
 /// Ends what was interrupted while files were replaced.
 fn settle(dir: &Path) -> Result<()> {
-    let new = new_folder(dir);
+    let new = new_folder(dir, ".new");
     if !new.exists() {
         return Ok(());
     }
     let context = |error| Error::io(format!("settling {} and {}", new.display(), dir.display()), error);
-    // What was there goes when the new files are whole.
+    // What was there goes first, and then they take its place.
     if dir.exists() { fs::remove_dir_all(&new).map_err(context) } else { rename(&new, dir).map_err(context) }
 }
 
@@ -219,12 +242,18 @@ async fn rejoin(options: &CatalogOptions, known: &Known) -> Result<Files> {
     let had_files = has_files(dir);
     let standing = ask_leave(options, known).await?;
     let aside = dir.with_file_name(format!("damaged-{}", ids::unix_ms()));
-    make_new(&new_folder(dir), options.node_id, &standing).await?;
+    let new = new_folder(dir, ".new");
+    let unfinished = new_folder(dir, ".unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).map_err(made)?;
+    }
+    make_new(&unfinished, options.node_id, &standing).await?;
+    rename(&unfinished, &new).map_err(made)?;
     crash_point::reach("raft.rejoin.made");
     let moved = |error| Error::io(format!("moving {} to {}", dir.display(), aside.display()), error);
     rename(dir, &aside).map_err(moved)?;
     crash_point::reach("raft.rejoin.moved");
-    settle(dir)?;
+    rename(&new, dir).map_err(moved)?;
     crash_point::reach("raft.rejoin.named");
     drop(lock);
     if had_files {
@@ -245,21 +274,26 @@ async fn ask_leave(options: &CatalogOptions, known: &Known) -> Result<Standing> 
     loop {
         let mut failed = no_leader();
         for url in known.servers.values() {
+            if Instant::now() >= deadline {
+                break;
+            }
             match ask::<_, Readmitted>(&options.dial, url, Call::Readmit, &request, ANSWER_TIME).await {
                 Ok(Readmitted::Removed(standing)) => {
                     crash_point::reach("raft.rejoin.removed");
                     return Ok(standing);
                 }
                 Ok(Readmitted::Stranger) => {
+                    // Nothing was asked for that may be carried out yet.
+                    forget_asking(&options.dir)?;
                     let message = format!("it is not one of the index servers any more, as the one at {url} says");
                     return Err(Error::new(ErrorCode::NotFound, message));
                 }
                 Ok(Readmitted::Refused(why)) => failed = why.into_wire().into(),
-                Ok(Readmitted::NotLeading) => {}
-                Err(CallFailed::NotSent(error)) => tracing::info!(%error, "an index server does not answer"),
+                Ok(Readmitted::NotLeading) => failed = no_leader(),
+                Err(CallFailed::NotSent(error)) => failed = error.into(),
                 Err(CallFailed::Lost(error)) => {
-                    tracing::info!(%error, "an index server does not answer");
                     request.again = true;
+                    failed = error.into();
                 }
             }
         }
@@ -337,35 +371,59 @@ impl Known {
 
 impl Catalog {
     /// Whether this server has lost what it had written, and is not a voter again yet.
-    pub(super) fn is_rejoining(&self) -> bool {
+    pub(crate) fn is_rejoining(&self) -> bool {
         self.rejoining.lock().is_some()
     }
 
-    /// Whether this server's vote may count.
+    /// Whether this server's vote may count for a candidate with this last entry.
     ///
-    /// Errors: `unavailable`, if it has lost what it had written and has not learnt yet that the others know.
-    pub(super) fn check_may_vote(&self) -> Result<(), Status> {
-        let Some(after) = self.rejoining.lock().as_ref().map(|rejoining| rejoining.after) else { return Ok(()) };
+    /// Errors: `unavailable`, if it has lost what it had written and has not learnt yet that the others know, or may have: one
+    /// with an empty log is asked for its vote only while a cluster is being made, of which the first entry is all there is.
+    pub(super) fn check_may_vote(&self, candidates: Option<LogId>) -> Result<(), Status> {
+        let after = self.rejoining.lock().as_ref().map(|rejoining| rejoining.after.index);
         // The index is enough: whoever it takes entries from has that one. The metrics may be behind, never ahead.
-        match self.peers.raft.metrics().borrow().last_log_index {
-            Some(last) if last >= after.index => Ok(()),
-            _ => Err(Status::unavailable("this index server has lost its votes, and is about to join again")),
+        let may = match (self.peers.raft.metrics().borrow().last_log_index, after) {
+            (last, Some(after)) => last >= Some(after),
+            (None, None) => candidates.is_none_or(|last| last.index == 0),
+            (Some(_), None) => true,
+        };
+        if may {
+            return Ok(());
         }
+        Err(Status::unavailable("this index server has no votes to remember: it is new, or has lost them"))
     }
 
     /// Has a server that has lost what it had written added again, and returns when it votes; of any other server, at once.
     pub async fn join_again(&self, url: &str) -> Result<()> {
-        loop {
-            let Some(rejoining) = self.rejoining.lock().clone() else { return Ok(()) };
-            if self.votes_after(rejoining.after).await? {
-                let settled = self.database.write(Change::Rejoined(codec::encode(&None::<LogId>))).await;
-                settled.map_err(|error| Error::io("cannot write the catalog", error))?;
-                self.rejoining.lock().take();
-                tracing::warn!(id = self.peers.id, "this index server has joined the others again");
-                return Ok(());
+        let Some(rejoining) = self.rejoining.lock().clone() else { return Ok(()) };
+        let mut metrics = self.peers.raft.metrics();
+        let may_lead = async {
+            if metrics.wait_for(|metrics| metrics.last_log_index >= Some(rejoining.after.index)).await.is_ok() {
+                // It may be the only one that has the newest entries, and then must lead.
+                self.peers.raft.runtime_config().elect(true);
             }
-            let change = MemberChange::Add { id: self.peers.id, url: url.to_owned() };
-            let asked = rejoining.known.servers.values().map(|url| async {
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            joined = self.ask_to_join(&rejoining, url) => joined?,
+            () = may_lead => unreachable!("it waits for the other"),
+        }
+        let settled = self.database.write(Change::Rejoined(codec::encode(&None::<LogId>))).await;
+        settled.map_err(|error| Error::io("cannot write the catalog", error))?;
+        self.rejoining.lock().take();
+        tracing::warn!(id = self.peers.id, "this index server has joined the others again");
+        Ok(())
+    }
+
+    /// Asks the others to add this server until it votes.
+    async fn ask_to_join(&self, rejoining: &Rejoining, url: &str) -> Result<()> {
+        let id = self.peers.id;
+        let change = MemberChange::Add { id, url: url.to_owned() };
+        while !self.votes_after(rejoining.after).await? {
+            let mut others = rejoining.known.servers.clone();
+            let now = self.index_servers().into_iter().filter(|server| server.id != id);
+            others.extend(now.map(|server| (server.id, server.url)));
+            let asked = others.values().map(|url| async {
                 match self.peers.call(url, Call::ChangeMembers, &change, CHANGE_TIME).await {
                     Ok(Changed::Refused(why)) => Some(why.into_wire()),
                     Ok(Changed::Done | Changed::NotLeading) => None,
@@ -380,13 +438,16 @@ impl Catalog {
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
+        Ok(())
     }
 
     async fn votes_after(&self, after: LogId) -> Result<bool> {
         let id = self.peers.id;
         let votes = self.peers.raft.with_raft_state(move |state| {
-            let membership = state.membership_state.committed();
-            *membership.log_id() > Some(after) && membership.voter_ids().any(|voter| voter == id)
+            let agreed = state.membership_state.committed();
+            // On the way from one list to another, both count.
+            let settled = agreed.membership().get_joint_config().len() == 1;
+            settled && *agreed.log_id() > Some(after) && agreed.voter_ids().any(|voter| voter == id)
         });
         votes.await.map_err(|_| self.stopped_because().unwrap_or_else(stopped))
     }
@@ -400,7 +461,8 @@ impl Catalog {
                 cluster: self.state().cluster_id(),
                 servers: servers.borrow_and_update().iter().map(|server| (server.id, server.url.clone())).collect(),
             };
-            if known.cluster.is_some() && written.as_ref() != Some(&known) {
+            // One that joins again goes through lists that were.
+            if known.cluster.is_some() && !self.is_rejoining() && written.as_ref() != Some(&known) {
                 let (dir, writing) = (self.dir.clone(), known.clone());
                 match tokio::task::spawn_blocking(move || writing.write(&dir)).await {
                     Ok(Ok(())) => {}
@@ -411,7 +473,7 @@ impl Catalog {
             }
             tokio::select! {
                 changed = servers.changed() => if changed.is_err() { return },
-                // The cluster gets its id once.
+                // Until it has an id, and this server is a part of it.
                 changed = versions.changed(), if written.is_none() => if changed.is_err() { return },
                 () = shutdown.cancelled() => return,
             }
@@ -452,6 +514,11 @@ impl Catalog {
                 return refuse(ErrorCode::Unavailable, message);
             }
             Some(lost) => {
+                let runs = self.peers.call::<_, NodeStatus>(&lost.url, Call::NodeStatus, &(), ALIVE_TIME).await;
+                if runs.is_ok_and(|status| status.id == lost.id && status.cluster.is_some()) {
+                    let message = format!("index server {} runs, at {}", lost.id, lost.url);
+                    return refuse(ErrorCode::AlreadyExists, message);
+                }
                 tracing::warn!(id = lost.id, url = %lost.url, "an index server has lost its files, and joins again");
                 self.remove(lost.id).await?;
             }

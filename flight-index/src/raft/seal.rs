@@ -72,7 +72,10 @@ impl Place<'_> {
 pub(super) fn damaged(message: String) -> Error {
     WireError::new(ErrorCode::Corrupt, message)
         .with_field(DAMAGED, "true")
-        .with_hint("check this server's disk, and restore its data_dir from a backup")
+        .with_hint(
+            "check this server's disk; where other index servers have a majority, remove it from the cluster and let it \
+             join again with an empty data_dir and a new node_id, else restore its data_dir from a backup",
+        )
         .into()
 }
 
@@ -88,7 +91,17 @@ pub(super) fn is_damage(error: &Error) -> bool {
 ///
 /// Errors: `corrupt`.
 pub(super) fn verify(connection: &Connection, path: &Path) -> Result<()> {
-    let unreadable = |error: rusqlite::Error| damaged(format!("{} is damaged: {error}", path.display()));
+    let unreadable = |error: rusqlite::Error| match error.sqlite_error_code() {
+        // It may be whole.
+        Some(
+            rusqlite::ErrorCode::SystemIoFailure
+            | rusqlite::ErrorCode::OutOfMemory
+            | rusqlite::ErrorCode::DatabaseBusy
+            | rusqlite::ErrorCode::DatabaseLocked
+            | rusqlite::ErrorCode::CannotOpen,
+        ) => Error::io(format!("cannot read {}", path.display()), std::io::Error::other(error)),
+        _ => damaged(format!("{} is damaged: {error}", path.display())),
+    };
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unreadable)?;
     if verdict != "ok" {
         return Err(damaged(format!("{} is damaged: {verdict}", path.display())));

@@ -6,6 +6,7 @@ use drsdb_core::v1::{
     RaftMessage,
     raft_server::{Raft as RaftRpc, RaftServer},
 };
+use openraft::raft::VoteRequest;
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status};
 
@@ -43,9 +44,15 @@ where
     A: Serialize,
     F: Future<Output = A>,
 {
-    let request = codec::decode("message of another index server", &request.into_inner().payload)?;
-    let answer = handler(request).await;
-    Ok(Response::new(RaftMessage { payload: codec::encode(&answer).into(), to: None }))
+    encode(&handler(decode(request)?).await)
+}
+
+fn decode<Q: DeserializeOwned>(request: Request<RaftMessage>) -> Result<Q, Status> {
+    Ok(codec::decode("message of another index server", &request.into_inner().payload)?)
+}
+
+fn encode<A: Serialize>(answer: &A) -> Result<Response<RaftMessage>, Status> {
+    Ok(Response::new(RaftMessage { payload: codec::encode(answer).into(), to: None }))
 }
 
 /// A node that comes back without its data under another number must not speak for the old one: it would vote again, and
@@ -67,8 +74,9 @@ impl RaftRpc for RaftService {
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         check_target(&request, self.catalog.peers.id)?;
-        self.catalog.check_may_vote()?;
-        handle(request, |request| self.catalog.peers.raft.vote(request)).await
+        let request: VoteRequest<NodeId> = decode(request)?;
+        self.catalog.check_may_vote(request.last_log_id)?;
+        encode(&self.catalog.peers.raft.vote(request).await)
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {

@@ -98,7 +98,7 @@ impl Catalog {
         check_node(&database, known, node_id).await?;
 
         let published = state_machine.published();
-        let config = config(snapshot_entries)?;
+        let config = config(snapshot_entries, rejoining.is_none())?;
         let unsynced = log.unsynced();
         let network = Network { dial: dial.clone(), unsynced: unsynced.clone() };
         let raft = Raft::new(node_id, config, network, log, state_machine)
@@ -224,6 +224,10 @@ impl Catalog {
     /// A node that votes alone elects itself soon, and applies its whole log before it serves anybody. (It is not to be told to
     /// elect itself: a second election would turn away the first proposals.)
     async fn catch_up_alone(&self, node_id: NodeId) -> Result<()> {
+        // What it knows of the others is of a time before it lost its file.
+        if self.is_rejoining() {
+            return Ok(());
+        }
         // Not from the metrics: they may not have heard yet.
         let alone =
             self.peers.raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([node_id]));
@@ -239,9 +243,11 @@ impl Catalog {
     }
 }
 
-fn config(snapshot_entries: u64) -> Result<Arc<Config>> {
+/// `elect`: whether the node may have itself elected from the beginning.
+fn config(snapshot_entries: u64, elect: bool) -> Result<Arc<Config>> {
     let config = Config {
         cluster_name: "drsdb".to_owned(),
+        enable_elect: elect,
         // For one network without routers between. openraft gives an append as long as a heartbeat's interval: an fsync of
         // a busy disk must fit. Followers hold still for the longest election timeout, then for their own: a lost leader
         // costs 2.3 to 3 seconds.
