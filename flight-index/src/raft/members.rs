@@ -239,7 +239,7 @@ impl Catalog {
         }
     }
 
-    async fn change_members_here(&self, change: &MemberChange) -> Changed {
+    pub(super) async fn change_members_here(&self, change: &MemberChange) -> Changed {
         let _one = self.changing.lock().await;
         let changed = match change {
             MemberChange::Add { id, url } => self.add(*id, url).await,

@@ -57,6 +57,8 @@ const ASKING_TIME: Duration = Duration::from_secs(30);
 const ANSWER_TIME: Duration = Duration::from_secs(23);
 /// How long others may take to say whether a server without files is one of them.
 const GREETING_TIME: Duration = Duration::from_secs(1);
+/// The last entry of a log in which nothing was proposed yet: the first list, and what the first leader begins with.
+const FOUNDING: u64 = 1;
 /// How long a server may take to show that it is not lost.
 const ALIVE_TIME: Duration = Duration::from_secs(2);
 /// How long it is waited before the others are asked again.
@@ -82,6 +84,8 @@ pub(super) struct Readmission {
 pub(super) enum Readmitted {
     NotLeading,
     Refused(Refusal),
+    /// The others may go on without it, or may not.
+    Unsure(Refusal),
     /// It is none of the index servers, and has not been one before.
     Stranger,
     /// It is none of the index servers any more, and may become one again.
@@ -272,7 +276,7 @@ async fn ask_leave(options: &CatalogOptions, known: &Known) -> Result<Standing> 
     synced.map_err(|error| Error::io(format!("writing {}", asked.display()), error))?;
     let deadline = Instant::now() + ASKING_TIME;
     loop {
-        let mut failed = no_leader();
+        let (mut failed, mut refused) = (no_leader(), None);
         for url in known.servers.values() {
             if Instant::now() >= deadline {
                 break;
@@ -288,8 +292,12 @@ async fn ask_leave(options: &CatalogOptions, known: &Known) -> Result<Standing> 
                     let message = format!("it is not one of the index servers any more, as the one at {url} says");
                     return Err(Error::new(ErrorCode::NotFound, message));
                 }
-                Ok(Readmitted::Refused(why)) => failed = why.into_wire().into(),
-                Ok(Readmitted::NotLeading) => failed = no_leader(),
+                Ok(Readmitted::Refused(why)) => refused = Some(why.into_wire().into()),
+                Ok(Readmitted::Unsure(why)) => {
+                    request.again = true;
+                    refused = Some(why.into_wire().into());
+                }
+                Ok(Readmitted::NotLeading) => {}
                 Err(CallFailed::NotSent(error)) => failed = error.into(),
                 Err(CallFailed::Lost(error)) => {
                     request.again = true;
@@ -298,7 +306,7 @@ async fn ask_leave(options: &CatalogOptions, known: &Known) -> Result<Standing> 
             }
         }
         if Instant::now() >= deadline {
-            return Err(failed);
+            return Err(refused.unwrap_or(failed));
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
@@ -378,13 +386,13 @@ impl Catalog {
     /// Whether this server's vote may count for a candidate with this last entry.
     ///
     /// Errors: `unavailable`, if it has lost what it had written and has not learnt yet that the others know, or may have: one
-    /// with an empty log is asked for its vote only while a cluster is being made, of which the first entry is all there is.
+    /// with an empty log, or the list that a founder begins with, is asked for its vote only while a cluster is being made.
     pub(super) fn check_may_vote(&self, candidates: Option<LogId>) -> Result<(), Status> {
         let after = self.rejoining.lock().as_ref().map(|rejoining| rejoining.after.index);
         // The index is enough: whoever it takes entries from has that one. The metrics may be behind, never ahead.
         let may = match (self.peers.raft.metrics().borrow().last_log_index, after) {
             (last, Some(after)) => last >= Some(after),
-            (None, None) => candidates.is_none_or(|last| last.index == 0),
+            (None | Some(0), None) => candidates.is_none_or(|last| last.index <= FOUNDING),
             (Some(_), None) => true,
         };
         if may {
@@ -408,6 +416,7 @@ impl Catalog {
             joined = self.ask_to_join(&rejoining, url) => joined?,
             () = may_lead => unreachable!("it waits for the other"),
         }
+        self.peers.raft.runtime_config().elect(true);
         let settled = self.database.write(Change::Rejoined(codec::encode(&None::<LogId>))).await;
         settled.map_err(|error| Error::io("cannot write the catalog", error))?;
         self.rejoining.lock().take();
@@ -420,6 +429,10 @@ impl Catalog {
         let id = self.peers.id;
         let change = MemberChange::Add { id, url: url.to_owned() };
         while !self.votes_after(rejoining.after).await? {
+            if self.peers.leader() == Leader::Here {
+                // Elected on the way from the list without it to the one with it, which nobody else ends now.
+                self.change_members_here(&change).await;
+            }
             let mut others = rejoining.known.servers.clone();
             let now = self.index_servers().into_iter().filter(|server| server.id != id);
             others.extend(now.map(|server| (server.id, server.url)));
@@ -509,22 +522,35 @@ impl Catalog {
             None if !request.again => return Ok(Readmitted::Stranger),
             None => {}
             // What would be agreed on without them could not be undone.
+            Some(_) if request.id == self.peers.id => {
+                return refuse(ErrorCode::AlreadyExists, format!("index server {} runs, and leads", request.id));
+            }
             Some(lost) if lost.voter && voters - 1 <= voters / 2 => {
                 let message = format!("of {voters} that vote, the others are no majority");
                 return refuse(ErrorCode::Unavailable, message);
             }
             Some(lost) => {
                 let runs = self.peers.call::<_, NodeStatus>(&lost.url, Call::NodeStatus, &(), ALIVE_TIME).await;
-                if runs.is_ok_and(|status| status.id == lost.id && status.cluster.is_some()) {
+                if runs.is_ok_and(|status| status.id == lost.id && status.cluster == Some(cluster)) {
                     let message = format!("index server {} runs, at {}", lost.id, lost.url);
                     return refuse(ErrorCode::AlreadyExists, message);
                 }
                 tracing::warn!(id = lost.id, url = %lost.url, "an index server has lost its files, and joins again");
-                self.remove(lost.id).await?;
+                if let Err(failed) = self.remove(lost.id).await {
+                    return Ok(unsure(failed));
+                }
             }
         }
+        match self.standing_without(request.id, cluster).await {
+            Ok(standing) => Ok(Readmitted::Removed(standing)),
+            Err(failed) => Ok(unsure(failed)),
+        }
+    }
+
+    /// What a server that is none any more must know to join again.
+    async fn standing_without(&self, id: NodeId, cluster: Ulid) -> Result<Standing, NotChanged> {
         self.linearize().await.map_err(NotChanged::Refused)?;
-        let (own, id) = (self.peers.id, request.id);
+        let own = self.peers.id;
         let standing = self.peers.raft.with_raft_state(move |state| {
             let membership = state.membership_state.committed();
             let vote = *state.vote_ref();
@@ -535,9 +561,18 @@ impl Catalog {
             Some(Standing { cluster, vote, after, servers })
         });
         match standing.await {
-            Ok(Some(standing)) => Ok(Readmitted::Removed(standing)),
+            Ok(Some(standing)) => Ok(standing),
             Ok(None) => Err(NotChanged::NotLeading),
             Err(_) => Err(NotChanged::Refused(self.stopped_because().unwrap_or_else(stopped))),
         }
     }
+}
+
+/// The answer when the others may have begun to go on without the server that asks.
+fn unsure(failed: NotChanged) -> Readmitted {
+    let error = match failed {
+        NotChanged::NotLeading => no_leader(),
+        NotChanged::Refused(error) => error,
+    };
+    Readmitted::Unsure(error.to_wire().into())
 }
