@@ -100,15 +100,15 @@ pub(crate) fn is_of_servers(code: ErrorCode) -> bool {
 /// the other, and needs as much patience for each.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Replans {
-    total: usize,
-    in_vain: usize,
+    total: u32,
+    in_vain: u32,
 }
 
 impl Replans {
     /// The result, or its next plan, failed, and another plan would do: how long to wait before it is planned again; `None`:
     /// the failure is final.
     pub fn failed(&mut self, code: ErrorCode) -> Option<Duration> {
-        let pause = *PLAN_AGAIN_AFTER.get(self.in_vain).filter(|_| is_of_servers(code))?;
+        let pause = *PLAN_AGAIN_AFTER.get(self.in_vain as usize).filter(|_| is_of_servers(code))?;
         self.in_vain += 1;
         self.total += 1;
         Some(pause)
@@ -120,7 +120,7 @@ impl Replans {
     }
 
     /// How often in all. It changes whenever a result begins anew.
-    pub fn total(&self) -> usize {
+    pub fn total(&self) -> u32 {
         self.total
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(replans.failed(ErrorCode::TicketExpired), None);
         let waited: Duration = std::iter::from_fn(|| replans.failed(ErrorCode::Unavailable)).sum();
         assert!((Duration::from_secs(5)..Duration::from_secs(10)).contains(&waited), "{waited:?}");
-        assert_eq!(replans.total(), PLAN_AGAIN_AFTER.len());
+        assert_eq!(replans.total() as usize, PLAN_AGAIN_AFTER.len());
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
         let mut replans = Replans::default();
         for lost in 1..=3 {
             while replans.failed(ErrorCode::Unavailable).is_some() {}
-            assert_eq!(replans.total(), lost * PLAN_AGAIN_AFTER.len());
+            assert_eq!(replans.total() as usize, lost * PLAN_AGAIN_AFTER.len());
             replans.helped();
         }
         assert_eq!(replans.failed(ErrorCode::Unavailable), Some(PLAN_AGAIN_AFTER[0]));
