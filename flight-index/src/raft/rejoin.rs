@@ -308,7 +308,7 @@ async fn ask_leave(options: &CatalogOptions, known: &Known) -> Result<Standing> 
         if Instant::now() >= deadline {
             return Err(refused.unwrap_or(failed));
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        wait_to_ask_again().await;
     }
 }
 
@@ -449,7 +449,7 @@ impl Catalog {
             if let Some(stopped) = self.stopped_because() {
                 return Err(stopped);
             }
-            tokio::time::sleep(ASK_AGAIN).await;
+            wait_to_ask_again().await;
         }
         Ok(())
     }
@@ -575,4 +575,10 @@ fn unsure(failed: NotChanged) -> Readmitted {
         NotChanged::Refused(error) => error,
     };
     Readmitted::Unsure(error.to_wire().into())
+}
+
+/// Others may be starting, or electing: nobody here hears of it.
+#[allow(clippy::disallowed_methods)]
+async fn wait_to_ask_again() {
+    tokio::time::sleep(ASK_AGAIN).await;
 }
