@@ -521,10 +521,11 @@ impl Catalog {
         match known.iter().find(|server| server.id == request.id) {
             None if !request.again => return Ok(Readmitted::Stranger),
             None => {}
-            // What would be agreed on without them could not be undone.
+            // Whoever asks under the leader's own number has another one's configuration.
             Some(_) if request.id == self.peers.id => {
                 return refuse(ErrorCode::AlreadyExists, format!("index server {} runs, and leads", request.id));
             }
+            // What would be agreed on without them could not be undone.
             Some(lost) if lost.voter && voters - 1 <= voters / 2 => {
                 let message = format!("of {voters} that vote, the others are no majority");
                 return refuse(ErrorCode::Unavailable, message);
