@@ -50,17 +50,15 @@ pub(super) fn forget_asking(dir: &Path) -> Result<()> {
     }
 }
 
-/// Opens the files as they are.
-pub(super) async fn read(options: &CatalogOptions) -> Result<Files> {
-    let (dir, node) = (options.dir.clone(), options.node_id);
-    let named = options.named.clone();
+/// Opens the files as they are. The server asks `others` if it joins again.
+pub(super) async fn read(options: &CatalogOptions, others: &Known) -> Result<Files> {
+    let (dir, node, others) = (options.dir.clone(), options.node_id, others.clone());
     let opened = tokio::task::spawn_blocking(move || {
         let database = Database::open(&dir)?;
         let (log, state_machine) = (LogStore::open(database.clone(), node)?, StateMachine::open(database.clone())?);
         let known = database.meta("node")?.map(|bytes| codec::decode::<NodeId>("node", &bytes)).transpose()?;
         let after = database.meta("rejoined")?.map(|bytes| codec::decode::<Option<LogId>>("rejoined", &bytes));
-        let rejoining = after.transpose()?.flatten();
-        let rejoining = rejoining.map(|after| Rejoining { after, known: Known::read(&dir).others(&named, node) });
+        let rejoining = after.transpose()?.flatten().map(|after| Rejoining { after, known: others });
         Ok(Files { database, log, state_machine, known, rejoining })
     });
     opened.await.map_err(|error| Error::internal(error.to_string())).flatten()
@@ -140,8 +138,7 @@ async fn make_new(new: &Path, node: NodeId, standing: &Standing) -> Result<()> {
     ] {
         database.write(change).await.map_err(made)?;
     }
-    let known = Known { cluster: Some(standing.cluster), servers: standing.servers.clone() };
-    known.write(new).map_err(made)?;
+    Known::of(standing).write(new).map_err(made)?;
     let closed = tokio::task::spawn_blocking(move || database.close()).await;
     closed.map_err(|error| Error::internal(error.to_string()))?;
     fs::File::open(new).and_then(|folder| folder.sync_all()).map_err(made)
@@ -162,6 +159,11 @@ impl Known {
             tracing::warn!(%error, "cannot read which index servers there were");
             Self::default()
         })
+    }
+
+    /// Those that go on without the server.
+    pub(super) fn of(standing: &Standing) -> Self {
+        Self { cluster: Some(standing.cluster), servers: standing.servers.clone() }
     }
 
     /// Replaces the file as a whole.

@@ -108,16 +108,16 @@ pub(super) async fn open(options: &CatalogOptions) -> Result<Files> {
     let known = Known::read(dir).others(&options.named, id);
     if !has_files(dir) {
         if !dir.join(ASKED).exists() && !is_missed(options, &known).await {
-            return files::read(options).await;
+            return files::read(options, &known).await;
         }
         tracing::warn!(dir = %dir.display(), "others count on this index server, which has no files; it joins as a new one");
         return match rejoin(options, &known).await {
             // Whoever said so was behind the others.
-            Err(error) if error.code() == ErrorCode::NotFound => files::read(options).await,
+            Err(error) if error.code() == ErrorCode::NotFound => files::read(options, &known).await,
             joined => joined,
         };
     }
-    let damage = match files::read(options).await {
+    let damage = match files::read(options, &known).await {
         Ok(files) => {
             forget_asking(dir)?;
             return Ok(files);
@@ -139,7 +139,8 @@ async fn rejoin(options: &CatalogOptions, known: &Known) -> Result<Files> {
     let lock = database::lock(dir)?;
     let standing = ask_leave(options, known).await?;
     files::replace(dir, options.node_id, &standing, lock).await?;
-    files::read(options).await
+    let known = Known::of(&standing).others(&options.named, options.node_id);
+    files::read(options, &known).await
 }
 
 fn cannot_join(damage: &Error, reason: &Error) -> Error {
