@@ -252,7 +252,7 @@ impl StageService {
     async fn keep(&self, call: &StageCall, spool: Arc<Spool>, mut parts: Parts) -> Result<StagedPiece> {
         let transaction = call.options.transaction;
         let writing = self.follower.open.enter(transaction, call.options.sequence)?;
-        let kept = Arc::new(spool.begin(transaction, call.options.sequence));
+        let kept = Arc::new(self.follower.rebuilds.begin_call(&spool, transaction, call.options.sequence)?);
         let mut piece = StagedPiece::default();
         let mut part = v1::StageRequest { part: Some(Part::Header(call.header.clone())) };
         loop {

@@ -33,7 +33,7 @@ use std::{
     sync::Arc,
 };
 
-use drsdb_core::{Error, Result, Ulid};
+use drsdb_core::{Error, ErrorCode, Result, Ulid};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
@@ -125,6 +125,17 @@ impl Rebuilds {
         self.spools.lock().values().flat_map(|spool| spool.undecided()).collect()
     }
 
+    /// Begins a call into a spool. From here on the spool notes the transaction's outcome when it is heard of, so that it has it
+    /// before the call is complete: what has committed without this replica is in the copy, and must not be staged again.
+    pub fn begin_call(&self, spool: &Spool, transaction: Ulid, sequence: u32) -> Result<spool::Call> {
+        let call = spool.begin(transaction, sequence);
+        // Looked up afterwards: an outcome that is heard of now finds the call.
+        if self.recent.lock().outcomes.contains_key(&transaction) {
+            return Err(Error::new(ErrorCode::Cancelled, "the transaction has ended"));
+        }
+        Ok(call)
+    }
+
     /// Whether the transaction is known to have been aborted.
     pub fn knows_aborted(&self, transaction: Ulid) -> bool {
         self.recent.lock().outcomes.get(&transaction) == Some(&None)
@@ -172,7 +183,7 @@ impl Rebuilds {
     }
 
     /// Ends a call into a spool. Its outcome may have been heard while it came in: then `engines` take it in, where the call
-    /// may be staged by now. Blocks.
+    /// may be staged by now, if the copy does not have it. Blocks.
     pub fn end_call(&self, engines: &Engines, spool: &Spool, call: spool::Call) -> Result<()> {
         let transaction = call.transaction;
         spool.end(call)?;
@@ -202,3 +213,6 @@ impl Recent {
         known
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,12 +13,15 @@
 //! append at the same time share an fsync. A torn tail, of a call that nobody was told about, is cut off.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use drsdb_core::{Error, ErrorCode, Result, Ulid, crash_point, v1};
@@ -37,6 +40,8 @@ pub struct Spool {
     file: File,
     path: PathBuf,
     log: Mutex<Log>,
+    /// Whose calls are coming in, by their numbers.
+    coming: Coming,
     synced: Mutex<u64>,
     /// Set when the disk failed: whether it has what was written before is not known any more.
     broken: AtomicBool,
@@ -67,6 +72,8 @@ struct Ended {
     undone: bool,
 }
 
+type Coming = Arc<Mutex<BTreeMap<u64, Ulid>>>;
+
 /// A call that is coming in.
 #[derive(Debug)]
 pub struct Call {
@@ -74,6 +81,13 @@ pub struct Call {
     /// Whose it is.
     pub transaction: Ulid,
     sequence: u32,
+    coming: Coming,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.coming.lock().remove(&self.number);
+    }
 }
 
 /// A complete call, as [`crate::rebuild::replay`] sees it.
@@ -130,6 +144,7 @@ impl Spool {
             file,
             path,
             log: Mutex::new(log),
+            coming: Coming::default(),
             synced,
             broken: AtomicBool::new(false),
             lost: AtomicBool::new(lost),
@@ -137,12 +152,13 @@ impl Spool {
         })
     }
 
-    /// Begins a call.
-    pub fn begin(&self, transaction: Ulid, sequence: u32) -> Call {
+    /// Begins a call, see [`super::Rebuilds::begin_call`].
+    pub(super) fn begin(&self, transaction: Ulid, sequence: u32) -> Call {
         let mut log = self.log.lock();
         let number = log.next_call;
         log.next_call += 1;
-        Call { number, transaction, sequence }
+        self.coming.lock().insert(number, transaction);
+        Call { number, transaction, sequence, coming: Arc::clone(&self.coming) }
     }
 
     /// Takes a message of a call.
@@ -181,9 +197,11 @@ impl Spool {
         self.sync(end)
     }
 
-    /// Whether it has a complete call of the transaction.
-    pub fn contains(&self, transaction: Ulid) -> bool {
-        self.log.lock().by_transaction.contains_key(&transaction)
+    /// Whether it has a call of the transaction, complete or coming in.
+    pub(super) fn contains(&self, transaction: Ulid) -> bool {
+        // In this order: a call is complete before it stops to come in.
+        self.coming.lock().values().any(|coming| *coming == transaction)
+            || self.log.lock().by_transaction.contains_key(&transaction)
     }
 
     /// The transactions that have a complete call, and no outcome that is known here.
