@@ -26,7 +26,7 @@ use futures::TryStreamExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    copy::{QUEUE, Rebuilder, SNAPSHOT_PATIENCE, blocking},
+    copy::{QUEUE, Rebuilder, SNAPSHOT_PATIENCE, blocking, pause},
     replay::batches,
 };
 use crate::{
@@ -34,6 +34,8 @@ use crate::{
     engine::{ScanRequest, ShardId, StageOptions, StageWriter},
 };
 
+/// How often the sources are asked when one of them is not there.
+const ROUNDS: usize = 5;
 /// What the replica has since the base may take so many bytes; with more, a copy is as good.
 const OWN_BYTES: usize = 64 << 20;
 /// Keys of deleted rows may take so many bytes: they are in memory all at once.
@@ -89,13 +91,24 @@ impl Rebuilder {
                 return Ok(false);
             }
         };
-        for source in &started.sources {
-            match self.catch_up_from(source, shard, table, started, Arc::clone(&own)).await {
-                Ok(()) => return Ok(true),
-                Err(error) => {
-                    tracing::info!(table = %table.name, shard = shard.shard, base, %error, "a shard cannot be caught up");
+        for round in 0..ROUNDS {
+            let mut lost = false;
+            for source in &started.sources {
+                match self.catch_up_from(source, shard, table, started, Arc::clone(&own)).await {
+                    Ok(()) => return Ok(true),
+                    Err(error) => {
+                        tracing::info!(
+                            table = %table.name, shard = shard.shard, base, round, %error, "a shard is not caught up"
+                        );
+                        lost |= error.code() == ErrorCode::Unavailable;
+                    }
                 }
             }
+            if !lost {
+                break;
+            }
+            // A source that went away may be back, and is asked for less than a copy.
+            pause().await;
         }
         Ok(false)
     }

@@ -366,7 +366,7 @@ impl Rebuilder {
 }
 
 /// What failed was another server, or a snapshot that was too old: both take a moment, and nothing tells when it is over.
-async fn pause() {
+pub(super) async fn pause() {
     #[allow(clippy::disallowed_methods)]
     tokio::time::sleep(PAUSE).await;
 }
