@@ -23,6 +23,9 @@ use crate::{
 
 /// How often it is looked what is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How soon it is looked again while there is something new to be done each time: small shards are rebuilt in no time, and
+/// the next ones wait for their place.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a server may take to say that it has begun a rebuild.
 const ASK_TIME: Duration = Duration::from_secs(2);
 
@@ -47,18 +50,18 @@ pub async fn drive(
 ) {
     let driver = Driver { catalog, dial, liveness, options };
     let mut silent_since = BTreeMap::new();
+    let (mut done, mut pause) = (Vec::new(), LOOK_EVERY);
     let mut ticks = tokio::time::interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         if !driver.catalog.leads() {
             // Somebody else's patience counts, and begins anew when this one leads.
             silent_since.clear();
             continue;
         }
-        let looked = shutdown.run_until_cancelled(driver.look(&mut silent_since)).await;
-        if let Some(Err(error)) = looked {
-            tracing::debug!(%error, "replicas could not be looked after; trying on");
-        }
+        let Some(actions) = shutdown.run_until_cancelled(driver.look(&mut silent_since)).await else { return };
+        pause = if actions.is_empty() || actions == done { LOOK_EVERY.min(2 * pause) } else { LOOK_AGAIN };
+        ticks.reset_after(pause);
+        done = actions;
     }
 }
 
@@ -70,10 +73,12 @@ struct Driver {
 }
 
 impl Driver {
-    async fn look(&self, silent_since: &mut BTreeMap<Ulid, Instant>) -> Result<()> {
+    /// Has done what is to be done now, and answers what that was.
+    async fn look(&self, silent_since: &mut BTreeMap<Ulid, Instant>) -> Vec<Action> {
         let state = self.catalog.state();
         let mut rebuilds: BTreeMap<Ulid, Vec<ShardRef>> = BTreeMap::new();
-        for action in plan(&state, &self.observe(&state, silent_since), self.options.copies) {
+        let actions = plan(&state, &self.observe(&state, silent_since), self.options.copies);
+        for action in actions.clone() {
             match action {
                 Action::Propose(command) => {
                     tracing::info!(?command, "looking after replicas");
@@ -94,7 +99,7 @@ impl Driver {
                 tracing::debug!(%server, %error, "a storage server does not begin to rebuild");
             }
         }
-        Ok(())
+        actions
     }
 
     fn observe(&self, state: &CatalogState, silent_since: &mut BTreeMap<Ulid, Instant>) -> Observed {
