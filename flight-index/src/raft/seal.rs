@@ -98,6 +98,11 @@ pub(super) fn verify(connection: &Connection, path: &Path) -> Result<()> {
             | rusqlite::ErrorCode::OutOfMemory
             | rusqlite::ErrorCode::DatabaseBusy
             | rusqlite::ErrorCode::DatabaseLocked
+            | rusqlite::ErrorCode::DiskFull
+            | rusqlite::ErrorCode::ReadOnly
+            | rusqlite::ErrorCode::PermissionDenied
+            | rusqlite::ErrorCode::FileLockingProtocolFailed
+            | rusqlite::ErrorCode::OperationInterrupted
             | rusqlite::ErrorCode::CannotOpen,
         ) => Error::io(format!("cannot read {}", path.display()), std::io::Error::other(error)),
         _ => damaged(format!("{} is damaged: {error}", path.display())),
