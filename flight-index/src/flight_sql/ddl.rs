@@ -100,7 +100,11 @@ impl FlightSqlServer {
                 let on_old = |columns: &[usize]| columns.iter().all(|&column| column < before.columns.len());
                 if let Some(check) = after.checks.iter().find(|check| check.name == *constraint) {
                     let columns = column_names(&parse_expression(&check.sql)?)?;
-                    if !columns.iter().all(|column| before.column_position(column).is_some()) {
+                    let is_same = |column: &String| {
+                        let position = before.column_position(column);
+                        position.is_some() && position == after.column_position(column)
+                    };
+                    if !columns.iter().all(is_same) {
                         let why = format!("constraint {constraint} is about a column that is added or renamed with it");
                         return Err(refused(why, "add the column first, and the constraint afterwards").into());
                     }

@@ -6,7 +6,7 @@ use drsdb_core::{Column, ErrorCode, Table, Ulid, WireError};
 
 use super::{
     Applied, CHANGED, UNCHANGED,
-    tables::{check_definition, check_new_name, foreign_keys_added, place, remove},
+    tables::{check_definition, check_new_name, foreign_keys_added, new_parents, place, remove},
     views,
 };
 use crate::catalog::{CatalogState, TableState, statistics};
@@ -23,10 +23,18 @@ pub(super) fn alter(
     if known.table.version != seen {
         return Err(conflict(table, "was altered meanwhile"));
     }
-    if unchanged_since.is_some_and(|version| known.changed_version > version) {
-        return Err(conflict(table, "was written to while its rows were checked"));
-    }
     let before = &*known.table;
+    if let Some(version) = unchanged_since {
+        if known.changed_version > version {
+            return Err(conflict(table, "was written to while its rows were checked"));
+        }
+        // Nobody who deleted there knew of the key.
+        let parents = new_parents(table, &before.foreign_keys);
+        let mut shards = parents.iter().filter_map(|parent| state.tables.get(parent)).flat_map(|parent| &parent.shards);
+        if shards.any(|shard| shard.last_delete > version) {
+            return Err(conflict(table, "refers to rows that were deleted while it was checked"));
+        }
+    }
     if before == table {
         return UNCHANGED;
     }

@@ -1,6 +1,6 @@
 //! CREATE TABLE and DROP TABLE.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use drsdb_core::{Error, ErrorCode, ForeignKey, Table, TableName, Ulid, WireError};
 
@@ -56,14 +56,22 @@ pub(super) fn check_definition(state: &CatalogState, table: &Table) -> Result<()
     table.foreign_keys.iter().try_for_each(|key| check_foreign_key(state, table, key))
 }
 
+/// The other tables that foreign keys refer to which were not there before, under whatever name.
+pub(super) fn new_parents(table: &Table, before: &[ForeignKey]) -> BTreeSet<Ulid> {
+    let was_there = |key: &ForeignKey| {
+        let same = |old: &ForeignKey| {
+            (old.parent, &old.columns, &old.parent_columns) == (key.parent, &key.columns, &key.parent_columns)
+        };
+        before.iter().any(same)
+    };
+    let added = table.foreign_keys.iter().filter(|key| !was_there(key));
+    added.map(|key| key.parent).filter(|&parent| parent != table.id).collect()
+}
+
 /// Notes that tables are referred to by foreign keys that were not there before. A transaction that has deleted rows there
 /// did not look for rows that refer to them, so that its version of the definition must not commit.
 pub(super) fn foreign_keys_added(state: &mut CatalogState, table: &Table, before: &[ForeignKey]) {
-    let added = table.foreign_keys.iter().filter(|key| !before.iter().any(|old| old.parent == key.parent));
-    let mut parents: Vec<Ulid> = added.map(|key| key.parent).filter(|&parent| parent != table.id).collect();
-    parents.sort_unstable();
-    parents.dedup();
-    for parent in parents {
+    for parent in new_parents(table, before) {
         let Some(known) = state.tables.get(&parent) else { continue };
         let definition = Table { version: known.table.version + 1, ..(*known.table).clone() };
         let changed = TableState { table: Arc::new(definition), ..(**known).clone() };

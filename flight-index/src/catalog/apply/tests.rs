@@ -66,7 +66,12 @@ fn piece(shard: u32, rows: u64) -> PieceInfo {
 }
 
 fn commit(transaction: u128, table: u128, pieces: Vec<PieceInfo>) -> Command {
-    let tables = vec![TableChange { table: Ulid(table), version: 0, pieces }];
+    commit_to(transaction, (table, 0), pieces)
+}
+
+/// `table`: its id, and the version of its definition.
+fn commit_to(transaction: u128, table: (u128, u64), pieces: Vec<PieceInfo>) -> Command {
+    let tables = vec![TableChange { table: Ulid(table.0), version: table.1, pieces }];
     Command::CommitTransaction {
         transaction: Ulid(transaction),
         tables,
@@ -408,6 +413,49 @@ fn a_table_is_altered_by_whoever_has_seen_it_last() {
     assert_eq!(refused(&mut state, since(1)).code, ErrorCode::Conflict, "rows came since");
     let version = state.version();
     done(&mut state, since(version));
+}
+
+#[test]
+fn a_foreign_key_is_added_when_nobody_deleted_what_it_refers_to() {
+    let mut state = cluster();
+    done(&mut state, create(table(10, "parent")));
+    done(&mut state, create(table(11, "child")));
+    let looked = state.version();
+    run(&mut state, commit(100, 10, vec![piece(0, 5)])).unwrap();
+    let inserted = state.version();
+    run(&mut state, commit(101, 10, vec![PieceInfo { deleted: 1, ..piece(0, 0) }])).unwrap();
+    let since = |table: Table, seen, version| Command::AlterTable {
+        table,
+        seen,
+        unchanged_since: Some(version),
+        cascade: false,
+    };
+    let first = child(11, "child", 10);
+    for version in [looked, inserted] {
+        assert_eq!(refused(&mut state, since(first.clone(), 0, version)).code, ErrorCode::Conflict);
+    }
+    let now = state.version();
+    done(&mut state, since(first.clone(), 0, now));
+    assert_eq!(state.table(Ulid(10)).unwrap().table.version, 1, "who deletes there has to look at the child");
+
+    // A second key to the same parent is another one, and the same one under another name is none.
+    let renamed = |version| {
+        let key = ForeignKey { name: "renamed".to_owned(), ..first.foreign_keys[0].clone() };
+        Table { version, foreign_keys: vec![key], ..first.clone() }
+    };
+    run(&mut state, commit_to(102, (10, 1), vec![PieceInfo { deleted: 1, ..piece(0, 0) }])).unwrap();
+    done(&mut state, since(renamed(1), 1, now));
+    assert_eq!(state.table(Ulid(10)).unwrap().table.version, 1);
+    let mut second = renamed(2);
+    second.foreign_keys.push(ForeignKey {
+        name: "second".to_owned(),
+        columns: vec![0],
+        ..first.foreign_keys[0].clone()
+    });
+    assert_eq!(refused(&mut state, since(second.clone(), 2, now)).code, ErrorCode::Conflict);
+    let now = state.version();
+    done(&mut state, since(second, 2, now));
+    assert_eq!(state.table(Ulid(10)).unwrap().table.version, 2);
 }
 
 #[test]
