@@ -12,9 +12,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Every point of an index server, in the order of a commit's life; then what follows from an election, and what a server does
+/// Every point of an index server, in the order of a commit's life, with the table that it may make; then what follows from an election, and what a server does
 /// that is new, or that has lost its file.
 pub const INDEX_POINTS: &[&str] = &[
+    "table.made",
     "commit.proposing",
     "raft.append.before",
     "raft.append.synced",

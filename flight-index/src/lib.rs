@@ -19,7 +19,8 @@
 //!    command's version is the commit version.
 //! 4. Storage servers follow the commits ([`cluster_service`]) and make the rows visible.
 //!
-//! DDL is step 3 alone, with another [`catalog::Command`].
+//! DDL is step 3 alone, with another [`catalog::Command`]. A table that is made with its rows comes before step 2, and gets its
+//! name in step 3.
 //!
 //! Invariants: only [`raft`] knows openraft and SQLite; the catalog changes only through [`catalog::apply`]; nothing here
 //! links the storage server.

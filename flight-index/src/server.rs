@@ -35,7 +35,7 @@ use crate::{
     raft::{Catalog, CatalogOptions, Dial},
     replication::{ActiveTransactions, DriveOptions, Liveness, NeededSnapshots, ResumedSnapshots, drive},
     system::System,
-    transaction::{GrpcTransport, Sessions},
+    transaction::{GrpcTransport, Sessions, abort_abandoned},
 };
 
 /// How long a server that moved tries to tell the others before it serves.
@@ -89,6 +89,10 @@ pub async fn serve(
     let driving = tokio::spawn(driving);
     let pinging = tokio::spawn(Arc::clone(&liveness).run(shutdown.clone()));
     let forgetting = tokio::spawn(forget_what_all_have(Arc::clone(&catalog), Arc::clone(&dial), shutdown.clone()));
+
+    let (own_url, dialling) = (config.public_url.to_string(), Arc::clone(&dial));
+    let aborting = abort_abandoned(Arc::clone(&catalog), dialling, active.clone(), own_url, shutdown.clone());
+    let aborting = tokio::spawn(aborting);
 
     let comparing = {
         let (catalog, shutdown) = (Arc::clone(&catalog), shutdown.clone());
@@ -159,7 +163,7 @@ pub async fn serve(
         }
     };
     shutdown.cancel();
-    for background in [forgetting, driving, pinging, comparing, listing] {
+    for background in [forgetting, driving, pinging, aborting, comparing, listing] {
         let _ = background.await;
     }
     catalog.shutdown().await;

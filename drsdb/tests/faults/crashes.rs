@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drsdb_client::Client;
+use drsdb_client::{Client, ErrorCode};
 use drsdb_core::crash_point::{INDEX_POINTS, STORAGE_POINTS};
 use tokio::time::timeout;
 
@@ -15,7 +15,7 @@ use crate::{
     replacement::remove_index,
     replicas::compare,
     run::{Run, leader, workloads},
-    workload::{BulkLoad, RECOVERY_TIME, ask, column},
+    workload::{BulkLoad, Definitions, Engine, RECOVERY_TIME, ask, column},
 };
 
 /// How many index servers vote.
@@ -87,6 +87,9 @@ async fn attempt(cluster: &mut Cluster, seed: u64, points: &[&'static str], neve
         let mut workloads = workloads(seed, WORKLOADS);
         if points.iter().any(|point| point.starts_with("segment.")) {
             workloads = vec![Arc::new(BulkLoad::of_segments(seed))];
+        }
+        if points.iter().any(|point| point.starts_with("table.")) {
+            workloads = vec![Arc::new(Definitions::new(seed, Engine::Row))];
         }
         let run = Run::start(cluster, seed, workloads).await?;
         if points == NEW_SERVER_POINTS {
@@ -167,7 +170,7 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             dies_after_start(cluster, damaged, point, PATIENCE).await
         }
         ["raft", ..] => dies(cluster, Node::Index(cluster.topology.index), point, PATIENCE).await,
-        ["commit" | "outcome", _] if INDEX_POINTS.contains(&point) => {
+        ["table" | "commit" | "outcome", _] if INDEX_POINTS.contains(&point) => {
             // Clients and storage servers may all have gone to one of them.
             let nodes: Vec<Node> = cluster.topology.index_nodes().collect();
             let deadline = Instant::now() + PATIENCE;
@@ -287,6 +290,33 @@ pub async fn crash_before_an_abort(topology: Topology) -> Result<(), String> {
         return Err(format!("{crashing} kept nothing of a statement while it rebuilt its replica"));
     }
     replicas_are(client, "current", 3).await?;
+    compare(&cluster).await
+}
+
+/// Of a table that an index server was making when it died, nothing is left, and the name is free.
+pub async fn crash_while_a_table_is_made(topology: Topology) -> Result<(), String> {
+    let mut cluster = Cluster::start(topology).await;
+    let client = cluster.clients().await.remove(0);
+    let crashing = Node::Index(1);
+    cluster.arm(crashing, "table.made", 1).await;
+    let asking = client.new_session();
+    let making = tokio::spawn(async move { asking.execute("CREATE TABLE made AS SELECT 1 AS a").await });
+    wait_for_death(&mut cluster, crashing, PATIENCE).await;
+    // Nobody asks again, and no other index server was there to be asked.
+    making.abort();
+    if !cluster.disarm(crashing).await {
+        return Err(format!("{crashing} made no table"));
+    }
+    let tables = "SELECT count(*) FROM information_schema.tables WHERE table_name = 'made'";
+    count_becomes(&client, tables, 0).await?;
+    let (create, deadline) = ("CREATE TABLE made (a BIGINT)", Instant::now() + RECOVERY_TIME);
+    while let Err(error) = client.execute(create).await {
+        let passes = matches!(error.code(), ErrorCode::Conflict | ErrorCode::Unavailable);
+        if !passes || Instant::now() > deadline {
+            return Err(format!("{create}: {}: {error}", error.code()));
+        }
+        pause().await;
+    }
     compare(&cluster).await
 }
 

@@ -22,7 +22,7 @@ mod workload;
 use std::time::Duration;
 
 use cluster::{Cluster, SEEDS_OF_A_CLUSTER, Topology};
-use crashes::{crash_before_an_abort, crash_index_servers, crash_storage_servers};
+use crashes::{crash_before_an_abort, crash_index_servers, crash_storage_servers, crash_while_a_table_is_made};
 use run::{Settings, named_seed, run_seed, run_seeds, soak};
 
 const TOPOLOGY: Topology = Topology::new(3, 3);
@@ -76,6 +76,13 @@ async fn storage_servers_recover_from_a_crash_at_every_point() {
 async fn a_rebuild_outlives_an_abort_that_its_server_missed() {
     if named_seed().is_none() {
         crash_before_an_abort(TOPOLOGY).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_goes_with_the_index_server_that_was_making_it() {
+    if named_seed().is_none() {
+        crash_while_a_table_is_made(Topology::new(1, 1)).await.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

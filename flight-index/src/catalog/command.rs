@@ -7,7 +7,7 @@ use drsdb_core::{Error, Result, Table, TableName, Ulid, security::Login};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Blob, PieceInfo, View};
+use super::{Blob, Making, PieceInfo, View};
 
 /// A change of the catalog. Ids, names and password hashes come from the proposer, so that [`super::apply()`] needs
 /// neither clock nor randomness.
@@ -61,6 +61,14 @@ pub enum Command {
         table: Table,
         /// IF NOT EXISTS.
         if_not_exists: bool,
+    },
+    /// Places a table that a transaction makes: it gets its name with the transaction's commit, and goes with its abort. It has
+    /// neither foreign keys nor UNIQUE constraints.
+    MakeTable {
+        /// The definition, id included.
+        table: Table,
+        /// Who makes it.
+        making: Making,
     },
     /// DROP TABLE. Refused while another table's foreign key refers to it unless `cascade`, which drops those keys.
     DropTable {
@@ -119,7 +127,8 @@ pub enum Command {
         /// CASCADE: views that use them go too.
         cascade: bool,
     },
-    /// Drops the table that a failed bulk load made, unless it has been used since. Does nothing when it is not there.
+    /// Drops a table that nobody has used. Does nothing when it is not there. Only logs still have it, of failed loads into new
+    /// tables that were not made by [`Command::MakeTable`].
     DropEmptyTable {
         /// Its id.
         table: Ulid,
@@ -348,6 +357,7 @@ impl Command {
             Command::Bootstrap { .. }
                 | Command::RegisterStorage { .. }
                 | Command::StorageApplied { .. }
+                | Command::MakeTable { .. }
                 | Command::DropEmptyTable { .. }
                 | Command::CommitTransaction { .. }
                 | Command::AbortTransaction { .. }
@@ -374,6 +384,7 @@ impl Command {
             Command::CreateSchema { .. } => "create_schema",
             Command::DropSchema { .. } => "drop_schema",
             Command::CreateTable { .. } => "create_table",
+            Command::MakeTable { .. } => "make_table",
             Command::DropTable { .. } => "drop_table",
             Command::DropTables { .. } => "drop_tables",
             Command::AlterTable { .. } => "alter_table",

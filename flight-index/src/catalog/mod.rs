@@ -24,7 +24,7 @@ pub use blob::Blob;
 pub use command::{Absent, Command, ServerState, StorageServer, TableChange, Validation};
 pub use response::{Outcome, Refusal, Response};
 pub use shard::{Replica, ReplicaState, ShardState};
-pub use state::{CatalogState, Cluster, Event, ServerCondition, TableState};
+pub use state::{CatalogState, Cluster, Event, Making, ServerCondition, TableState};
 pub use statistics::{ColumnSummary, PieceInfo, ShardStats};
 pub use user::User;
 pub use view::{View, ViewUse};

@@ -26,8 +26,11 @@ pub struct CatalogState {
     /// Names, and the versions at which they were made.
     pub(super) schemas: Map<String, u64>,
     pub(super) tables: Map<Ulid, Arc<TableState>>,
-    /// Users' tables; indexes have no names.
+    /// Users' tables; indexes have no names, nor have tables in the making.
     pub(super) names: Map<TableName, Ulid>,
+    /// The tables that a transaction is making, and which one that is. Nobody else sees them, and nothing refers to them.
+    #[serde(default)]
+    pub(super) making: Map<Ulid, Making>,
     /// No view has the name of a table.
     #[serde(default)]
     pub(super) views: Map<TableName, Arc<View>>,
@@ -76,6 +79,17 @@ pub struct TableState {
     pub created_version: u64,
     /// The version of the last commit that added rows.
     pub changed_version: u64,
+}
+
+/// Who makes a table: it is there for others when the transaction commits, and goes when it does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Making {
+    /// The transaction.
+    pub transaction: Ulid,
+    /// The URL of the index server that runs it.
+    pub coordinator: String,
+    /// The client's id of the statement: another run of it takes the place of this one.
+    pub statement: Option<Ulid>,
 }
 
 /// How a storage server is used, and whether it answers.
@@ -134,6 +148,7 @@ impl Default for CatalogState {
             schemas: Map::new_sync().insert(DEFAULT_SCHEMA.to_owned(), 0),
             tables: Map::new_sync(),
             names: Map::new_sync(),
+            making: Map::new_sync(),
             views: Map::new_sync(),
             servers: Map::new_sync(),
             conditions: Map::new_sync(),
@@ -197,9 +212,9 @@ impl CatalogState {
         self.schemas.contains_key(name)
     }
 
-    /// All tables, those that keep the keys of UNIQUE constraints included, by id.
+    /// The tables that are to be seen, those that keep the keys of UNIQUE constraints included, by id.
     pub fn tables(&self) -> impl Iterator<Item = &Arc<TableState>> {
-        self.tables.values()
+        self.tables.values().filter(move |table| !self.is_in_making(table.table.id))
     }
 
     /// The tables that users have made, by name.
@@ -217,9 +232,19 @@ impl CatalogState {
         self.views.get(name)
     }
 
-    /// The table with this id.
+    /// The table with this id, be it in the making.
     pub fn table(&self, id: Ulid) -> Option<&Arc<TableState>> {
         self.tables.get(&id)
+    }
+
+    /// Whether a transaction is still making the table.
+    pub fn is_in_making(&self, table: Ulid) -> bool {
+        self.making.contains_key(&table)
+    }
+
+    /// Who makes a table now.
+    pub fn making(&self) -> impl Iterator<Item = &Making> {
+        self.making.values()
     }
 
     /// The table with this name.
@@ -250,7 +275,7 @@ impl CatalogState {
     /// How many replicas lie on each storage server that has any.
     pub fn replicas_by_server(&self) -> BTreeMap<Ulid, u64> {
         let mut held = BTreeMap::new();
-        for shard in self.tables().flat_map(|table| &table.shards) {
+        for shard in self.all_tables().flat_map(|table| &table.shards) {
             shard.replicas.iter().for_each(|replica| *held.entry(replica.server).or_default() += 1);
         }
         held
@@ -280,7 +305,7 @@ impl CatalogState {
         })
     }
 
-    /// All tables with their replicas, also those that no name leads to.
+    /// All tables with their replicas, also those in the making.
     pub fn all_tables(&self) -> impl Iterator<Item = &Arc<TableState>> {
         self.tables.values()
     }

@@ -156,10 +156,14 @@ impl<'a> Executor<'a> {
         Ok(rows)
     }
 
-    /// The table that a statement changes.
+    /// The table that a statement changes: the one that the transaction makes, or one that all see.
     pub(super) fn target(&self, name: &TableName) -> Result<Arc<Target>> {
         let state = self.services.catalog.state();
-        self.target_of(state.find_table(name)?)
+        match self.transaction.made().filter(|made| made.table.name == *name) {
+            // Younger than the transaction's snapshot, which is no conflict: nobody else has it.
+            Some(made) => Target::new(&state, made, self.options).map(Arc::new),
+            None => self.target_of(state.find_table(name)?),
+        }
     }
 
     pub(super) fn target_of(&self, table: &Arc<TableState>) -> Result<Arc<Target>> {

@@ -8,7 +8,6 @@ use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError, ids::new_
 
 use super::{
     FlightSqlServer,
-    execute::{first_step, is_done},
     service::Caller,
     write::{self, pause},
 };
@@ -20,6 +19,7 @@ use crate::{
         self, AlterTable, Altered, ColumnClause, CommentOn, CreateTable, CreateView, Need, Statement, column_names,
         parse_expression, quoted,
     },
+    transaction::Transaction,
 };
 
 /// How often a change is worked out anew.
@@ -174,44 +174,72 @@ impl FlightSqlServer {
         Err(violation.error(key_of_row).into())
     }
 
-    /// CREATE TABLE AS: the table, then its rows. When they cannot be loaded, the table goes.
-    pub(super) async fn create_table_as(&self, create: CreateTable, caller: &mut Caller) -> Result<LoadOutcome> {
+    /// CREATE TABLE AS: with its rows it is a statement that writes, and without them a plain CREATE TABLE.
+    pub(super) async fn create_table_as(&self, create: Box<CreateTable>, caller: &Caller) -> Result<LoadOutcome> {
+        if create.query.as_ref().is_some_and(|source| source.with_data) {
+            return Ok(self.write(&Statement::CreateTable(create), None, caller).await?.1);
+        }
         let state = self.current_state().await?;
-        let first = caller.statement.map(first_step);
-        if create.if_not_exists && !is_done(&state, first) && state.table_by_name(&create.name).is_some() {
+        if create.if_not_exists && state.table_by_name(&create.name).is_some() {
             return Ok(LoadOutcome { rows: 0, version: state.version() });
         }
-        let Some(source) = create.query.clone() else {
+        let create = self.with_columns_of_query(&state, &create, caller).await?;
+        let version = self.create_table(&create, caller.statement).await?;
+        Ok(LoadOutcome { rows: 0, version })
+    }
+
+    /// Makes the table of a CREATE TABLE AS, and gives the INSERT that fills it; `None`: IF NOT EXISTS, and one is there.
+    pub(super) async fn make_table_of_query(
+        &self,
+        create: &CreateTable,
+        caller: &Caller,
+        transaction: &mut Transaction,
+    ) -> Result<Option<Statement>> {
+        let state = Arc::clone(transaction.begun());
+        if create.if_not_exists && state.table_by_name(&create.name).is_some() {
+            return Ok(None);
+        }
+        let plain = self.with_columns_of_query(&state, create, caller).await?;
+        if !self.make_table(&plain, caller, transaction).await? {
+            return Ok(None);
+        }
+        let query = create.query.as_ref().map(|source| source.query.to_string()).unwrap_or_default();
+        statement::parse(&format!("INSERT INTO {} {query}", table_text(&create.name))).map(Some)
+    }
+
+    /// Makes a table that the transaction is to fill; false: IF NOT EXISTS, and one is there.
+    pub(super) async fn make_table(
+        &self,
+        create: &CreateTable,
+        caller: &Caller,
+        transaction: &mut Transaction,
+    ) -> Result<bool> {
+        let definition = self.definition(transaction.begun(), create)?;
+        match transaction.make_table(definition, caller.statement).await {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                let exists = create.if_not_exists && self.catalog.state().table_by_name(&create.name).is_some();
+                // An earlier run of the statement may have made it, which whoever gets the error finds out.
+                if exists && self.done_before(caller)?.is_none() { Ok(false) } else { Err(error) }
+            }
+        }
+    }
+
+    /// CREATE TABLE with the columns of its query.
+    async fn with_columns_of_query(
+        &self,
+        state: &Arc<CatalogState>,
+        create: &CreateTable,
+        caller: &Caller,
+    ) -> Result<CreateTable> {
+        let Some(source) = &create.query else {
             return Err(drsdb_core::Error::internal("CREATE TABLE AS without a query"));
         };
-        let sql = source.query.to_string();
+        let (state, sql) = (Arc::clone(state), source.query.to_string());
         let columns = self.planner.describe_columns(state, &sql, &source.names, &caller.context()).await?;
         let columns =
             columns.into_iter().map(|column| ColumnClause::new(column.name, column.sql_type, false)).collect();
-        let name = create.name.clone();
-        // Done is the statement when its rows are there.
-        let statement = if source.with_data { first } else { caller.statement };
-        let create = CreateTable { columns, query: None, ..create };
-        let (version, created) = self.create_table(create, statement, source.with_data).await?;
-        let (true, Some(table)) = (source.with_data, created) else { return Ok(LoadOutcome { rows: 0, version }) };
-        let insert = format!("INSERT INTO {} {sql}", table_text(&name));
-        let loaded = match statement::parse(&insert) {
-            Ok(insert @ Statement::Insert(_)) => Box::pin(self.run(insert, None, caller)).await,
-            Ok(_) => Err(drsdb_core::Error::internal("an INSERT that is none")),
-            Err(error) => Err(error),
-        };
-        if loaded.is_err()
-            && let Err(error) = self.propose(Command::DropEmptyTable { table }, None).await
-        {
-            tracing::warn!(%error, "the table of a CREATE TABLE AS that failed could not be dropped");
-            // So something was done.
-            return loaded.map_err(|error| {
-                let mut wire = error.to_wire();
-                wire.fields.remove("outcome");
-                wire.into()
-            });
-        }
-        loaded
+        Ok(CreateTable { columns, query: None, ..create.clone() })
     }
 
     /// CREATE VIEW.

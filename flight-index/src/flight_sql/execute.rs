@@ -12,12 +12,12 @@ use arrow_flight::{
     sql::{CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt},
 };
 use datafusion::sql::{parser::Statement as PlannerStatement, sqlparser::ast};
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, ids::new_ulid, v1};
+use drsdb_core::{Error, ErrorCode, Result, Table, TableName, Ulid, WireError, ids::new_ulid, v1};
 use prost::Message;
 
 use super::{FlightSqlServer, metadata, prepared::encode_parameters, service::Caller, write::no_ddl};
 use crate::{
-    catalog::{CatalogState, Command, Outcome, Response},
+    catalog::{CatalogState, Command},
     dml,
     load::LoadOutcome,
     offload::offload,
@@ -155,9 +155,9 @@ impl FlightSqlServer {
         let id = caller.statement;
         let version = match statement {
             Statement::CreateTable(table) if table.query.is_some() => {
-                return self.create_table_as(*table, caller).await;
+                return self.create_table_as(table, caller).await;
             }
-            Statement::CreateTable(table) => self.create_table(*table, id, false).await?.0,
+            Statement::CreateTable(table) => self.create_table(&table, id).await?,
             Statement::DropTable { names, if_exists, cascade } => {
                 self.propose(Command::DropTables { names, if_exists, cascade }, id).await?
             }
@@ -204,35 +204,22 @@ impl FlightSqlServer {
         Ok(self.catalog.propose(once(command, statement)).await?.0)
     }
 
-    /// Creates a table; the id is that of the table, if it was this call that made it, or an earlier one under the same id of a
-    /// statement. `again`: one that has been dropped since is made again.
-    pub(super) async fn create_table(
-        &self,
-        table: CreateTable,
-        statement: Option<Ulid>,
-        again: bool,
-    ) -> Result<(u64, Option<Ulid>)> {
+    /// CREATE TABLE; the version at which it took effect.
+    pub(super) async fn create_table(&self, create: &CreateTable, statement: Option<Ulid>) -> Result<u64> {
         let state = self.current_state().await?;
-        let name = table.name.clone();
-        if table.if_not_exists && !is_done(&state, statement) && state.table_by_name(&name).is_some() {
-            return Ok((state.version(), None));
+        if create.if_not_exists && state.table_by_name(&create.name).is_some() {
+            return Ok(state.version());
         }
-        let parents = |name: &drsdb_core::TableName| Ok(state.find_table(name)?.table.clone());
-        let id = new_ulid();
-        let definition = table.resolve(id, self.config.default_shards, &parents)?;
-        self.planner.check_definition(&state, &definition, &QueryContext::new("", self.options.clone()))?;
-        let create = Command::CreateTable { table: definition, if_not_exists: table.if_not_exists };
-        let (version, response) = self.catalog.propose(once(create.clone(), statement)).await?;
-        if let Response::Transaction(Outcome::Committed { version: first, .. }) = response {
-            let state = self.catalog.state();
-            let made = state.table_by_name(&name).filter(|table| table.created_version == first);
-            if made.is_some() || !again {
-                return Ok((first, made.map(|made| made.table.id)));
-            }
-            let (version, response) = self.catalog.propose(create).await?;
-            return Ok((version, (response == Response::Done { changed: true }).then_some(id)));
-        }
-        Ok((version, (response == Response::Done { changed: true }).then_some(id)))
+        let table = self.definition(&state, create)?;
+        self.propose(Command::CreateTable { table, if_not_exists: create.if_not_exists }, statement).await
+    }
+
+    /// The definition of a new table, with an id of its own.
+    pub(super) fn definition(&self, state: &Arc<CatalogState>, create: &CreateTable) -> Result<Table> {
+        let parents = |name: &TableName| Ok(state.find_table(name)?.table.clone());
+        let definition = create.resolve(new_ulid(), self.config.default_shards, &parents)?;
+        self.planner.check_definition(state, &definition, &QueryContext::new("", self.options.clone()))?;
+        Ok(definition)
     }
 
     /// The schemas of a statement's rows and parameters; empty when it has none.
@@ -264,17 +251,6 @@ impl FlightSqlServer {
         let planned = self.planner.plan(state, planner_statement(query), Some(values), &caller.context()).await?;
         Ok(planned.schema.as_ref().clone())
     }
-}
-
-/// The id of a statement's first step: its table is there, and what it loads may not be. A client gives ids that are next to one
-/// another; this one is far from them.
-pub(super) fn first_step(statement: Ulid) -> Ulid {
-    Ulid(statement.0 ^ 1 << 79)
-}
-
-/// Whether an earlier run under the id did what this one is to do.
-pub(super) fn is_done(state: &CatalogState, statement: Option<Ulid>) -> bool {
-    statement.is_some_and(|statement| state.statement_outcome(statement).is_some())
 }
 
 fn once(command: Command, statement: Option<Ulid>) -> Command {

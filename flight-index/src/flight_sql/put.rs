@@ -7,20 +7,20 @@ use arrow_flight::{
     error::FlightError,
     sql::{Command, CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption},
 };
-use drsdb_core::{Error, ErrorCode, Result, TableName, Ulid, WireError};
+use drsdb_core::{Error, ErrorCode, Result, TableName, WireError};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use tonic::{Status, Streaming};
 
 use super::{
     FlightSqlServer,
-    execute::{first_step, is_done, parse, write_result},
+    execute::{parse, write_result},
     prepared,
     service::{Caller, command, unsupported},
     write::no_ddl,
 };
 use crate::{
-    catalog,
+    catalog::CatalogState,
     load::LoadOutcome,
     statement::{ColumnClause, CreateTable, TableOptions, parse_name_list, parse_type},
 };
@@ -87,47 +87,38 @@ impl FlightSqlServer {
             (None, Some(schema)) => SchemaRef::clone(schema),
             (None, None) => return Err(no_command("the bulk load has no schema")),
         };
+        // The first time may have been at another server.
+        let state = self.current_state().await?;
         if let Some(done) = self.done_before(caller)? {
             return Ok(done);
         }
-        let created = self.prepare_table(&name, &schema, &ingest, caller).await?;
+        let create = table_to_make(&state, &name, &schema, &ingest, caller)?;
         let batches = stream::iter(first.map(Ok)).chain(batches.map_err(flight_error));
-        let loaded = self.load(&name, schema, batches, caller).await;
-        if let (Err(_), Some(table)) = (&loaded, created) {
-            // Nothing of a load that failed stays, unless others have used the table since. If this fails too, an empty
-            // table is left.
-            let drop = catalog::Command::DropEmptyTable { table };
-            if let Err(error) = self.propose(drop, None).await {
-                tracing::warn!(%error, "the table of a failed bulk load could not be dropped");
-            }
-        }
-        loaded
+        self.load(&name, create.as_ref(), schema, batches, caller).await
     }
+}
 
-    /// Creates the table if the options say so and it is not there; the id of the table when it did.
-    async fn prepare_table(
-        &self,
-        name: &TableName,
-        schema: &SchemaRef,
-        ingest: &CommandStatementIngest,
-        caller: &Caller,
-    ) -> Result<Option<Ulid>> {
-        let state = self.current_state().await?;
-        let options = ingest.table_definition_options.unwrap_or_default();
-        let first = caller.statement.map(first_step);
-        let exists = state.table_by_name(name).is_some();
-        if exists && !is_done(&state, first) {
-            return may_append(name, options).map(|()| None);
-        }
-        if options.if_not_exist() != TableNotExistOption::Create {
-            return state.find_table(name).map(|_| None);
-        }
-        if caller.transaction().is_some() {
-            return Err(no_ddl("a bulk load that creates its table"));
-        }
-        let table = table_of_rows(name.clone(), schema, &ingest.options)?;
-        Ok(self.create_table(table, first, true).await?.1)
+/// The table that is to be made, if the options say so and it is not there.
+fn table_to_make(
+    state: &CatalogState,
+    name: &TableName,
+    schema: &SchemaRef,
+    ingest: &CommandStatementIngest,
+    caller: &Caller,
+) -> Result<Option<CreateTable>> {
+    let options = ingest.table_definition_options.unwrap_or_default();
+    if state.table_by_name(name).is_some() {
+        return may_append(name, options).map(|()| None);
     }
+    if options.if_not_exist() != TableNotExistOption::Create {
+        return state.find_table(name).map(|_| None);
+    }
+    if caller.transaction().is_some() {
+        return Err(no_ddl("a bulk load that creates its table"));
+    }
+    let if_not_exists = may_append(name, options).is_ok();
+    let table = table_of_rows(name.clone(), schema, &ingest.options)?;
+    Ok(Some(CreateTable { if_not_exists, ..table }))
 }
 
 fn may_append(name: &TableName, options: TableDefinitionOptions) -> Result<()> {
@@ -172,7 +163,6 @@ fn table_of_rows(
         Ok(ColumnClause::new(field.name(), sql_type, !field.is_nullable()))
     });
     Ok(CreateTable {
-        if_not_exists: true,
         columns: columns.collect::<Result<_>>()?,
         primary_key,
         options: table_options,

@@ -435,7 +435,37 @@ async fn the_table_of_a_failed_bulk_load_does_not_stay() {
     let command = ingest("t", TableNotExistOption::Create, TableExistsOption::Fail);
     let error = wire(client.execute_ingest(command, stream::iter([Ok(rows)])).await.unwrap_err());
     assert_eq!(error.code, ErrorCode::DiskFull);
-    assert_eq!(front.catalog.state().tables().count(), 0);
+    assert_eq!(front.catalog.state().all_tables().count(), 0);
+}
+
+/// Storage servers keep the load waiting, and others look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_loaded_is_seen_with_its_rows_or_not_at_all() {
+    let servers = Servers { hold: Some(Default::default()), ..Servers::default() };
+    let front = Front::with_servers(servers).await;
+    let (mut client, mut loader) = (front.admin().await, front.admin().await);
+    let command = ingest("t", TableNotExistOption::Create, TableExistsOption::Fail);
+    let rows = RecordBatch::try_from_iter([("id", ids(0..10))]).unwrap();
+    let load = tokio::spawn(async move { loader.execute_ingest(command, stream::iter([Ok(rows)])).await });
+    let mut versions = front.catalog.watch();
+    versions.wait_for(|_| front.catalog.state().making().count() == 1).await.unwrap();
+
+    assert!(!rows_of(&mut client, "SHOW TABLES").await.contains("| t "));
+    for listed in ["information_schema.tables", "drsdb.tables", "drsdb.shards", "drsdb.replicas"] {
+        let sql = format!("SELECT count(*) AS n FROM {listed} WHERE table_name = 't'");
+        assert!(rows_of(&mut client, &sql).await.contains("| 0 |"), "{listed}");
+    }
+    for sql in ["SELECT * FROM t", "INSERT INTO t VALUES (1)", "DROP TABLE t", "CREATE TABLE u (r BIGINT REFERENCES t)"]
+    {
+        assert_eq!(refused(&mut client, sql).await.code, ErrorCode::NotFound, "{sql}");
+    }
+    for sql in ["CREATE TABLE t (a INT)", "CREATE TABLE IF NOT EXISTS t (a INT)", "CREATE TABLE t AS SELECT 1 AS a"] {
+        assert_eq!(refused(&mut client, sql).await.code, ErrorCode::Conflict, "{sql}");
+    }
+    // A client that goes away leaves nothing.
+    load.abort();
+    versions.wait_for(|_| front.catalog.state().all_tables().count() == 0).await.unwrap();
+    run(&mut client, "CREATE TABLE t (a INT)").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,8 +22,8 @@ use crate::{
         insert::{has_subquery, plain_values},
     },
     planner::{QueryContext, Resume, View},
-    statement::Statement,
-    transaction::OpenTransaction,
+    statement::{CreateTable, Statement},
+    transaction::{OpenTransaction, Transaction},
 };
 
 /// How often a statement is run, at most.
@@ -139,12 +139,15 @@ impl FlightSqlServer {
         }
         let mut transaction = self.writes.begin(state);
         let _listed = self.sessions.list(&transaction, &caller.login.user);
-        let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), &mut transaction);
-        let ran = limit.keep(executor.run(statement, parameters)).await;
+        let ran = limit.keep(self.run_alone(statement, parameters, caller, &mut transaction)).await;
         let written = match ran {
             Ok(written) => written,
             Err(error) => {
                 transaction.abort().await;
+                // What was in the way may have been the first run of the same statement.
+                if let Some(outcome) = self.done_before(caller).map_err(never)? {
+                    return repeated(statement, outcome).map_err(never);
+                }
                 let again = if basis == Basis::Known { Again::Yes } else { Again::after(&error) };
                 return Err((nothing_done(error), again));
             }
@@ -163,10 +166,30 @@ impl FlightSqlServer {
         }
     }
 
-    /// Loads rows of the client's into a table.
+    /// Runs a statement in a transaction of its own, which somebody else ends.
+    async fn run_alone(
+        &self,
+        statement: &Statement,
+        parameters: Option<RecordBatch>,
+        caller: &Caller,
+        transaction: &mut Transaction,
+    ) -> Result<Written> {
+        let mut fill = None;
+        if let Statement::CreateTable(create) = statement {
+            fill = self.make_table_of_query(create, caller, transaction).await?;
+            if fill.is_none() {
+                return Ok(Written::default());
+            }
+        }
+        let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), transaction);
+        executor.run(fill.as_ref().unwrap_or(statement), parameters).await
+    }
+
+    /// Loads rows of the client's into a table; outside of a transaction it may be one that is made for them.
     pub(super) async fn load(
         &self,
         name: &TableName,
+        create: Option<&CreateTable>,
         schema: SchemaRef,
         batches: impl Stream<Item = Result<RecordBatch>> + Send,
         caller: &Caller,
@@ -181,15 +204,23 @@ impl FlightSqlServer {
         let state = limit.keep(self.current_state()).await?;
         let mut transaction = self.writes.begin(state);
         let _listed = self.sessions.list(&transaction, &caller.login.user);
-        let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), &mut transaction);
-        match limit.keep(executor.load(name, schema, batches)).await {
+        let load = async {
+            if let Some(create) = create {
+                self.make_table(create, caller, &mut transaction).await?;
+            }
+            let options = caller.session.options();
+            let mut executor = Executor::new(&self.services, &caller.login, options, &mut transaction);
+            executor.load(name, schema, batches).await
+        };
+        let loaded = limit.keep(load).await;
+        match loaded {
             Ok(rows) => {
                 let committed = transaction.commit(caller.statement, Some(rows)).await?;
                 Ok(LoadOutcome { rows: committed.repeated.unwrap_or(rows), version: committed.version })
             }
             Err(error) => {
                 transaction.abort().await;
-                Err(error)
+                self.done_before(caller)?.ok_or(error)
             }
         }
     }

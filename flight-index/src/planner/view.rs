@@ -47,7 +47,7 @@ impl View {
     pub fn check(&self, table: &TableState) -> Result<()> {
         let Some(begun) = &self.begun else { return Ok(()) };
         let definition = &table.table;
-        let why = match begun.table(definition.id) {
+        let why = match begun.table(definition.id).filter(|_| !begun.is_in_making(definition.id)) {
             Some(begun) if begun.table.version == definition.version => return Ok(()),
             Some(_) => "was altered",
             None => "was created",

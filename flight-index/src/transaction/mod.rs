@@ -11,11 +11,15 @@
 //! 4. [`Transaction::commit`] proposes one `CommitTransaction`. A replica that has not staged everything is left out of
 //!    the acknowledgements, and becomes stale with that very entry, as long as a majority has it.
 //!
+//! CREATE TABLE AS, and a bulk load that makes its table, begin with [`Transaction::make_table`]: the commit gives the table its
+//! name, and without one the table goes ([`abandoned`]).
+//!
 //! [`Sessions`] keeps those that clients hold open. A transaction lives on one index server: when that ends, nothing of the
 //! transaction is ever seen, and the storage servers have it aborted when they ask for its outcome.
 //!
 //! Not here: which rows a statement changes ([`crate::dml`]), and bulk loads ([`crate::load`]).
 
+mod abandoned;
 mod encode;
 mod running;
 mod sessions;
@@ -28,6 +32,7 @@ mod transport;
 
 use std::{fmt, sync::Arc};
 
+pub use abandoned::abort_abandoned;
 #[cfg(test)]
 pub use encode::MAX_MESSAGE_BYTES;
 #[cfg(test)]

@@ -2,15 +2,21 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError, crash_point, ids::new_ulid, scan::OwnWrites};
+use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError, crash_point, ids::new_ulid, scan::OwnWrites};
 use futures::future::join_all;
+use tokio::runtime::Handle;
 
 use super::{
     Writes,
     stager::{ABORT_TIMEOUT, Staged, Stager, Touched, undo, undo_in_background},
 };
-use crate::catalog::{CatalogState, Command, Outcome, PieceInfo, Response, StorageServer, TableChange, Validation};
-use crate::{planner::Holders, replication::ActiveGuard};
+use crate::{
+    catalog::{
+        CatalogState, Command, Making, Outcome, PieceInfo, Response, StorageServer, TableChange, TableState, Validation,
+    },
+    planner::Holders,
+    replication::ActiveGuard,
+};
 
 /// What a commit was answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,10 @@ pub struct Transaction {
     staged: Vec<Staged>,
     /// What must hold at the commit, with the number of the statement that asked for it.
     validations: Vec<(u32, Validation)>,
+    /// The table that it makes.
+    made: Option<Arc<TableState>>,
+    /// The catalog may have a table that goes only when the transaction is aborted there.
+    makes: bool,
     /// A statement after this number began and was never heard of again.
     unfinished: Option<u32>,
     /// What was being undone when nobody waited for it any more: all after this number.
@@ -60,6 +70,8 @@ impl Transaction {
             touched: Touched::default(),
             staged: Vec::new(),
             validations: Vec::new(),
+            made: None,
+            makes: false,
             unfinished: None,
             undoing: None,
             not_undone_at: None,
@@ -107,6 +119,36 @@ impl Transaction {
     /// Whether anything is staged.
     pub fn is_empty(&self) -> bool {
         self.staged.is_empty()
+    }
+
+    /// Makes a table for the transaction to fill, which nobody else sees before the commit. `statement` is the client's id of
+    /// what the transaction does.
+    pub async fn make_table(&mut self, table: Table, statement: Option<Ulid>) -> Result<()> {
+        let id = table.id;
+        let making = Making { transaction: self.id, coordinator: self.writes.coordinator.clone(), statement };
+        // From here on it may be there, whatever is heard of it.
+        self.makes = true;
+        let made = self.writes.catalog.propose(Command::MakeTable { table, making }).await;
+        crash_point::reach("table.made");
+        made.map_err(|error| {
+            // A table without a name is nothing done.
+            let mut error = error.to_wire();
+            error.fields.remove("outcome");
+            Error::from(error)
+        })?;
+        let state = self.writes.catalog.state();
+        let made = state.table(id).ok_or_else(|| {
+            WireError::new(ErrorCode::Conflict, "the transaction was aborted while it made a table")
+                .with_hint("run it again")
+                .with_field("transaction", self.id)
+        })?;
+        self.made = Some(Arc::clone(made));
+        Ok(())
+    }
+
+    /// The table that it makes, once it is there.
+    pub fn made(&self) -> Option<&Arc<TableState>> {
+        self.made.as_ref()
     }
 
     /// A stager for the next statement.
@@ -187,8 +229,8 @@ impl Transaction {
         self.not_undone_at.is_some()
     }
 
-    /// Commits; `statement` is the client's id of it, and `rows` what the client is told. A transaction without rows needs no
-    /// commit.
+    /// Commits; `statement` is the client's id of it, and `rows` what the client is told. A transaction without rows and without
+    /// a table needs no commit.
     pub async fn commit(mut self, statement: Option<Ulid>, rows: Option<u64>) -> Result<Committed> {
         self.settle_unfinished().await;
         if let Some(server) = self.not_undone_at.take() {
@@ -200,7 +242,7 @@ impl Transaction {
                 .with_field("transaction", self.id)
                 .into());
         }
-        if self.staged.is_empty() {
+        if self.staged.is_empty() && self.made.is_none() {
             self.discard().await;
             return Ok(Committed { version: self.writes.catalog.state().version(), repeated: None });
         }
@@ -210,8 +252,10 @@ impl Transaction {
         validations.dedup();
         let command = Command::CommitTransaction { transaction: self.id, tables, statement, rows, validations };
         // From here on only Raft decides. Whoever drops this future drops no staged rows: the proposal goes on without
-        // it, and may commit. If it is never made, the storage servers ask about what they have staged.
+        // it, and may commit. If it is never made, the storage servers ask about what they have staged, and whoever leads
+        // about a table.
         let touched = self.touched.take();
+        self.makes = false;
         crash_point::reach("commit.proposing");
         let decided = self.writes.catalog.propose(command).await;
         crash_point::reach("commit.decided");
@@ -297,6 +341,17 @@ impl Transaction {
     async fn discard(&mut self) {
         let touched = self.touched.take();
         undo(&self.writes, self.id, touched).await;
+        if self.makes {
+            unmake(&self.writes, self.id).await;
+            self.makes = false;
+        }
+    }
+}
+
+/// Has the table go that an undone transaction made. Should it not come to that, whoever leads sees to it.
+async fn unmake(writes: &Writes, transaction: Ulid) {
+    if let Err(error) = writes.catalog.propose(Command::AbortTransaction { transaction }).await {
+        tracing::warn!(%transaction, %error, "the table that an undone transaction made stays for a while");
     }
 }
 
@@ -309,5 +364,11 @@ fn joins(one: &PieceInfo, other: &PieceInfo) -> bool {
 impl Drop for Transaction {
     fn drop(&mut self) {
         undo_in_background(&self.writes, self.id, self.touched.take());
+        if self.makes
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let (writes, id) = (Arc::clone(&self.writes), self.id);
+            runtime.spawn(async move { unmake(&writes, id).await });
+        }
     }
 }

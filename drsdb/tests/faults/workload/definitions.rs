@@ -161,16 +161,12 @@ impl Definitions {
         lock(&self.made).change(&effect, old.as_slice(), new.as_slice());
     }
 
-    /// CREATE TABLE AS: the copy has at least the rows that were acknowledged before.
+    /// CREATE TABLE AS: the copy has at least the rows that were acknowledged before, or it is not there.
     async fn copy(&self, client: &Client) {
         let new = format!("{}{}", self.made_prefix(), self.next());
         let rows = lock(&self.rows).there.len() as i64;
         let sql = format!("CREATE TABLE {new} AS SELECT k, writer FROM {}", self.altered());
-        let effect = match self.notes.write(client, &sql).await {
-            // The table may be there when nobody could drop it after its rows were refused.
-            Effect::Refused(_) => Effect::Unknown,
-            effect => effect,
-        };
+        let effect = self.notes.write(client, &sql).await;
         if let Effect::Done(_) = effect
             && let Some(counted) = self.notes.read(client, &format!("SELECT count(*) FROM {new}")).await
             && column(&counted, 0)[0] < rows

@@ -48,3 +48,12 @@ CREATE TABLE broken AS SELECT id / (id - id) AS x FROM part;
 
 SELECT * FROM broken;
 --> error not_found: broken
+
+-- One without rows is a table all the same.
+
+CREATE TABLE scarce WITH (engine = '$ENGINE') AS SELECT id, kind FROM part WHERE id < 0;
+--> ok
+
+SELECT count(*) AS n FROM scarce;
+--> n
+--> 0

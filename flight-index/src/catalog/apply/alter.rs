@@ -18,7 +18,7 @@ pub(super) fn alter(
     unchanged_since: Option<u64>,
     cascade: bool,
 ) -> Applied {
-    let known = state.tables.get(&table.id).filter(|known| known.is_users()).cloned();
+    let known = state.tables.get(&table.id).filter(|known| known.is_users() && !state.is_in_making(table.id)).cloned();
     let known = known.ok_or_else(|| conflict(table, "was dropped meanwhile"))?;
     if known.table.version != seen {
         return Err(conflict(table, "was altered meanwhile"));

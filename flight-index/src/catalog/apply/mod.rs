@@ -6,6 +6,7 @@
 mod alter;
 mod cluster;
 mod lost_replicas;
+mod making;
 mod replicas;
 mod schemas;
 mod tables;
@@ -42,6 +43,7 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
         Command::CreateSchema { name, if_not_exists } => schemas::create(state, name, *if_not_exists),
         Command::DropSchema { name, if_exists, cascade } => schemas::drop(state, name, *if_exists, *cascade),
         Command::CreateTable { table, if_not_exists } => tables::create(state, table, *if_not_exists),
+        Command::MakeTable { table, making } => making::make(state, table, making),
         Command::DropTable { name, if_exists, cascade } => {
             tables::drop(state, std::slice::from_ref(name), *if_exists, *cascade)
         }
@@ -134,6 +136,8 @@ fn remove_all<K: Ord, V>(map: &mut Map<K, V>, gone: &[K]) {
     }
 }
 
+#[cfg(test)]
+mod making_tests;
 #[cfg(test)]
 mod replica_tests;
 #[cfg(test)]

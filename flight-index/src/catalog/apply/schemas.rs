@@ -2,7 +2,7 @@
 
 use drsdb_core::{ErrorCode, TableName, WireError};
 
-use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, tables, views};
+use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, making, tables, views};
 use crate::catalog::{
     CatalogState,
     state::{DEFAULT_SCHEMA, RESERVED_SCHEMAS},
@@ -29,6 +29,7 @@ pub(super) fn drop(state: &mut CatalogState, name: &str, if_exists: bool, cascad
         return Err(WireError::new(ErrorCode::InvalidArgument, format!("schema {name} is always there"))
             .with_hint("drop its tables instead"));
     }
+    making::check_none_in(state, name)?;
     let inside = |names: &mut dyn Iterator<Item = &TableName>| -> Vec<TableName> {
         names.filter(|table| table.schema == name).cloned().collect()
     };

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use drsdb_core::{Error, ErrorCode, ForeignKey, Table, TableName, Ulid, WireError};
 
-use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, views};
+use super::{Applied, CHANGED, UNCHANGED, already_exists, check_name, making, views};
 use crate::{
     catalog::{CatalogState, ShardState, TableState, state::Event},
     placement,
@@ -14,6 +14,13 @@ pub(super) fn create(state: &mut CatalogState, table: &Table, if_not_exists: boo
     if if_not_exists && state.names.contains_key(&table.name) {
         return UNCHANGED;
     }
+    add(state, table)?;
+    state.names.insert_mut(table.name.clone(), table.id);
+    CHANGED
+}
+
+/// Adds a table and its indexes; its name leads nowhere yet.
+pub(super) fn add(state: &mut CatalogState, table: &Table) -> Result<(), WireError> {
     check_new_name(state, &table.name)?;
     check_definition(state, table)?;
     let indexes: Vec<Table> = table.uniques.iter().map(|key| table.unique_index(key)).collect();
@@ -23,11 +30,10 @@ pub(super) fn create(state: &mut CatalogState, table: &Table, if_not_exists: boo
     let placed =
         std::iter::once(table).chain(&indexes).map(|table| place(state, table)).collect::<Result<Vec<_>, _>>()?;
     foreign_keys_added(state, table, &[]);
-    state.names.insert_mut(table.name.clone(), table.id);
     for created in placed {
         state.tables.insert_mut(created.table.id, Arc::new(created));
     }
-    CHANGED
+    Ok(())
 }
 
 /// Checks that a table or a view can be called `name`.
@@ -38,6 +44,7 @@ pub(super) fn check_new_name(state: &CatalogState, name: &TableName) -> Result<(
     if state.views.contains_key(name) {
         return Err(already_exists("view", name));
     }
+    making::check_free(state, name)?;
     if !state.schemas.contains_key(&name.schema) {
         return Err(state.no_schema(&name.schema));
     }
@@ -108,7 +115,7 @@ fn check_foreign_key(state: &CatalogState, table: &Table, key: &ForeignKey) -> R
         table
     } else {
         match state.tables.get(&key.parent) {
-            Some(parent) if parent.is_users() => &parent.table,
+            Some(parent) if parent.is_users() && !state.is_in_making(key.parent) => &parent.table,
             _ => {
                 return Err(WireError::new(
                     ErrorCode::NotFound,

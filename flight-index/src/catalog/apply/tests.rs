@@ -9,11 +9,12 @@ use super::{
     super::*,
     apply,
     cluster::KEPT_OUTCOMES,
+    making_tests::make,
     transactions::MAX_ABORTED,
     user_tests::{drop_user, set_password},
 };
 
-fn table(id: u128, name: &str) -> Table {
+pub(super) fn table(id: u128, name: &str) -> Table {
     Table {
         id: Ulid(id),
         name: TableName::new("public", name),
@@ -32,7 +33,7 @@ fn table(id: u128, name: &str) -> Table {
     }
 }
 
-fn child(id: u128, name: &str, parent: u128) -> Table {
+pub(super) fn child(id: u128, name: &str, parent: u128) -> Table {
     let key = ForeignKey {
         name: format!("{name}_fk"),
         columns: vec![1],
@@ -61,11 +62,11 @@ fn placement(table: &TableState) -> Vec<Vec<Ulid>> {
     table.shards.iter().map(|shard| shard.current().collect()).collect()
 }
 
-fn piece(shard: u32, rows: u64) -> PieceInfo {
+pub(super) fn piece(shard: u32, rows: u64) -> PieceInfo {
     PieceInfo { shard, rows, bytes: rows * 10, acks: (1..=9).map(Ulid).collect(), ..PieceInfo::default() }
 }
 
-fn commit(transaction: u128, table: u128, pieces: Vec<PieceInfo>) -> Command {
+pub(super) fn commit(transaction: u128, table: u128, pieces: Vec<PieceInfo>) -> Command {
     commit_to(transaction, (table, 0), pieces)
 }
 
@@ -81,11 +82,11 @@ fn commit_to(transaction: u128, table: (u128, u64), pieces: Vec<PieceInfo>) -> C
     }
 }
 
-fn create(table: Table) -> Command {
+pub(super) fn create(table: Table) -> Command {
     Command::CreateTable { table, if_not_exists: false }
 }
 
-fn drop_table(name: &str, cascade: bool) -> Command {
+pub(super) fn drop_table(name: &str, cascade: bool) -> Command {
     Command::DropTable { name: TableName::new("public", name), if_exists: false, cascade }
 }
 
@@ -99,7 +100,7 @@ pub(super) fn cluster() -> CatalogState {
     state
 }
 
-fn run(state: &mut CatalogState, command: Command) -> Result<Response, WireError> {
+pub(super) fn run(state: &mut CatalogState, command: Command) -> Result<Response, WireError> {
     let version = state.version() + 1;
     match apply(state, version, &command) {
         Response::Error(refusal) => Err(refusal.into_wire()),
@@ -121,7 +122,7 @@ pub(super) fn refused(state: &mut CatalogState, command: Command) -> WireError {
     error
 }
 
-fn events(state: &CatalogState, after: u64) -> Vec<(u64, Vec<Event>)> {
+pub(super) fn events(state: &CatalogState, after: u64) -> Vec<(u64, Vec<Event>)> {
     state.events_after(after).map(|(version, events)| (version, events.to_vec())).collect()
 }
 
@@ -372,12 +373,12 @@ fn altered(id: u128, name: &str, seen: u64, change: u8) -> Table {
     table
 }
 
-fn alter(table: Table, seen: u64, cascade: bool) -> Command {
+pub(super) fn alter(table: Table, seen: u64, cascade: bool) -> Command {
     Command::AlterTable { table, seen, unchanged_since: None, cascade }
 }
 
 /// A view of both columns of the table `of`.
-fn view(id: u128, name: &str, of: u128) -> View {
+pub(super) fn view(id: u128, name: &str, of: u128) -> View {
     View {
         id: Ulid(id),
         name: TableName::new("public", name),
@@ -523,6 +524,9 @@ fn any_command() -> impl Strategy<Value = Command> {
         4 => (id.clone(), name.clone(), any::<bool>())
             .prop_map(|(id, name, if_not_exists)| Command::CreateTable { table: table(id, name), if_not_exists }),
         2 => (id.clone(), name.clone(), id.clone()).prop_map(|(id, name, parent)| create(child(id, name, parent))),
+        2 => (id.clone(), name.clone(), 100u128..110, prop::option::of(1u128..3)).prop_map(
+            |(id, name, transaction, statement)| make(table(id, name), transaction, statement)
+        ),
         2 => (name.clone(), any::<bool>()).prop_map(|(name, cascade)| drop_table(name, cascade)),
         1 => (name.clone(), name.clone(), any::<bool>()).prop_map(|(a, b, cascade)| Command::DropTables {
             names: vec![TableName::new("public", a), TableName::new("public", b)], if_exists: true, cascade,
@@ -628,7 +632,11 @@ proptest! {
             }
             let indexes: usize = state.user_tables().map(|table| table.table.uniques.len()).sum();
             prop_assert_eq!(state.names.size() + indexes, state.tables().count());
-            for table in state.tables() {
+            prop_assert_eq!(state.tables().count() + state.making().count(), state.all_tables().count());
+            for making in state.making() {
+                prop_assert_eq!(state.outcome(making.transaction), None, "a table goes its transaction's way");
+            }
+            for table in state.all_tables() {
                 prop_assert!(state.has_schema(&table.table.name.schema));
                 prop_assert_eq!(table.shards.len(), table.table.shards as usize);
                 prop_assert_eq!(table.shards.len(), table.table.shards as usize);

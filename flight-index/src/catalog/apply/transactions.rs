@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use drsdb_core::{ErrorCode, TableKind, Ulid, WireError};
 
-use super::{Applied, remove_all};
+use super::{Applied, making, remove_all};
 use crate::catalog::{
     Absent, CatalogState, Outcome, PieceInfo, Replica, ReplicaState, Response, ShardState, TableChange, TableState,
     Validation, state::Event, statistics,
@@ -50,6 +50,7 @@ pub(super) fn commit(
     for table in changed {
         state.tables.insert_mut(table.table.id, Arc::new(table));
     }
+    making::name(state, transaction);
     let told = statement.and_then(|(_, rows)| rows);
     let rows = told.unwrap_or_else(|| rows_of(state, changes));
     let outcome = Outcome::Committed { version: state.version, rows };
@@ -194,6 +195,7 @@ pub(super) fn abort(state: &mut CatalogState, transaction: Ulid) -> Applied {
 
 fn decide_abort(state: &mut CatalogState, transaction: Ulid) {
     state.record(Event::Aborted(transaction));
+    making::unmake(state, transaction);
     if transaction <= state.oldest_transaction {
         return;
     }
@@ -208,7 +210,7 @@ fn decide_abort(state: &mut CatalogState, transaction: Ulid) {
     }
 }
 
-fn conflict(transaction: Ulid, why: &str) -> WireError {
+pub(super) fn conflict(transaction: Ulid, why: &str) -> WireError {
     WireError::new(ErrorCode::Conflict, format!("transaction {transaction} cannot commit: {why}"))
         .with_hint("run it again")
         .with_field("transaction", transaction)

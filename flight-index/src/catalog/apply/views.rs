@@ -55,7 +55,7 @@ fn check_replacement(state: &CatalogState, known: &View, view: &View) -> Result<
 }
 
 fn is_there(state: &CatalogState, id: Ulid, columns: &[usize]) -> bool {
-    if let Some(table) = state.tables.get(&id) {
+    if let Some(table) = state.tables.get(&id).filter(|_| !state.is_in_making(id)) {
         return columns.iter().all(|&column| table.table.columns.get(column).is_some_and(Column::is_visible));
     }
     let view = state.views().find(|view| view.id == id);

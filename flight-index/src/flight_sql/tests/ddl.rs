@@ -213,4 +213,14 @@ async fn a_table_is_made_of_a_query() {
     run(&mut client, "CREATE TABLE IF NOT EXISTS u AS SELECT 1").await;
     assert_eq!(refused(&mut client, "CREATE TABLE w (a, b) AS SELECT 1").await.code, ErrorCode::InvalidArgument);
     assert_eq!(refused(&mut client, "SELECT 1 WITH NO DATA").await.code, ErrorCode::Syntax);
+    // Whoever has lost the answer asks again, and gets the first one.
+    client.set_header("drsdb-statement-id", drsdb_core::Ulid(1).to_string());
+    for _ in 0..2 {
+        assert_eq!(run(&mut client, "CREATE TABLE w AS SELECT 1 AS a UNION ALL SELECT 2").await, 2);
+    }
+    client.set_header("drsdb-statement-id", drsdb_core::Ulid(2).to_string());
+    assert_eq!(refused(&mut client, "CREATE TABLE w AS SELECT 1 AS a").await.code, ErrorCode::AlreadyExists);
+    let state = front.catalog.state();
+    assert_eq!(state.find_table(&TableName::new("public", "w")).unwrap().rows(), 2);
+    assert_eq!((state.tables().count(), state.making().count()), (3, 0));
 }
