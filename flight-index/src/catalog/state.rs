@@ -242,6 +242,11 @@ impl CatalogState {
         self.making.contains_key(&table)
     }
 
+    /// Whether a transaction is making a table of that name.
+    pub fn is_name_in_making(&self, name: &TableName) -> bool {
+        self.making.keys().any(|id| self.tables.get(id).is_some_and(|table| table.table.name == *name))
+    }
+
     /// Who makes a table now.
     pub fn making(&self) -> impl Iterator<Item = &Making> {
         self.making.values()

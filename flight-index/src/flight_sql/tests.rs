@@ -25,7 +25,7 @@ use drsdb_core::{
     },
     v1,
 };
-use futures::{TryStreamExt, stream};
+use futures::{TryStreamExt, future::join_all, stream};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Channel};
@@ -436,6 +436,22 @@ async fn the_table_of_a_failed_bulk_load_does_not_stay() {
     let error = wire(client.execute_ingest(command, stream::iter([Ok(rows)])).await.unwrap_err());
     assert_eq!(error.code, ErrorCode::DiskFull);
     assert_eq!(front.catalog.state().all_tables().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loads_that_all_may_make_the_table_add_to_the_one_that_is_made() {
+    let front = Front::new().await;
+    let loads = join_all((0..5).map(|_| front.admin())).await.into_iter().zip(0..).map(|(mut client, at)| async move {
+        let command = ingest("t", TableNotExistOption::Create, TableExistsOption::Append);
+        let rows = RecordBatch::try_from_iter([("id", ids(at * 10..(at + 1) * 10))]).unwrap();
+        client.execute_ingest(command, stream::iter([Ok(rows)])).await
+    });
+    for loaded in join_all(loads).await {
+        assert_eq!(loaded.unwrap(), 10);
+    }
+    let state = front.catalog.state();
+    assert_eq!(state.find_table(&TableName::new("public", "t")).unwrap().rows(), 50);
+    assert_eq!((state.all_tables().count(), state.making().count()), (1, 0));
 }
 
 /// Storage servers keep the load waiting, and others look.

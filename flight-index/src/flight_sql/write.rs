@@ -201,18 +201,28 @@ impl FlightSqlServer {
             return Ok(LoadOutcome { rows, version: 0 });
         }
         let limit = caller.limit();
-        let state = limit.keep(self.current_state()).await?;
-        let mut transaction = self.writes.begin(state);
-        let _listed = self.sessions.list(&transaction, &caller.login.user);
-        let load = async {
-            if let Some(create) = create {
-                self.make_table(create, caller, &mut transaction).await?;
+        let mut attempt = 1;
+        let mut transaction = loop {
+            let mut transaction = self.writes.begin(limit.keep(self.current_state()).await?);
+            let exists = transaction.begun().table_by_name(name).is_some();
+            let Some(create) = create.filter(|create| !(create.if_not_exists && exists)) else { break transaction };
+            let failed = match limit.keep(self.make_table(create, caller, &mut transaction)).await {
+                Ok(true) => break transaction,
+                Ok(false) => None,
+                Err(error) => Some(error),
+            };
+            transaction.abort().await;
+            let is_in_the_way = |error: &Error| create.if_not_exists && error.code() == ErrorCode::Conflict;
+            if let Some(error) = failed.filter(|error| attempt == ATTEMPTS || !is_in_the_way(error)) {
+                return self.done_before(caller)?.ok_or_else(|| nothing_done(error));
             }
-            let options = caller.session.options();
-            let mut executor = Executor::new(&self.services, &caller.login, options, &mut transaction);
-            executor.load(name, schema, batches).await
+            // Another load makes it, and this one is to add to it.
+            limit.keep(self.while_made(name)).await?;
+            attempt += 1;
         };
-        let loaded = limit.keep(load).await;
+        let _listed = self.sessions.list(&transaction, &caller.login.user);
+        let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), &mut transaction);
+        let loaded = limit.keep(executor.load(name, schema, batches)).await;
         match loaded {
             Ok(rows) => {
                 let committed = transaction.commit(caller.statement, Some(rows)).await?;
@@ -220,9 +230,16 @@ impl FlightSqlServer {
             }
             Err(error) => {
                 transaction.abort().await;
-                self.done_before(caller)?.ok_or(error)
+                self.done_before(caller)?.ok_or_else(|| nothing_done(error))
             }
         }
+    }
+
+    /// Waits while somebody makes a table of that name.
+    async fn while_made(&self, name: &TableName) -> Result<()> {
+        let ended = |_: &u64| !self.catalog.state().is_name_in_making(name);
+        // It ends with the server.
+        self.catalog.watch().wait_for(ended).await.map(drop).map_err(|_| Error::internal("the catalog is closed"))
     }
 
     /// Runs a statement in an open transaction; one that fails is undone, and nothing else.
