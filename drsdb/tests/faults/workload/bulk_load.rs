@@ -13,12 +13,12 @@ use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, StringArray},
     error::ArrowError,
 };
-use drsdb_client::{Client, ErrorCode};
+use drsdb_client::Client;
 use futures::{future::BoxFuture, stream};
 use rand::{Rng, rngs::StdRng};
 use tokio::time::timeout;
 
-use super::{Engine, Notes, Workload, ask, column, lock};
+use super::{Effect, Engine, Notes, Workload, ask, column, lock};
 
 /// Rows of a load.
 const ROWS: i64 = 3000;
@@ -78,16 +78,11 @@ impl BulkLoad {
             Ok(Ok(written)) => {
                 self.notes.violation(format!("a load of {} rows, broken: {broken}, gave {written:?}", self.rows))
             }
+            // A load that broke never asked for its commit.
+            Ok(Err(_)) if broken => {}
             Ok(Err(error)) => {
-                let unknown = matches!(
-                    error.code(),
-                    ErrorCode::Unavailable | ErrorCode::Timeout | ErrorCode::Cancelled | ErrorCode::Internal
-                );
-                if !broken {
-                    self.notes.judge("a load", &error);
-                }
-                // A load that broke never asked for its commit.
-                if unknown && !broken {
+                self.notes.judge("a load", &error);
+                if let Effect::Unknown = Effect::of(&error) {
                     lock(&self.unknown).insert(load);
                 }
             }

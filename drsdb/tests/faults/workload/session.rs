@@ -35,6 +35,20 @@ pub enum Effect {
     Unknown,
 }
 
+impl Effect {
+    /// Of a write that failed: what the error promises, or else what its code lets happen.
+    pub fn of(error: &Error) -> Self {
+        match (error.field("outcome"), error.code()) {
+            (Some("none"), code) => Effect::Refused(code),
+            (Some("unknown"), _)
+            | (_, ErrorCode::Unavailable | ErrorCode::Timeout | ErrorCode::Cancelled | ErrorCode::Internal) => {
+                Effect::Unknown
+            }
+            (_, code) => Effect::Refused(code),
+        }
+    }
+}
+
 /// What a workload's workers were told.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -138,12 +152,7 @@ impl Notes {
             }
             Ok(Err(error)) => {
                 self.judge(sql, &error);
-                match error.code() {
-                    ErrorCode::Unavailable | ErrorCode::Timeout | ErrorCode::Cancelled | ErrorCode::Internal => {
-                        Effect::Unknown
-                    }
-                    code => Effect::Refused(code),
-                }
+                Effect::of(&error)
             }
             Err(_) => {
                 self.violation(format!("hangs for {STATEMENT_TIME:?}: {sql}"));
