@@ -125,7 +125,7 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
     match point.split('.').collect::<Vec<_>>()[..] {
         ["raft", "vote", _] => {
             // The others elect another.
-            let leader = leader(cluster, &clients[0]).await;
+            let leader = leader(cluster, &clients[0]).await.unwrap_or(Node::Index(1));
             cluster.kill(leader).await;
             let others: Vec<Node> = cluster.topology.index_nodes().filter(|node| *node != leader).collect();
             let died = dies(cluster, others[0], point, PATIENCE).await;

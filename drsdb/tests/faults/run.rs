@@ -115,8 +115,9 @@ async fn attempt(cluster: &mut Cluster, seed: u64, settings: Settings, steps: &[
     if steps.iter().any(|step| matches!(step.fault, Fault::Clock { .. })) {
         run.workloads.iter().for_each(|workload| workload.notes().clocks_differ());
     }
-    let leader = leader(cluster, &run.clients[0]).await;
-    let Fired { faults, crashes } = Nemesis::new(cluster, leader).run(steps).await;
+    let client = &run.clients[0];
+    let leader = leader(cluster, client).await.unwrap_or(Node::Index(1));
+    let Fired { faults, crashes } = Nemesis::new(cluster, client, leader).run(steps).await;
     let text = run.finish(cluster).await?;
     Ok(Summary { faults, crashes, text })
 }
@@ -241,9 +242,9 @@ async fn progress(cluster: &mut Cluster, workloads: &[Arc<dyn Workload>]) -> Res
     }
 }
 
-/// The index server that leads now. While they elect one, one of them is as good as another.
-pub async fn leader(cluster: &Cluster, client: &Client) -> Node {
-    let asked = client.collect("SELECT id FROM drsdb.raft WHERE role = 'leader'").await;
+/// The index server that leads now; `None` while they elect one. Who was cut off may not know that it leads no more.
+pub async fn leader(cluster: &Cluster, client: &Client) -> Option<Node> {
+    let asked = client.collect("SELECT id FROM drsdb.raft WHERE role = 'leader' ORDER BY term DESC").await;
     let leader = asked.ok().and_then(|answer| column(&answer, 0).first().copied());
-    leader.and_then(|id| cluster.index_node(id)).unwrap_or(Node::Index(1))
+    leader.and_then(|id| cluster.index_node(id))
 }

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use drsdb_client::Client;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Fault, Step, Target};
 use crate::{
     cluster::Cluster,
     network::{Network, Node},
+    run::leader,
 };
+
+/// How long it is asked who leads: while other faults keep servers from answering, it is who led before.
+const LOOK_TIME: Duration = Duration::from_millis(500);
 
 /// Of a stuttering server: how long it runs, and how long it stands still.
 const STUTTER_RUNS: Duration = Duration::from_millis(15);
@@ -17,7 +22,8 @@ const STUTTER_STANDS: Duration = Duration::from_millis(60);
 /// One run of a schedule.
 pub struct Nemesis<'a> {
     cluster: &'a mut Cluster,
-    /// Who leads the index servers, as far as anyone knows.
+    client: &'a Client,
+    /// Who led the index servers when somebody last said so.
     leader: Node,
     fired: Fired,
 }
@@ -37,44 +43,56 @@ enum Moment {
 }
 
 impl<'a> Nemesis<'a> {
-    pub fn new(cluster: &'a mut Cluster, leader: Node) -> Self {
-        Self { cluster, leader, fired: Fired::default() }
+    pub fn new(cluster: &'a mut Cluster, client: &'a Client, leader: Node) -> Self {
+        Self { cluster, client, leader, fired: Fired::default() }
     }
 
     /// Runs all steps, and gives how many faults fired.
     pub async fn run(mut self, steps: &[Step]) -> Fired {
         let started = Instant::now();
-        // Who leads is decided once: what is begun at one server is ended at the same.
+        let mut faults: Vec<Fault> = steps.iter().map(|step| step.fault).collect();
         let mut moments = Vec::new();
-        for step in steps {
-            moments.push((step.at, Moment::Begin, step.fault));
+        for (number, step) in steps.iter().enumerate() {
+            moments.push((step.at, Moment::Begin, number));
             if matches!(step.fault, Fault::Stutter(_)) {
                 let (mut at, mut stopped) = (step.at, true);
                 while at < step.until {
-                    moments.push((at, Moment::Stutter(stopped), step.fault));
+                    moments.push((at, Moment::Stutter(stopped), number));
                     at += if stopped { STUTTER_STANDS } else { STUTTER_RUNS };
                     stopped = !stopped;
                 }
             }
-            moments.push((step.until, Moment::End, step.fault));
+            moments.push((step.until, Moment::End, number));
         }
         moments.sort_by_key(|(at, ..)| *at);
-        for (at, moment, fault) in moments {
+        for (at, moment, number) in moments {
+            let fault = &mut faults[number];
             // The schedule is made of times.
             #[allow(clippy::disallowed_methods)]
             sleep_until(started + at).await;
             match moment {
-                Moment::Begin => self.begin(fault).await,
+                Moment::Begin => {
+                    self.aim(fault).await;
+                    self.begin(*fault).await;
+                }
                 Moment::Stutter(stopped) => {
-                    if let Fault::Stutter(target) = fault {
+                    if let Fault::Stutter(target) = *fault {
                         let node = self.node(target);
                         self.cluster.set_stopped(node, stopped);
                     }
                 }
-                Moment::End => self.end(fault).await,
+                Moment::End => self.end(*fault).await,
             }
         }
         self.fired
+    }
+
+    /// Decides who is meant by the leader: what begins at one server ends at the same.
+    async fn aim(&mut self, fault: &mut Fault) {
+        let Some(target) = fault.target_mut().filter(|target| **target == Target::Leader) else { return };
+        let found = timeout(LOOK_TIME, leader(self.cluster, self.client)).await;
+        self.leader = found.ok().flatten().unwrap_or(self.leader);
+        *target = Target::Node(self.leader);
     }
 
     fn node(&self, target: Target) -> Node {

@@ -54,6 +54,23 @@ pub enum Fault {
     Clock { target: Target, offset_ms: i64 },
 }
 
+impl Fault {
+    /// Whom it hits, if that may be the leader.
+    pub fn target_mut(&mut self) -> Option<&mut Target> {
+        match self {
+            Fault::Kill(target)
+            | Fault::Stop(target)
+            | Fault::Stutter(target)
+            | Fault::Isolate(target)
+            | Fault::Reset(target)
+            | Fault::Delay { target, .. }
+            | Fault::SlowDisk { target, .. }
+            | Fault::Clock { target, .. } => Some(target),
+            _ => None,
+        }
+    }
+}
+
 /// A fault with its times, from the beginning of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
