@@ -310,6 +310,11 @@ impl Cluster {
         }
     }
 
+    /// Whether a server was started, and not killed since.
+    pub fn runs(&self, node: Node) -> bool {
+        self.servers[&node].process.is_some()
+    }
+
     /// Ends a server with SIGKILL.
     pub async fn kill(&mut self, node: Node) {
         let server = self.servers.get_mut(&node).unwrap();

@@ -102,9 +102,14 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    async fn begin(&mut self, fault: Fault) {
-        // Of a crash, it is known at the end.
-        self.fired.faults += usize::from(!matches!(fault, Fault::Crash { .. }));
+    async fn begin(&mut self, mut fault: Fault) {
+        let fires = match fault.target_mut() {
+            // Who does not run feels nothing of it.
+            Some(target) => self.cluster.runs(self.node(*target)),
+            // Of a crash, it is known at the end.
+            None => !matches!(fault, Fault::Crash { .. }),
+        };
+        self.fired.faults += usize::from(fires);
         match fault {
             Fault::Kill(target) => self.cluster.kill(self.node(target)).await,
             Fault::KillAll => {
