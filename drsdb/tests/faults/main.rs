@@ -4,7 +4,8 @@
 //! A [`nemesis`] makes the faults of a seed happen, on the processes of a [`cluster`] and the [`network`] between them, while
 //! [`workload`]s keep notes of what they were told. Afterwards all is healed, and the notes are held against what the
 //! database says. A seed that fails prints its schedule, and is run again alone with
-//! `DRSDB_FAULT_SEED=n cargo test --test faults`, with `DRSDB_SOAK=1` if it is one of the long ones; `make soak SECONDS=600` runs many more seeds, longer.
+//! `DRSDB_FAULT_SEED=37 cargo test --test faults`, or with `30-37` after those that came before it on its cluster; with
+//! `DRSDB_SOAK=1` if it is one of the long ones. `make soak SECONDS=600` runs many more seeds, longer.
 
 // A failed step of a test ends it.
 #![allow(clippy::unwrap_used)]
@@ -19,11 +20,11 @@ mod replicas;
 mod run;
 mod workload;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cluster::{Cluster, SEEDS_OF_A_CLUSTER, Topology};
+use cluster::{SEEDS_OF_A_CLUSTER, Topology};
 use crashes::{crash_before_an_abort, crash_index_servers, crash_storage_servers, crash_while_a_table_is_made};
-use run::{Settings, named_seed, run_seed, run_seeds, soak};
+use run::{Settings, named_seeds, run_seeds};
 
 const TOPOLOGY: Topology = Topology::new(3, 3);
 
@@ -39,7 +40,7 @@ macro_rules! seeds {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                if named_seed().is_none() {
+                if named_seeds().is_none() {
                     run_seeds($first..$first + SEEDS_OF_A_CLUSTER, SHORT).await;
                 }
             }
@@ -58,7 +59,7 @@ seeds! {
 /// Before and after everything that becomes durable or is told to another server.
 #[tokio::test(flavor = "multi_thread")]
 async fn index_servers_recover_from_a_crash_at_every_point() {
-    if named_seed().is_none() {
+    if named_seeds().is_none() {
         let never = crash_index_servers(TOPOLOGY).await;
         assert!(never.is_empty(), "no index server came to {never:?}");
     }
@@ -66,7 +67,7 @@ async fn index_servers_recover_from_a_crash_at_every_point() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_servers_recover_from_a_crash_at_every_point() {
-    if named_seed().is_none() {
+    if named_seeds().is_none() {
         let never = crash_storage_servers(TOPOLOGY).await;
         assert!(never.is_empty(), "no storage server came to {never:?}");
     }
@@ -74,24 +75,23 @@ async fn storage_servers_recover_from_a_crash_at_every_point() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_outlives_an_abort_that_its_server_missed() {
-    if named_seed().is_none() {
+    if named_seeds().is_none() {
         crash_before_an_abort(TOPOLOGY).await.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_goes_with_the_index_server_that_was_making_it() {
-    if named_seed().is_none() {
+    if named_seeds().is_none() {
         crash_while_a_table_is_made(Topology::new(1, 1)).await.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_named_seed() {
-    if let Some(seed) = named_seed() {
+async fn the_named_seeds() {
+    if let Some(seeds) = named_seeds() {
         let settings = if std::env::var_os("DRSDB_SOAK").is_some() { LONG } else { SHORT };
-        let mut cluster = Cluster::start(TOPOLOGY.of_seed(seed)).await;
-        run_seed(&mut cluster, seed, settings).await;
+        run_seeds(seeds, settings).await;
     }
 }
 
@@ -102,5 +102,6 @@ async fn many_seeds_for_long() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number of seconds"));
     let seconds = number("DRSDB_SOAK_SECONDS").unwrap_or(60);
     let first = number("DRSDB_SOAK_FIRST_SEED").unwrap_or_else(|| rand::random_range(1_000..1_000_000_000));
-    soak(first, Duration::from_secs(seconds), LONG).await;
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    run_seeds((first..).take_while(|_| Instant::now() < deadline), LONG).await;
 }

@@ -3,7 +3,7 @@
 use std::{
     env,
     fmt::Write,
-    ops::Range,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -39,48 +39,37 @@ pub struct Settings {
     pub replay: &'static str,
 }
 
-/// What one seed did.
-#[derive(Debug, Default)]
-pub struct Summary {
-    pub faults: usize,
-    /// Servers that died at a point in their code.
-    pub crashes: usize,
-    pub text: String,
-}
-
-/// Runs `seeds` one after the other on one cluster; panics with everything that is known at the first that fails.
-pub async fn run_seeds(seeds: Range<u64>, settings: Settings) {
-    let mut cluster = Cluster::start(settings.topology.of_seed(seeds.start)).await;
+/// Runs `seeds`, which follow each other, each ten of them on one cluster; panics with everything that is known at the first
+/// that fails.
+pub async fn run_seeds(seeds: impl Iterator<Item = u64>, settings: Settings) {
+    let (started, mut count, mut faults) = (Instant::now(), 0, 0);
+    let mut running = None;
     for seed in seeds {
-        run_seed(&mut cluster, seed, settings).await;
-    }
-}
-
-/// Runs seeds from `first` on until `time` is over.
-pub async fn soak(first: u64, time: Duration, settings: Settings) {
-    let deadline = Instant::now() + time;
-    let (mut seed, mut faults) = (first, 0);
-    while Instant::now() < deadline {
-        let mut cluster = Cluster::start(settings.topology.of_seed(seed)).await;
-        loop {
-            faults += run_seed(&mut cluster, seed, settings).await.faults;
-            seed += 1;
-            if seed.is_multiple_of(SEEDS_OF_A_CLUSTER) || Instant::now() > deadline {
-                break;
-            }
+        // It ends before the next one starts.
+        running = running.filter(|_| !seed.is_multiple_of(SEEDS_OF_A_CLUSTER));
+        if running.is_none() {
+            running = Some((seed, Cluster::start(settings.topology.of_seed(seed)).await));
         }
+        let (first, cluster) = running.as_mut().expect("it has just been started, if it was not there");
+        faults += run_seed(cluster, *first, seed, settings).await;
+        count += 1;
     }
-    eprintln!("{} seeds, {faults} faults, nothing found", seed - first);
+    eprintln!("{count} seeds in {:.1} s, {faults} faults, nothing found", started.elapsed().as_secs_f64());
 }
 
-/// The seed that the environment asks to replay.
-pub fn named_seed() -> Option<u64> {
+/// The seeds that the environment asks to replay: `37`, or `30-37`.
+pub fn named_seeds() -> Option<RangeInclusive<u64>> {
     let text = env::var("DRSDB_FAULT_SEED").ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("DRSDB_FAULT_SEED is {text:?}, and must be a number")))
+    let (first, last) = text.split_once('-').unwrap_or((text.as_str(), text.as_str()));
+    match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), Ok(last)) if first <= last => Some(first..=last),
+        _ => panic!("DRSDB_FAULT_SEED is {text:?}, and must be a number, or two as in 30-37"),
+    }
 }
 
-/// Runs one seed; panics with everything that is known if it fails.
-pub async fn run_seed(cluster: &mut Cluster, seed: u64, settings: Settings) -> Summary {
+/// Runs one seed on a cluster whose first one was `first`, and gives how many faults fired; panics with everything that is
+/// known if it fails.
+async fn run_seed(cluster: &mut Cluster, first: u64, seed: u64, settings: Settings) -> usize {
     let settings = Settings { topology: cluster.topology, ..settings };
     let steps = schedule(seed, settings.topology, settings.length, settings.replace_every);
     let mut story = format!("seed {seed}");
@@ -89,39 +78,45 @@ pub async fn run_seed(cluster: &mut Cluster, seed: u64, settings: Settings) -> S
     }
     let started = Instant::now();
     match attempt(cluster, seed, settings, &steps).await {
-        Ok(mut summary) => {
-            let Summary { faults, crashes, .. } = summary;
+        Ok((Fired { faults, crashes }, summary)) => {
             let seconds = started.elapsed().as_secs_f64();
-            summary.text =
-                format!("{story}\n  {}\n  {faults} faults, {crashes} crashes at points, {seconds:.1} s", summary.text);
-            eprintln!("{}", summary.text);
-            summary
+            eprintln!("{story}\n  {summary}\n  {faults} faults, {crashes} crashes at points, {seconds:.1} s");
+            faults
         }
         Err(error) => {
-            let (logs, folder) = (cluster.logs(), cluster.keep_folder());
+            let (logs, folder, variable) = (cluster.logs(), cluster.keep_folder(), settings.replay);
+            let mut replay = format!("{variable}DRSDB_FAULT_SEED={seed}");
+            if first < seed {
+                write!(replay, ", or with what came before on the cluster: {variable}DRSDB_FAULT_SEED={first}-{seed}")
+                    .expect("text grows");
+            }
             panic!(
-                "{story}\nfailed: {error}\n{logs}\ndata and logs are kept in {}; replay with {}DRSDB_FAULT_SEED={seed}",
-                folder.display(),
-                settings.replay
+                "{story}\nfailed: {error}\n{logs}\ndata and logs are kept in {}; replay with {replay}",
+                folder.display()
             );
         }
     }
 }
 
-async fn attempt(cluster: &mut Cluster, seed: u64, settings: Settings, steps: &[Step]) -> Result<Summary, String> {
+async fn attempt(
+    cluster: &mut Cluster,
+    seed: u64,
+    settings: Settings,
+    steps: &[Step],
+) -> Result<(Fired, String), String> {
     let run = Run::start(cluster, seed, workloads(seed, settings.workloads)).await?;
     if steps.iter().any(|step| matches!(step.fault, Fault::Clock { .. })) {
         run.workloads.iter().for_each(|workload| workload.notes().clocks_differ());
     }
     let client = &run.clients[0];
     let leader = leader(cluster, client).await.unwrap_or(Node::Index(1));
-    let Fired { faults, crashes } = Nemesis::new(cluster, client, leader).run(steps).await;
-    let text = run.finish(cluster).await?;
+    let fired = Nemesis::new(cluster, client, leader).run(steps).await;
+    let summary = run.finish(cluster).await?;
     // No server need come to the point of a crash.
-    if faults == 0 && !steps.iter().all(|step| matches!(step.fault, Fault::Crash { .. })) {
+    if fired.faults == 0 && !steps.iter().all(|step| matches!(step.fault, Fault::Crash { .. })) {
         return Err("no fault fired: nothing was tested".to_owned());
     }
-    Ok(Summary { faults, crashes, text })
+    Ok((fired, summary))
 }
 
 /// Workers that are at it.
