@@ -130,6 +130,8 @@ impl Server {
 pub struct Cluster {
     pub network: Network,
     pub topology: Topology,
+    /// Those that should have small disks, and have none.
+    pub without_small_disk: Vec<Node>,
     servers: BTreeMap<Node, Server>,
     /// The number of the next index server that joins: none is given twice.
     next_id: u64,
@@ -160,10 +162,11 @@ impl Cluster {
             .filter(|(node, ..)| matches!(node, Node::Index(_)))
             .map(|(_, _, proxy)| proxy.url())
             .collect();
-        let mut disks = BTreeMap::new();
+        let (mut disks, mut without_small_disk) = (BTreeMap::new(), Vec::new());
         for node in topology.small_disks() {
-            if let Some(disk) = SmallDisk::mount(&folder_of(folder.path(), node).join("data")).await {
-                disks.insert(node, disk);
+            match SmallDisk::mount(&folder_of(folder.path(), node).join("data")).await {
+                Some(disk) => drop(disks.insert(node, disk)),
+                None => without_small_disk.push(node),
             }
         }
         topology.small_disks = topology.small_disks.map(|node| node.filter(|node| disks.contains_key(node)));
@@ -200,7 +203,8 @@ impl Cluster {
         let channels = ChannelPool::new(client_config(&TlsIdentity::load(&identity).unwrap()).unwrap());
         let ca = ca.certificate_file().to_owned();
         let (next_id, replaced) = (topology.index as u64 + 1, BTreeSet::new());
-        let mut cluster = Self { network, topology, servers, next_id, replaced, channels, ca, folder };
+        let mut cluster =
+            Self { network, topology, without_small_disk, servers, next_id, replaced, channels, ca, folder };
         // Index servers need one another to become ready, and storage servers need them.
         for node in topology.servers() {
             cluster.start_server(node).await;

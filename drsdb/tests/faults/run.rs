@@ -73,6 +73,9 @@ async fn run_seed(cluster: &mut Cluster, first: u64, seed: u64, settings: Settin
     let settings = Settings { topology: cluster.topology, ..settings };
     let steps = schedule(seed, settings.topology, settings.length, settings.replace_every);
     let mut story = format!("seed {seed}");
+    for node in &cluster.without_small_disk {
+        write!(story, "\n  NOT TESTED: a full disk of {node}, for which no tmpfs can be mounted").expect("text grows");
+    }
     for step in &steps {
         write!(story, "\n  {step}").expect("text grows");
     }

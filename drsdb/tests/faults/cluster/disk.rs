@@ -24,7 +24,8 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts it at `folder`, for those who [`enter`](Self::enter); `None` where nobody may mount.
+    /// Mounts it at `folder`, for those who [`enter`](Self::enter); `None` where nobody may mount, which says
+    /// on stderr why.
     pub async fn mount(folder: &Path) -> Option<Self> {
         fs::create_dir_all(folder).unwrap();
         let script = format!("mount -t tmpfs -o size={SIZE} tmpfs \"$0\" && echo ready && exec cat");
@@ -33,7 +34,6 @@ impl SmallDisk {
             .arg(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .ok()?;

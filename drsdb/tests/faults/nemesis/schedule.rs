@@ -137,6 +137,7 @@ fn fault(random: &mut StdRng, topology: Topology) -> Fault {
         79..83 => Fault::Reset(target),
         83..89 => crash(random, topology),
         89..95 => Fault::Clock { target, offset_ms: clock_offset_ms(random) },
+        // Where no small disk could be mounted, the run says so.
         _ => topology.small_disks().choose(random).map_or(Fault::Kill(target), Fault::FillDisk),
     }
 }
