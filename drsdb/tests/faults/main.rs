@@ -18,6 +18,7 @@ mod network;
 mod replacement;
 mod replicas;
 mod run;
+mod voters;
 mod workload;
 
 use std::time::{Duration, Instant};

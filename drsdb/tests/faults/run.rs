@@ -19,7 +19,7 @@ use crate::{
     cluster::{Cluster, SEEDS_OF_A_CLUSTER, Topology, pause},
     nemesis::{Fault, Fired, Nemesis, Step, schedule},
     network::Node,
-    replacement, replicas,
+    replacement, replicas, voters,
     workload::{
         Bank, BulkLoad, Definitions, Engine, ForeignKeys, ListAppend, RECOVERY_TIME, UniqueKeys, Workload, column,
     },
@@ -169,6 +169,7 @@ impl Run {
                 problems.extend(verified.err().map(|what| format!("{}: {what}", workload.name())));
             }
             problems.extend(replicas::compare(cluster).await.err());
+            problems.extend(voters::compare(cluster, &clients[0]).await.err());
             problems.extend(cluster.check_alive().err());
         }
         let summary: Vec<String> =
