@@ -287,3 +287,39 @@ async fn transactions_of_several_statements_are_run_again_on_conflict() {
     eventually("the row is free", || async { client.execute(set_again).await.is_ok() }).await;
     cluster.cluster.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_savepoint_is_no_other_one_of_its_name() {
+    let cluster = TestCluster::start(1).await;
+    cluster.run(&["CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT)"]).await;
+    let tx = cluster.client.begin().await.unwrap();
+    let insert = async |id: i64| tx.execute(&format!("INSERT INTO people VALUES ({id}, 'name {id}')")).await.unwrap();
+    let first = tx.savepoint("s").await.unwrap();
+    insert(1).await;
+    let second = tx.savepoint("s").await.unwrap();
+    insert(2).await;
+    first.rollback().await.unwrap();
+    assert!(ids(&tx).await.is_empty(), "all that followed the first is undone");
+    assert_eq!(second.rollback().await.unwrap_err().code(), ErrorCode::NotFound);
+    insert(3).await;
+    let third = tx.savepoint("s").await.unwrap();
+    insert(4).await;
+    first.release().await.unwrap();
+    assert_eq!(third.release().await.unwrap_err().code(), ErrorCode::NotFound, "it is released with the first");
+    assert_eq!(ids(&tx).await, [3, 4]);
+    // By its name it is the last.
+    let outer = tx.savepoint("").await.unwrap();
+    insert(5).await;
+    tx.execute("SAVEPOINT t").await.unwrap();
+    let inner = tx.savepoint("t").await.unwrap();
+    insert(6).await;
+    tx.execute("ROLLBACK TO t").await.unwrap();
+    assert_eq!(ids(&tx).await, [3, 4, 5]);
+    inner.release().await.unwrap();
+    tx.execute("ROLLBACK TO t").await.unwrap();
+    outer.rollback().await.unwrap();
+    assert_eq!(ids(&tx).await, [3, 4]);
+    tx.commit().await.unwrap();
+    assert_eq!(ids(&cluster.client).await, [3, 4]);
+    cluster.cluster.shutdown().await.unwrap();
+}

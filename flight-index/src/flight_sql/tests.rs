@@ -40,12 +40,14 @@ use crate::{
 };
 
 mod ddl;
+mod savepoints;
 
 type Client = FlightSqlServiceClient<Channel>;
 
 struct Front {
     catalog: Arc<Catalog>,
     channels: ChannelPool,
+    servers: Arc<Servers>,
     url: Url,
     _stop: tokio_util::sync::DropGuard,
     _dir: tempfile::TempDir,
@@ -84,7 +86,8 @@ impl Front {
         let identity = TlsIdentity::load(&files).unwrap();
         let config = IndexConfig::new(dir.path().to_owned(), url_address(&url), url.clone(), files);
         let planner = Arc::new(Planner::new(Duration::from_secs(60)));
-        let loader = Arc::new(Loader::new(Arc::clone(&catalog), Arc::new(servers), url.to_string()));
+        let servers = Arc::new(servers);
+        let loader = Arc::new(Loader::new(Arc::clone(&catalog), Arc::clone(&servers) as _, url.to_string()));
         let server_channels = Arc::new(ChannelPool::new(tls::client_config(&identity).unwrap()));
         let sessions = Sessions::new(Arc::clone(loader.writes()));
         let tokens = CatalogTokens { catalog: Arc::clone(&catalog), planner: Arc::clone(&planner) };
@@ -97,7 +100,7 @@ impl Front {
         tokio::spawn(net::serve(listener, server_config, auth, Routes::new(service), shutdown.clone()));
         let roots = tls::trust_roots(ca.certificate_file()).unwrap();
         let channels = ChannelPool::new(tls::user_client_config(roots).unwrap());
-        Self { catalog, channels, url, _stop: shutdown.drop_guard(), _dir: dir }
+        Self { catalog, channels, servers, url, _stop: shutdown.drop_guard(), _dir: dir }
     }
 
     fn stranger(&self) -> Client {

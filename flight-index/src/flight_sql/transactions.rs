@@ -41,9 +41,13 @@ impl FlightSqlServer {
                 caller.session.set_transaction(None);
                 self.sessions.rollback(&handle, &caller.login).await?;
             }
-            TransactionStatement::Savepoint(name) => self.required(caller)?.hold().await?.savepoint(name),
-            TransactionStatement::RollbackTo(name) => self.required(caller)?.hold().await?.rollback_to(&name).await?,
-            TransactionStatement::Release(name) => self.required(caller)?.hold().await?.release(&name)?,
+            TransactionStatement::Savepoint(name) => {
+                self.required(caller)?.hold().await?.savepoint(name);
+            }
+            TransactionStatement::RollbackTo(name) => {
+                self.required(caller)?.hold().await?.rollback_to(&name, None).await?;
+            }
+            TransactionStatement::Release(name) => self.required(caller)?.hold().await?.release(&name, None)?,
             TransactionStatement::SetModes(modes) => self.required(caller)?.set_modes(modes),
         }
         Ok(0)
@@ -95,10 +99,11 @@ impl FlightSqlServer {
         caller: &Caller,
     ) -> Result<ActionBeginSavepointResult> {
         let handle = Handle::decode(&request.transaction_id)?;
-        self.sessions.find(&handle, &caller.login)?.hold().await?.savepoint(request.name.clone());
+        let number = self.sessions.find(&handle, &caller.login)?.hold().await?.savepoint(request.name.clone());
         let savepoint = v1::SavepointHandle {
             transaction: Some(v1::TransactionHandle { transaction_id: handle.id.to_string(), server: handle.server }),
             name: request.name,
+            number,
         };
         Ok(ActionBeginSavepointResult { savepoint_id: savepoint.encode_to_vec().into() })
     }
@@ -111,9 +116,10 @@ impl FlightSqlServer {
         let handle = Handle::decode(&transaction.encode_to_vec())?;
         let open = self.sessions.find(&handle, &caller.login)?;
         let mut held = open.hold().await?;
+        let number = Some(savepoint.number);
         match request.action {
-            FIRST_END => held.release(&savepoint.name),
-            ROLLBACK => held.rollback_to(&savepoint.name).await,
+            FIRST_END => held.release(&savepoint.name, number),
+            ROLLBACK => held.rollback_to(&savepoint.name, number).await,
             _ => Err(no_end()),
         }
     }

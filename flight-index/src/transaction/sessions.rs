@@ -99,9 +99,19 @@ pub struct OpenTransaction {
 pub struct Running {
     /// The transaction.
     pub transaction: Transaction,
-    savepoints: Vec<(String, u32)>,
+    savepoints: Vec<Savepoint>,
+    /// How many have been set.
+    savepoints_set: u64,
     /// Why it can only be rolled back.
     pub(super) doomed: Option<WireError>,
+}
+
+#[derive(Debug)]
+struct Savepoint {
+    number: u64,
+    name: String,
+    /// The last statement before it.
+    sequence: u32,
 }
 
 /// A statement's hold on its transaction.
@@ -137,37 +147,42 @@ impl Held<'_> {
         running.doomed.is_none() && !running.transaction.is_spoiled()
     }
 
-    /// SAVEPOINT.
-    pub fn savepoint(&mut self, name: String) {
+    /// SAVEPOINT; its number in the transaction, which no other one has.
+    pub fn savepoint(&mut self, name: String) -> u64 {
         let running = self.running();
-        let sequence = running.transaction.sequence();
-        running.savepoints.push((name, sequence));
+        running.savepoints_set += 1;
+        let (number, sequence) = (running.savepoints_set, running.transaction.sequence());
+        running.savepoints.push(Savepoint { number, name, sequence });
+        number
     }
 
-    /// RELEASE: forgets the savepoint and those after it.
-    pub fn release(&mut self, name: &str) -> Result<()> {
+    /// RELEASE: forgets the savepoint and those after it. Without a number, the last one of the name is meant.
+    pub fn release(&mut self, name: &str, number: Option<u64>) -> Result<()> {
         let running = self.running();
-        let at = position(&running.savepoints, name)?;
+        let at = position(&running.savepoints, name, number)?;
         running.savepoints.truncate(at);
         Ok(())
     }
 
-    /// ROLLBACK TO: undoes what came after the savepoint, which stays.
-    pub async fn rollback_to(&mut self, name: &str) -> Result<()> {
+    /// ROLLBACK TO: undoes what came after the savepoint, which stays. Without a number, the last one of the name is meant.
+    pub async fn rollback_to(&mut self, name: &str, number: Option<u64>) -> Result<()> {
         let running = self.running();
-        let at = position(&running.savepoints, name)?;
+        let at = position(&running.savepoints, name, number)?;
         running.savepoints.truncate(at + 1);
-        let sequence = running.savepoints[at].1;
+        let sequence = running.savepoints[at].sequence;
         running.transaction.rollback_to(sequence).await;
         Ok(())
     }
 }
 
-fn position(savepoints: &[(String, u32)], name: &str) -> Result<usize> {
-    savepoints.iter().rposition(|(known, _)| known == name).ok_or_else(|| {
-        let names: Vec<&str> = savepoints.iter().map(|(name, _)| name.as_str()).collect();
+fn position(savepoints: &[Savepoint], name: &str, number: Option<u64>) -> Result<usize> {
+    let is_meant = |known: &Savepoint| number.map_or(known.name == name, |number| known.number == number);
+    savepoints.iter().rposition(is_meant).ok_or_else(|| {
+        let names: Vec<&str> = savepoints.iter().map(|known| known.name.as_str()).collect();
         let error = WireError::new(ErrorCode::NotFound, format!("there is no savepoint {name}"));
         match drsdb_core::nearest_name(name, names.iter().copied()) {
+            // Another one may have the name.
+            _ if number.is_some() => error.with_hint("it was released, or undone with what came before it"),
             Some(near) => error.with_hint(format!("did you mean {near}?")),
             None => error.with_hint(format!("set it first: SAVEPOINT {name}")),
         }
@@ -242,7 +257,7 @@ impl Sessions {
         let snapshot = state.version();
         let transaction = self.writes.begin(state);
         let id = transaction.id();
-        let running = Running { transaction, savepoints: Vec::new(), doomed: None };
+        let running = Running { transaction, savepoints: Vec::new(), savepoints_set: 0, doomed: None };
         let open = OpenTransaction {
             id,
             login: login.clone(),
