@@ -20,7 +20,7 @@ from local_cluster import LocalCluster
 pytestmark = pytest.mark.cluster
 
 
-def connect(cluster: LocalCluster, **options: str) -> Any:
+def connect(cluster: LocalCluster, *, autocommit: bool = True, **options: str) -> Any:
     config = tomllib.loads(cluster.config.read_text())
     ca, password = (cluster.data / config[key] for key in ("ca", "password_file"))
     arguments = {
@@ -30,7 +30,7 @@ def connect(cluster: LocalCluster, **options: str) -> Any:
         **options,
     }
     url = config["index_servers"][0].replace("https://", "grpc+tls://")
-    return flightsql.connect(url, db_kwargs=arguments, autocommit=True)
+    return flightsql.connect(url, db_kwargs=arguments, autocommit=autocommit)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,37 @@ def test_an_ingest(adbc: Any, table: str) -> None:
         assert cursor.fetchone() == (100_000, 2 * sum(range(50_000)))
         with pytest.raises(adbc_driver_manager.Error):
             cursor.adbc_ingest(table, rows, mode="create")
+
+
+def numbers(cursor: Any, table: str) -> list[int]:
+    cursor.execute(f"SELECT x FROM {table} ORDER BY x")
+    return [row[0] for row in cursor.fetchall()]
+
+
+def test_transactions(cluster: LocalCluster, adbc: Any, table: str) -> None:
+    with adbc.cursor() as other:
+        other.execute(f"CREATE TABLE {table} (x BIGINT PRIMARY KEY)")
+        with connect(cluster, autocommit=False) as connection, connection.cursor() as cursor:
+            for committed in False, True:
+                cursor.execute(f"INSERT INTO {table} VALUES (1), (2), (3)")
+                cursor.execute(f"DELETE FROM {table} WHERE x = 3")
+                assert numbers(cursor, table) == [1, 2]
+                assert numbers(other, table) == []
+                (connection.commit if committed else connection.rollback)()
+                assert numbers(other, table) == ([1, 2] if committed else [])
+
+
+def test_an_ingest_is_a_transaction_of_its_own(cluster: LocalCluster, adbc: Any, table: str) -> None:
+    """With an ingest the driver does not say which transaction is open, which drsdb's own clients do."""
+    with adbc.cursor() as other:
+        other.execute(f"CREATE TABLE {table} (x BIGINT PRIMARY KEY)")
+        with connect(cluster, autocommit=False) as connection, connection.cursor() as cursor:
+            cursor.execute(f"INSERT INTO {table} VALUES (1)")
+            assert cursor.adbc_ingest(table, pa.table({"x": pa.array([2], pa.int64())}), mode="append") == 1
+            assert numbers(other, table) == [2], "it is committed"
+            assert numbers(cursor, table) == [1], "the transaction's snapshot is older"
+            connection.rollback()
+            assert numbers(other, table) == [2]
 
 
 def test_the_catalog(adbc: Any, parts: str) -> None:

@@ -323,3 +323,33 @@ async fn a_savepoint_is_no_other_one_of_its_name() {
     assert_eq!(ids(&cluster.client).await, [3, 4]);
     cluster.cluster.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_within_a_transaction_is_a_part_of_it() {
+    let cluster = TestCluster::start(3).await;
+    let (client, other) = (&cluster.client, cluster.client.new_session());
+    for engine in ["row", "column"] {
+        let create = format!("CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT) WITH (engine = '{engine}')");
+        cluster.run(&[&create, "INSERT INTO people VALUES (-1, 'name')"]).await;
+        let all: Vec<i64> = (-1..5000).collect();
+        for commits in [false, true] {
+            let tx = client.begin().await.unwrap();
+            let loaded = ingest(&tx, vec![Ok(rows(0..2000)), Ok(rows(2000..5000))], IngestMode::Append).await.unwrap();
+            assert_eq!(loaded.rows, 5000);
+            // Another load of the transaction fails, and is undone alone.
+            let duplicate = vec![Ok(rows(5000..9000)), Ok(rows([7]))];
+            let error = ingest(&tx, duplicate, IngestMode::Append).await.unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ConstraintViolation, "{error}");
+            tx.execute("UPDATE people SET name = 'name' WHERE id < 2").await.unwrap();
+            assert_eq!(ids(&tx).await, all, "{engine}");
+            assert_eq!(ids(&other).await, [-1], "{engine}");
+            let ended = if commits { tx.commit().await.map(drop) } else { tx.rollback().await };
+            ended.unwrap();
+            let expected = if commits { &all[..] } else { &all[..1] };
+            assert_eq!(ids(&other).await, expected, "{engine}");
+        }
+        assert_eq!(cluster.value("SELECT count(*) FROM people WHERE name = 'name'").await, "3");
+        cluster.run(&["DROP TABLE people"]).await;
+    }
+    cluster.cluster.shutdown().await.unwrap();
+}
