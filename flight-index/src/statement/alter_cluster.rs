@@ -14,7 +14,7 @@ use url::Url;
 use super::{Show, Statement, cursor::Cursor, names};
 
 const HINT: &str = "ALTER CLUSTER ADD INDEX SERVER 4 'https://host:port', ALTER CLUSTER REMOVE INDEX SERVER 4, ALTER CLUSTER \
-                    DRAIN STORAGE SERVER 'id'";
+                    {ADD | DRAIN | REMOVE} STORAGE SERVER 'id'";
 
 /// What ALTER CLUSTER changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
