@@ -418,9 +418,23 @@ async fn index_servers_are_added_and_removed_while_it_runs() {
     cluster.cluster.restart_index(second).await.unwrap();
     let (ok, said) = admin(&cluster, &["index", "remove", "--id", "77"]).await;
     assert!(!ok && said.contains("77"), "{said}");
+    // A storage server, by commands as well: it goes when it has nothing, and not before.
     let storage = cluster.status(0).await.server_id;
-    let (ok, said) = admin(&cluster, &["storage", "drain", "--id", &storage]).await;
-    assert!(!ok || said.is_empty() || !said.contains("internal"), "{said}");
+    let remove = ["storage", "remove", "--id", &storage];
+    let (ok, said) = admin(&cluster, &remove).await;
+    assert!(!ok && said.contains("still has"), "{said}");
+    for (verb, state) in [("drain", "draining"), ("add", "active"), ("drain", "draining")] {
+        let (ok, said) = admin(&cluster, &["storage", verb, "--id", &storage]).await;
+        assert!(ok, "{said}");
+        let shown = format!("SELECT state FROM drsdb.servers WHERE id = '{storage}'");
+        assert_eq!(cluster.value(&shown).await, state);
+    }
+    let held = format!("SELECT count(*) FROM drsdb.replicas WHERE server = '{storage}'");
+    eventually("it has nothing", || async { cluster.value(&held).await == "0" }).await;
+    let (ok, said) = admin(&cluster, &remove).await;
+    assert!(ok, "{said}");
+    cluster.cluster.kill_storage(0).await.unwrap();
+    writers.more(10).await;
     all_agree(&cluster.client, 3).await;
     // Not asked at the removed one, which knows nothing any more.
     writers.stop.store(true, Ordering::Relaxed);
