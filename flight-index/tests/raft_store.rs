@@ -299,13 +299,23 @@ async fn a_log_that_lost_its_end_is_noticed() {
     }
     let whole = crashed(dir.path());
     catalog.shutdown().await;
-    let size = std::fs::metadata(whole.path().join("catalog.sqlite-wal")).unwrap().len();
+    let log = std::fs::read(whole.path().join("catalog.sqlite-wal")).unwrap();
+    let refused = async |log: &[u8]| {
+        let damaged = crashed(whole.path());
+        std::fs::write(damaged.path().join("catalog.sqlite-wal"), log).unwrap();
+        Catalog::open(alone(damaged.path(), 1)).await.unwrap_err()
+    };
+    let size = log.len();
     for kept in [0, size / 2, size - 1] {
-        let torn = crashed(whole.path());
-        let log = std::fs::File::options().write(true).open(torn.path().join("catalog.sqlite-wal")).unwrap();
-        log.set_len(kept).unwrap();
-        let error = Catalog::open(alone(torn.path(), 1)).await.unwrap_err();
+        let error = refused(&log[..kept]).await;
         assert_eq!(error.code(), ErrorCode::Corrupt, "{kept} of {size} bytes: {error}");
+    }
+    // The last pages with their headers, each of which SQLite takes for no longer there when its checksum is wrong.
+    for place in (size - 3 * (24 + 4096)..size).step_by(311) {
+        let mut flipped = log.clone();
+        flipped[place] ^= 0x10;
+        let error = refused(&flipped).await;
+        assert_eq!(error.code(), ErrorCode::Corrupt, "byte {place} of {size}: {error}");
     }
     let catalog = open(whole.path()).await;
     assert!(catalog.state().user("user 19").is_some());
