@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -272,6 +273,44 @@ async fn a_drained_server_hands_over_and_is_removed() {
     all_current(&cluster, 2 * 4 * 2).await;
     assert_eq!(cluster.value("SELECT count(*) FROM column_t").await, "1000");
     assert_eq!(cluster.value("SELECT count(*) FROM row_t").await, (1000 + written).to_string());
+    cluster.cluster.shutdown().await.unwrap();
+}
+
+/// Two servers in each of three zones, as their files say.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_a_shard_share_no_zone() {
+    let mut cluster = impatient(6, 600).await;
+    for (server, zone) in ["a", "b", "c", "a", "b", "c"].into_iter().enumerate() {
+        let file = cluster.cluster.storage_folder(server).join("storage.toml");
+        let settings = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("{settings}\n[labels]\nzone = \"{zone}\"\n")).unwrap();
+        cluster.cluster.kill_storage(server).await.unwrap();
+        cluster.cluster.restart_storage(server).await.unwrap();
+    }
+    let placed = "SELECT count(*) FROM drsdb.servers WHERE state = 'active' AND labels LIKE 'zone=%'";
+    eventually("all have said where they are", || async { cluster.value(placed).await == "6" }).await;
+    for engine in TABLES {
+        // So many shards are not spread by chance.
+        let options = format!("engine = '{engine}', shards = 12");
+        cluster.run(&[&format!("CREATE TABLE {engine}_t (id BIGINT PRIMARY KEY, text TEXT) WITH ({options})")]).await;
+        cluster.run(&[&format!("INSERT INTO {engine}_t SELECT v, 'x' FROM generate_series(1, 1000) g(v)")]).await;
+    }
+    // Shards, and in how many zones each is.
+    let zones = "SELECT concat_ws(' ', count(*), min(zones), max(zones)) FROM
+                 (SELECT count(DISTINCT s.labels) AS zones FROM drsdb.replicas r JOIN drsdb.servers s ON r.server = s.id
+                  GROUP BY r.table_name, r.shard)";
+    assert_eq!(cluster.value(zones).await, "24 3 3");
+    assert_eq!(count(&cluster, "true").await, 24 * 3);
+    // Its zone has one server left, which gets all that it had, more than its share.
+    let drained = id_of(&cluster, 0).await;
+    cluster.run(&[&format!("ALTER CLUSTER DRAIN STORAGE SERVER '{drained}'")]).await;
+    eventually("each shard is in three zones again, without it", || async {
+        count(&cluster, &format!("server = '{drained}'")).await == 0
+            && count(&cluster, "state = 'current'").await == 24 * 3
+            && count(&cluster, "true").await == 24 * 3
+            && cluster.value(zones).await == "24 3 3"
+    })
+    .await;
     cluster.cluster.shutdown().await.unwrap();
 }
 
