@@ -211,17 +211,24 @@ enum Reached {
 fn places(servers: &[&StorageServer]) -> Vec<(usize, usize)> {
     let mut zones = BTreeMap::new();
     let mut racks = BTreeMap::new();
-    let label = |server: &StorageServer, name: &str| server.labels.get(name).cloned().ok_or(server.id);
     let place = |server: &&StorageServer| {
         let next = zones.len();
-        // A rack alone tells as much as a zone does.
-        let zone = label(server, "zone").or_else(|_| label(server, "rack"));
-        let zone = *zones.entry(zone).or_insert(next);
+        let zone = *zones.entry(zone_of(server)).or_insert(next);
         let next = racks.len();
         let rack = *racks.entry((zone, label(server, "rack"))).or_insert(next);
         (zone, rack)
     };
     servers.iter().map(place).collect()
+}
+
+/// Where a server is, as far as replicas are to be apart; one without labels is a place of its own.
+pub fn zone_of(server: &StorageServer) -> Result<&str, Ulid> {
+    // A rack alone tells as much as a zone does.
+    label(server, "zone").or_else(|_| label(server, "rack"))
+}
+
+fn label<'a>(server: &'a StorageServer, name: &str) -> Result<&'a str, Ulid> {
+    server.labels.get(name).map(String::as_str).ok_or(server.id)
 }
 
 /// The weight of a pair. Pinned by a test: another one would place new tables unlike the old ones.

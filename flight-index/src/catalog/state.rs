@@ -18,6 +18,9 @@ pub const DEFAULT_SCHEMA: &str = "public";
 /// Schemas whose tables the index servers make up.
 pub const RESERVED_SCHEMAS: [&str; 3] = ["information_schema", "pg_catalog", "drsdb"];
 
+/// Statements whose outcomes are remembered; the oldest are forgotten first.
+pub(super) const MAX_STATEMENTS: usize = 100_000;
+
 /// All that the index servers agree on, at one version. Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CatalogState {
@@ -335,6 +338,13 @@ impl CatalogState {
     /// What came of the statement to which a client gave this id; `None`: it has not committed, or that was long ago.
     pub fn statement_outcome(&self, statement: Ulid) -> Option<Outcome> {
         self.statements.get(&statement).copied()
+    }
+
+    /// Whether what came of a statement, if it is not known, may have been forgotten.
+    pub fn may_have_forgotten(&self, statement: Ulid) -> bool {
+        // The oldest are, when there are very many.
+        self.statements.size() >= MAX_STATEMENTS
+            && self.statements.keys().next().is_some_and(|oldest| statement < *oldest)
     }
 
     /// What storage servers have to know of each version after `version`, in order.

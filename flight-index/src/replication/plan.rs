@@ -14,7 +14,7 @@ use drsdb_core::Ulid;
 
 use crate::{
     catalog::{CatalogState, Command, Replica, ReplicaState, ServerState, ShardState, StorageServer, TableState},
-    placement::{place, replicas_of},
+    placement::{place, replicas_of, zone_of},
 };
 
 /// What the leader knows of the servers.
@@ -155,20 +155,29 @@ impl Targets {
             counted.iter().copied().filter(|replica| !target.contains(&replica.server)).collect();
         leaving.sort_by_key(|replica| (!leaves(state, observed, replica.server), replica.is_current()));
         let must_leave = leaving.first().is_some_and(|replica| leaves(state, observed, replica.server));
-        let coming = target.iter().copied().find(|server| {
+        let can_come = |server: &Ulid| {
             shard.replica(*server).is_none() && self.servers.contains(server) && observed.answering.contains(server)
-        });
+        };
+        // One that is apart from those that stay, if there is one: the others may move later.
+        let coming = |old: Option<Ulid>| {
+            let zone = |server: Ulid| state.server(server).map(|server| zone_of(server));
+            let staying = || counted.iter().map(|replica| replica.server).filter(|server| Some(*server) != old);
+            let is_apart = |server: &Ulid| staying().all(|other| zone(other) != zone(*server));
+            let mut candidates = target.iter().copied().filter(can_come);
+            let first = candidates.clone().next();
+            candidates.find(is_apart).or(first)
+        };
         let add = |server, replaces| Command::AddReplica { table: id, shard: number, server, replaces };
         if counted.len() < target.len() {
             // More servers are there than when the table was made, or it was given more replicas.
-            return coming.filter(|_| urgent == (counted.len() < 2)).map(|server| add(server, None));
+            return coming(None).filter(|_| urgent == (counted.len() < 2)).map(|server| add(server, None));
         }
         let settled = counted.iter().all(|replica| replica.is_current());
         let old = leaving.first()?;
         if urgent != must_leave || (!urgent && !settled) {
             return None;
         }
-        match coming {
+        match coming(Some(old.server)) {
             Some(server) => Some(add(server, Some(old.server))),
             // Fewer servers are left than replicas were wanted: a drained one goes without a substitute.
             None => {

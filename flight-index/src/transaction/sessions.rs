@@ -332,6 +332,14 @@ impl Sessions {
         if let Some(Outcome::Committed { version, rows }) = catalog.state().statement_outcome(handle.id) {
             return Ok(Committed { version, repeated: Some(rows) });
         }
+        if catalog.state().may_have_forgotten(handle.id) {
+            let message = format!("what came of transaction {} is not known any more", handle.id);
+            return Err(WireError::new(ErrorCode::Unavailable, message)
+                .with_hint("look whether its changes are there before you run it again")
+                .with_field("transaction", handle.id)
+                .with_field("outcome", "unknown")
+                .into());
+        }
         match catalog.propose(Command::AbortTransaction { transaction: handle.id }).await? {
             (_, Response::Transaction(Outcome::Committed { version, rows })) => {
                 Ok(Committed { version, repeated: Some(rows) })

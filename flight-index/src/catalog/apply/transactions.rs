@@ -7,15 +7,14 @@ use drsdb_core::{ErrorCode, TableKind, Ulid, WireError};
 use super::{Applied, making, remove_all};
 use crate::catalog::{
     Absent, CatalogState, Outcome, PieceInfo, Replica, ReplicaState, Response, ShardState, TableChange, TableState,
-    Validation, state::Event, statistics,
+    Validation,
+    state::{Event, MAX_STATEMENTS},
+    statistics,
 };
 
 /// Aborted transactions that are remembered. Ids grow with time, so the oldest go first, and a commit older than all
 /// that are remembered is refused.
 pub(super) const MAX_ABORTED: usize = 100_000;
-
-/// Statements whose outcomes are remembered; the oldest are forgotten first.
-pub(super) const MAX_STATEMENTS: usize = 100_000;
 
 pub(super) fn commit(
     state: &mut CatalogState,

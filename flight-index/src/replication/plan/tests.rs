@@ -59,6 +59,11 @@ fn without(state: &CatalogState, gone: u128) -> Observed {
 
 /// Does what the plan says, as servers would that answer and copy at once, until it says nothing; how many steps it took.
 fn settle(state: &mut CatalogState, observed: &Observed) -> usize {
+    settle_so_that(state, observed, |_| ())
+}
+
+/// The same; `holds` looks at the state after each step.
+fn settle_so_that(state: &mut CatalogState, observed: &Observed, holds: impl Fn(&CatalogState)) -> usize {
     for round in 0..2000 {
         let actions = plan(state, observed, 2);
         if actions.is_empty() {
@@ -79,6 +84,7 @@ fn settle(state: &mut CatalogState, observed: &Observed) -> usize {
             for (table, shard) in state.all_tables().flat_map(|table| table.shards.iter().map(move |s| (table, s))) {
                 assert!(shard.is_writable(), "{}: {shard:?}", table.table.name);
             }
+            holds(state);
         }
     }
     panic!("it does not come to an end: {:?}", plan(state, observed, 2));
@@ -132,6 +138,29 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn replicas_that_move_within_their_zones_share_none_on_the_way() {
+    let zone = |id: Ulid| (id.0 % 3).to_string();
+    let labelled = |id| StorageServer { labels: [("zone".to_owned(), zone(Ulid(id)))].into(), ..server(id) };
+    let mut state = cluster(0);
+    let register = |ids: std::ops::RangeInclusive<u128>, state: &mut CatalogState| {
+        for id in ids {
+            run(state, &Command::RegisterStorage { server: labelled(id) });
+        }
+    };
+    register(1..=3, &mut state);
+    create(&mut state, 100, 24, None);
+    register(4..=9, &mut state);
+    let there = all(&state);
+    let steps = settle_so_that(&mut state, &there, |state| {
+        for shard in state.all_tables().flat_map(|table| &table.shards) {
+            let zones: BTreeSet<String> = shard.current().map(zone).collect();
+            assert_eq!(zones.len(), 3, "{shard:?}");
+        }
+    });
+    assert!(steps > 24 && (1..=9).all(|id| held(&state, id) == 8));
 }
 
 #[test]
