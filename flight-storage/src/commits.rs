@@ -35,7 +35,7 @@ use crate::{
     index_servers::IndexServers,
     open_loads::OpenLoads,
     rebuild::Rebuilds,
-    small_file::replace_hint,
+    small_file::{read_hint, replace_hint},
 };
 
 /// Commits that are applied side by side, so that they share an fsync.
@@ -62,12 +62,10 @@ pub struct AppliedVersion {
 impl AppliedVersion {
     /// Reads what was applied before the last stop; 0 on the first start.
     pub fn open(file: PathBuf) -> Result<Self> {
-        let version = match std::fs::read_to_string(&file) {
-            // An unreadable number only costs a longer replay.
-            Ok(text) => text.trim().parse().unwrap_or(0),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(Error::io(format!("reading {}", file.display()), error)),
-        };
+        // A number that is lost costs a longer replay, from where the index servers still know commits: what they have
+        // forgotten is on disk here, or copied anew.
+        let kept = read_hint(&file)?.and_then(|bytes| String::from_utf8(bytes).ok());
+        let version: u64 = kept.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let durable = Arc::new(AtomicU64::new(version));
         Ok(Self { version: Arc::new(watch::Sender::new(version)), durable, file: Arc::new(file) })
     }
@@ -424,6 +422,19 @@ async fn resolve(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::small_file::damages;
+
+    #[test]
+    fn no_damage_makes_a_server_claim_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("applied_version");
+        replace_hint(&file, b"1234", "applied_version.written", "applied_version.renamed").unwrap();
+        assert_eq!(AppliedVersion::open(file.clone()).unwrap().durable(), 1234);
+        for damage in damages(&std::fs::read(&file).unwrap()) {
+            std::fs::write(&file, &damage).unwrap();
+            assert_eq!(AppliedVersion::open(file.clone()).unwrap().durable(), 0, "{damage:?}");
+        }
+    }
 
     #[test]
     fn an_obstacle_is_asked_about_when_it_stays() {

@@ -9,7 +9,7 @@ use drsdb_core::{Error, Result};
 use parking_lot::RwLock;
 use url::Url;
 
-use crate::small_file::replace_hint;
+use crate::small_file::{read_hint, replace_hint};
 
 /// The index servers. Clones share what is learned.
 #[derive(Debug, Clone)]
@@ -22,12 +22,9 @@ pub struct IndexServers {
 impl IndexServers {
     /// With what was learned before, if `file` is there.
     pub fn open(configured: Vec<Url>, file: PathBuf) -> Result<Self> {
-        let learned = match std::fs::read(&file) {
-            // A list that cannot be read is learned again.
-            Ok(bytes) => serde_json::from_slice::<Vec<String>>(&bytes).map(|urls| parse(&urls)).unwrap_or_default(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(Error::io(format!("reading {}", file.display()), error)),
-        };
+        // A list that cannot be read is learned again.
+        let kept = read_hint(&file)?.and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
+        let learned = parse(&kept.unwrap_or_default());
         Ok(Self { configured: Arc::new(configured), learned: Arc::new(RwLock::new(learned)), file: Arc::new(file) })
     }
 

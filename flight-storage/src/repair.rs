@@ -1,14 +1,15 @@
-//! Has copied from other servers what is damaged here. There are two kinds of damage:
+//! Has copied from other servers what is damaged here. There are three kinds of damage:
 //!
 //! | what | noticed by | what is done |
 //! |---|---|---|
 //! | a segment file, or its entry in the manifest | scans, scrubbing, the start | its shard is copied, as if it were stale |
 //! | the row file, which both engines share | reading, scrubbing, the start | everything is given up and copied |
+//! | the floors | the start | no rows are lost; nothing is read here at snapshots from before |
 //!
-//! Either way the index servers hear first that what was here is lost (`LoseReplicas`). From then on no acknowledgement of
-//! this server counts that it gave before, nobody new reads here, and its replicas are stale until they are rebuilt
-//! ([`crate::rebuild`]). They refuse when this server has the only current replica of a shard: then nothing is given up, the
-//! damage stays an error for whoever meets it, and a server whose row file is damaged does not start.
+//! Of lost rows the index servers hear first (`LoseReplicas`). From then on no acknowledgement of this server counts that it
+//! gave before, nobody new reads here, and its replicas are stale until they are rebuilt ([`crate::rebuild`]). They refuse when
+//! this server has the only current replica of a shard: then nothing is given up, the damage stays an error for whoever meets
+//! it, and a server whose row file is damaged does not start.
 //!
 //! # A damaged row file
 //!
@@ -32,9 +33,10 @@ use std::{
 use drsdb_core::{
     Error, ErrorCode, Result, Ulid, WireError, crash_point, ids,
     net::ChannelPool,
-    v1::{LoseReplicasRequest, LoseReplicasResponse, ShardRef, cluster_client::ClusterClient},
+    v1::{ListTablesRequest, LoseReplicasRequest, ShardRef, cluster_client::ClusterClient},
 };
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::{
     engine::ShardId,
@@ -42,6 +44,7 @@ use crate::{
     index_servers::IndexServers,
     rebuild::{copy::Rebuilder, floors::Floors},
     row,
+    server::LOAD_MESSAGE_BYTES,
 };
 
 /// How often it is looked for damage.
@@ -53,7 +56,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// How long to wait when no index server answers.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Says to the index servers that this one has lost data.
+/// Says to the index servers that this one has lost data, and asks them how things stand.
 #[derive(Debug, Clone)]
 pub struct Reporter {
     /// Connections to them.
@@ -73,16 +76,36 @@ impl Reporter {
     pub async fn lost(&self, shard: Option<ShardId>) -> Result<u64> {
         let shard = shard.map(|id| ShardRef { table_id: id.table.to_string(), shard: id.shard });
         let request = LoseReplicasRequest { server_id: self.server_id.to_string(), shard };
+        let asked = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.lose_replicas(request).await }
+        });
+        Ok(asked.await?.version)
+    }
+
+    /// The newest version that there is. Asks one index server after the other, once each.
+    async fn newest_version(&self) -> Result<u64> {
+        let asked = self.ask(|client| async move {
+            // As many tables as there are.
+            client.max_decoding_message_size(LOAD_MESSAGE_BYTES).list_tables(ListTablesRequest {}).await
+        });
+        Ok(asked.await?.version)
+    }
+
+    async fn ask<T, F>(&self, call: impl Fn(ClusterClient<Channel>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let mut failure = Error::new(ErrorCode::Unavailable, "no index server is known");
         for url in self.index_servers.list() {
             let asked = async {
-                let mut client = ClusterClient::new(self.channels.channel(&url)?);
-                let asked = tokio::time::timeout(ASK_TIME, client.lose_replicas(request.clone())).await;
+                let client = ClusterClient::new(self.channels.channel(&url)?);
+                let asked = tokio::time::timeout(ASK_TIME, call(client)).await;
                 let silent = |_| Error::new(ErrorCode::Unavailable, format!("{url} does not answer"));
-                Ok::<LoseReplicasResponse, Error>(asked.map_err(silent)??.into_inner())
+                Ok::<T, Error>(asked.map_err(silent)??.into_inner())
             };
             match asked.await {
-                Ok(response) => return Ok(response.version),
+                Ok(answer) => return Ok(answer),
                 Err(error) if is_answer(&error) => return Err(error),
                 Err(error) => failure = error,
             }
@@ -120,6 +143,23 @@ pub async fn give_up_everything(dir: &Path, damage: Error, reporter: &Reporter, 
         tracing::warn!(folder = %aside.display(), version, "the damaged files are kept here; everything is copied anew");
     }
     Ok(())
+}
+
+/// The floors in `file`. Where they are damaged, nothing can be read here below the newest version that there is: no copy is
+/// newer, and whoever plans at it knows where the shards are. Asks until an index server answers.
+pub async fn open_floors(file: PathBuf, reporter: &Reporter) -> Result<Floors> {
+    let damage = match Floors::open(file.clone()) {
+        Err(damage) if damage.code() == ErrorCode::Corrupt => damage,
+        opened => return opened,
+    };
+    tracing::error!(error = %damage, "older snapshots cannot be read here any more: asking for the newest version");
+    loop {
+        match reporter.newest_version().await {
+            Ok(version) => return Floors::lost(file, version),
+            Err(error) => tracing::warn!(%error, "no index server says what the newest version is; asking on"),
+        }
+        pause().await;
+    }
 }
 
 /// Whether the row file should be there and is not. One that is gone looks like one of a new server, which has no rows.

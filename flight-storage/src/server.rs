@@ -41,7 +41,7 @@ use crate::{
     needed_snapshots::NeededSnapshots,
     open_loads::OpenLoads,
     query::{FlightServer, OnQueryRuntime, QueryEngine},
-    rebuild::{Rebuilds, copy::Rebuilder, floors::Floors},
+    rebuild::{Rebuilds, copy::Rebuilder},
     repair::{self, Reporter},
     revoked_logins::RevokedLogins,
     small_file::{self, Points},
@@ -54,6 +54,10 @@ const REGISTER_TIME: Duration = Duration::from_secs(15);
 /// The largest message of a load.
 pub const LOAD_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// What to do about a server that does not know any more which one it is.
+const NAMELESS: &str = "restore server.json from a backup of data_dir; else start with an empty data_dir, as a new server: \
+                        what the old one had is copied from other replicas";
+
 /// What a storage server keeps about itself, in `server.json` of its data folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Registration {
@@ -64,16 +68,21 @@ struct Registration {
 }
 
 impl Registration {
+    /// Errors: `corrupt` when the file is damaged.
     fn open(file: &Path) -> Result<Self> {
-        match fs::read(file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| Error::io(format!("reading {}", file.display()), error.into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let kept = small_file::read(file).and_then(|kept| {
+            let known = kept.map(|bytes| serde_json::from_slice::<Self>(&bytes)).transpose();
+            known.map_err(|error| small_file::damaged(file, error))
+        });
+        match kept {
+            Ok(Some(known)) => Ok(known),
+            Ok(None) => {
                 let fresh = Self { server_id: ids::new_ulid(), cluster_id: None, verifying_key: None };
                 fresh.save(file)?;
                 Ok(fresh)
             }
-            Err(error) => Err(Error::io(format!("reading {}", file.display()), error)),
+            Err(error) if error.code() == ErrorCode::Corrupt => Err(error.to_wire().with_hint(NAMELESS).into()),
+            Err(error) => Err(error),
         }
     }
 
@@ -106,12 +115,18 @@ pub async fn serve(
     let mut registration = Registration::open(&file)?;
     let applied = AppliedVersion::open(dir.join("applied_version"))?;
     let options = ColumnOptions { cache_bytes: config.column_cache_bytes, ..ColumnOptions::default() };
-    let floors = Floors::open(dir.join("floors.json"))?;
     let identity = TlsIdentity::load(&config.tls)?;
     let channels = ChannelPool::new(tls::client_config(&identity)?);
     let index_servers = IndexServers::open(config.index_servers.clone(), dir.join("index_servers.json"))?;
+    let server_id = registration.server_id;
+    let reporter = Reporter { channels: channels.clone(), index_servers: index_servers.clone(), server_id };
+    let opening = repair::open_floors(dir.join("floors.json"), &reporter);
+    let Some(floors) = shutdown.run_until_cancelled(opening).await else {
+        return Ok(());
+    };
+    let floors = floors?;
     let open = |may_be_new: bool| {
-        let (dir, applied, server_id) = (dir.clone(), applied.clone(), registration.server_id);
+        let (dir, applied) = (dir.clone(), applied.clone());
         let (options, floors) = (options.clone(), floors.clone());
         let opening = tokio::task::spawn_blocking(move || {
             repair::missing(&dir, !may_be_new)?;
@@ -123,9 +138,6 @@ pub async fn serve(
     let engines = match open(!was_registered).await {
         // One that never was a part of a cluster has nothing that could be elsewhere.
         Err(damage) if damage.code() == ErrorCode::Corrupt && was_registered => {
-            let server_id = registration.server_id;
-            let (channels, index_servers) = (channels.clone(), index_servers.clone());
-            let reporter = Reporter { channels, index_servers, server_id };
             let giving_up = repair::give_up_everything(&dir, damage, &reporter, &floors);
             match shutdown.run_until_cancelled(giving_up).await {
                 Some(given_up) => given_up?,
@@ -295,5 +307,23 @@ impl TokenVerifier for Tokens {
         let identity = token::verify(&self.key, text)?;
         self.revoked.check(identity.login()?)?;
         Ok(identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_know_its_name_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("server.json");
+        let fresh = Registration::open(&file).unwrap();
+        assert_eq!(Registration::open(&file).unwrap().server_id, fresh.server_id);
+        for damage in small_file::damages(&fs::read(&file).unwrap()) {
+            fs::write(&file, &damage).unwrap();
+            let error = Registration::open(&file).unwrap_err().to_wire();
+            assert_eq!((error.code, error.hint.as_str()), (ErrorCode::Corrupt, NAMELESS), "{damage:?}");
+        }
     }
 }

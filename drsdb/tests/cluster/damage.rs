@@ -190,7 +190,22 @@ async fn damaged_segments_are_copied_from_other_replicas() {
         assert_eq!(aside(&cluster, server), Vec::<PathBuf>::new(), "the rest of it was good");
     }
     readers.answers(2).await;
+    // It does not know any more since when what it has copied can be read.
+    cluster.cluster.kill_storage(0).await.unwrap();
+    flip(&data(&cluster, 0).join("floors.json"));
+    cluster.cluster.restart_storage(0).await.unwrap();
+    assert!(log(&cluster, 0).contains("older snapshots cannot be read here any more"));
+    readers.answers(2).await;
     readers.stop().await;
+    all_current(&cluster, REPLICAS).await;
+    for server in [1, 2] {
+        cluster.cluster.kill_storage(server).await.unwrap();
+    }
+    for (engine, rows) in ROWS {
+        let (sql, answer) = question(engine, rows);
+        eventually("the dead servers are gone around", || async { cluster.client.collect(&sql).await.is_ok() }).await;
+        assert_eq!(cluster.value(&sql).await, answer);
+    }
     cluster.cluster.shutdown().await.unwrap();
 }
 

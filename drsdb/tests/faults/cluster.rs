@@ -424,8 +424,10 @@ impl Cluster {
 
     /// The id that a storage server has given itself, once it has one.
     pub fn storage_id(&self, node: Node) -> Option<String> {
-        let identity = fs::read(self.data_dir(node).join("server.json")).ok()?;
-        let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
+        let identity = fs::read_to_string(self.data_dir(node).join("server.json")).ok()?;
+        // After its checksum.
+        let (_, identity) = identity.split_once('\n').unwrap();
+        let identity: serde_json::Value = serde_json::from_str(identity).unwrap();
         Some(identity["server_id"].as_str().unwrap().to_owned())
     }
 

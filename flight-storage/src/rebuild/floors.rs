@@ -1,8 +1,8 @@
 //! From which snapshot on a shard can be read here. A copy has no older versions of its rows, and a shard that moved away
 //! has nothing: a scan at an older snapshot, by a ticket from before, must fail and not find less. A server that has lost
-//! everything has a floor for all shards, also for those that it does not know of any more.
+//! everything, or the floors, has one for all shards, also for those that it does not know of any more.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use drsdb_core::{Error, ErrorCode, Result, Ulid, WireError};
 use parking_lot::Mutex;
@@ -39,21 +39,28 @@ struct Kept {
 
 impl Floors {
     /// Reads the file, if it is there.
+    ///
+    /// Errors: `corrupt` when it is damaged: whoever reads here all the same may find less, see [`Floors::lost`].
     pub fn open(file: PathBuf) -> Result<Self> {
-        let context = |error| Error::io(format!("reading {}", file.display()), error);
-        let damaged = |error| Error::new(ErrorCode::Corrupt, format!("{} is damaged: {error}", file.display()));
-        let kept = match fs::read(&file) {
+        let damaged = |error| small_file::damaged(&file, error);
+        let kept = match small_file::read(&file)? {
             // It was a list before.
-            Ok(bytes) if bytes.starts_with(b"[") => {
+            Some(bytes) if bytes.starts_with(b"[") => {
                 Kept { all: 0, shards: serde_json::from_slice(&bytes).map_err(damaged)? }
             }
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(damaged)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept { all: 0, shards: Vec::new() },
-            Err(error) => return Err(context(error)),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(damaged)?,
+            None => Kept { all: 0, shards: Vec::new() },
         };
         let shards = kept.shards.into_iter().map(|(table, shard, floor)| (ShardId { table, shard }, floor));
         let known = Known { all: kept.all, shards: shards.collect() };
         Ok(Self { file: Arc::new(file), floors: Arc::new(Mutex::new(known)) })
+    }
+
+    /// In the place of a damaged file: no shard can be read here below `version`, which no floor in it was above.
+    pub fn lost(file: PathBuf, version: u64) -> Result<Self> {
+        let floors = Self { file: Arc::new(file), floors: Arc::default() };
+        floors.set_all(version)?;
+        Ok(floors)
     }
 
     /// No shard can be read here below `version`: what was here is lost.
@@ -68,10 +75,14 @@ impl Floors {
         })
     }
 
-    /// The shard cannot be read here any more. False if it was copied here again after `version`.
+    /// The shard cannot be read here any more. False if it was copied here again after `version`, or if nobody knows whether
+    /// it was.
     pub fn close(&self, shard: ShardId, version: u64) -> Result<bool> {
-        let known = self.floors.lock().shards.get(&shard).copied();
-        if known.is_some_and(|floor| floor != NEVER && floor > version) {
+        let floor = {
+            let known = self.floors.lock();
+            known.shards.get(&shard).copied().unwrap_or(0).max(known.all)
+        };
+        if floor != NEVER && floor > version {
             return Ok(false);
         }
         self.set(shard, NEVER).map(|()| true)
@@ -124,7 +135,27 @@ impl Floors {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::small_file::damages;
+
+    #[test]
+    fn no_damage_lets_a_scan_find_less() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, shard) = (dir.path().join("floors.json"), ShardId { table: Ulid(1), shard: 2 });
+        Floors::open(file.clone()).unwrap().set(shard, 10).unwrap();
+        for damage in damages(&fs::read(&file).unwrap()) {
+            fs::write(&file, &damage).unwrap();
+            assert_eq!(Floors::open(file.clone()).unwrap_err().code(), ErrorCode::Corrupt, "{damage:?}");
+        }
+        drop(Floors::lost(file.clone(), 20).unwrap());
+        let floors = Floors::open(file).unwrap();
+        assert!(floors.check(Ulid(1), &[2], 19).is_err());
+        floors.check(Ulid(1), &[2], 20).unwrap();
+        assert!(!floors.close(shard, 19).unwrap(), "it may have been copied since");
+        assert!(floors.close(shard, 20).unwrap());
+    }
 
     #[test]
     fn copies_are_read_from_their_snapshot_on() {
