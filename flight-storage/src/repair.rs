@@ -186,8 +186,8 @@ fn move_aside(dir: &Path) -> Result<Option<PathBuf>> {
         fs::create_dir_all(&aside).map_err(context)?;
         crash_point::reach("repair.moving");
         fs::rename(&folder, aside.join(name)).map_err(context)?;
-        crash_point::reach("repair.moved");
-        for changed in [&aside, dir] {
+        for (changed, point) in [(aside.as_path(), "repair.moved"), (dir, "repair.kept")] {
+            crash_point::reach(point);
             fs::File::open(changed).and_then(|changed| changed.sync_all()).map_err(context)?;
         }
         crash_point::reach("repair.named");

@@ -167,6 +167,13 @@ async fn bring_to(cluster: &mut Cluster, clients: &[Client], point: &'static str
             count_becomes(&clients[0], VOTERS, voters).await?;
             cluster.kill(damaged).await;
             cluster.damage(damaged);
+            if matches!(point, "raft.rejoin.settling" | "raft.rejoin.settled") {
+                // Only a start after this one finds the new files still beside their place.
+                cluster.arm(damaged, "raft.rejoin.moved", 1).await;
+                cluster.start_server(damaged).await;
+                wait_for_death(cluster, damaged, PATIENCE).await;
+                cluster.kill(damaged).await;
+            }
             dies_after_start(cluster, damaged, point, PATIENCE).await
         }
         ["raft", ..] => dies(cluster, Node::Index(cluster.topology.index), point, PATIENCE).await,

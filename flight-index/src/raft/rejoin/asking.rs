@@ -56,8 +56,12 @@ pub(super) async fn is_missed(options: &CatalogOptions, known: &Known) -> bool {
 pub(super) async fn ask_leave(options: &CatalogOptions, known: &Known) -> Result<Standing> {
     let asked = options.dir.join(ASKED);
     let mut request = Readmission { id: options.node_id, cluster: known.cluster, again: asked.exists() };
-    let synced = fs::File::create(&asked).and_then(|file| file.sync_all());
+    let synced = fs::File::create(&asked).and_then(|file| {
+        crash_point::reach("raft.rejoin.asking");
+        file.sync_all()
+    });
     synced.map_err(|error| Error::io(format!("writing {}", asked.display()), error))?;
+    crash_point::reach("raft.rejoin.asked");
     let deadline = Instant::now() + ASKING_TIME;
     loop {
         let (mut failed, mut refused) = (no_leader(), None);

@@ -85,16 +85,23 @@ pub(super) fn settle(dir: &Path) -> Result<()> {
     }
     let context = |error| Error::io(format!("settling {} and {}", new.display(), dir.display()), error);
     // What was there goes first, and then they take its place.
-    if dir.exists() { fs::remove_dir_all(&new).map_err(context) } else { rename(&new, dir).map_err(context) }
+    let settled = if dir.exists() {
+        fs::remove_dir_all(&new)
+    } else {
+        rename(&new, dir, ["raft.rejoin.settling", "raft.rejoin.settled"])
+    };
+    settled.map_err(context)
 }
 
-/// Renames, durably.
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
+/// Renames, durably. The crash points are when it is done, and when it is on disk.
+fn rename(from: &Path, to: &Path, [done, durable]: [&'static str; 2]) -> io::Result<()> {
     fs::rename(from, to)?;
-    match to.parent() {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
+    crash_point::reach(done);
+    if let Some(parent) = to.parent() {
+        fs::File::open(parent)?.sync_all()?;
     }
+    crash_point::reach(durable);
+    Ok(())
 }
 
 /// Puts the files of a server that knows nothing but `standing` in the place of what is there, which is set aside. `lock` is that
@@ -109,13 +116,10 @@ pub(super) async fn replace(dir: &Path, node: NodeId, standing: &Standing, lock:
         fs::remove_dir_all(&unfinished).map_err(made)?;
     }
     make_new(&unfinished, node, standing).await?;
-    rename(&unfinished, &new).map_err(made)?;
-    crash_point::reach("raft.rejoin.made");
+    rename(&unfinished, &new, ["raft.rejoin.making", "raft.rejoin.made"]).map_err(made)?;
     let moved = |error| Error::io(format!("moving {} to {}", dir.display(), aside.display()), error);
-    rename(dir, &aside).map_err(moved)?;
-    crash_point::reach("raft.rejoin.moved");
-    rename(&new, dir).map_err(moved)?;
-    crash_point::reach("raft.rejoin.named");
+    rename(dir, &aside, ["raft.rejoin.moving", "raft.rejoin.moved"]).map_err(moved)?;
+    rename(&new, dir, ["raft.rejoin.naming", "raft.rejoin.named"]).map_err(moved)?;
     drop(lock);
     if had_files {
         tracing::warn!(folder = %aside.display(), "what was left of this index server's files is kept here");
@@ -141,7 +145,10 @@ async fn make_new(new: &Path, node: NodeId, standing: &Standing) -> Result<()> {
     Known::of(standing).write(new).map_err(made)?;
     let closed = tokio::task::spawn_blocking(move || database.close()).await;
     closed.map_err(|error| Error::internal(error.to_string()))?;
-    fs::File::open(new).and_then(|folder| folder.sync_all()).map_err(made)
+    crash_point::reach("raft.rejoin.written");
+    fs::File::open(new).and_then(|folder| folder.sync_all()).map_err(made)?;
+    crash_point::reach("raft.rejoin.synced");
+    Ok(())
 }
 
 impl Known {
@@ -170,8 +177,10 @@ impl Known {
     fn write(&self, dir: &Path) -> io::Result<()> {
         let unfinished = dir.join(format!("{KNOWN}.new"));
         fs::write(&unfinished, Place::Note(KNOWN).seal(&codec::encode(self)))?;
+        crash_point::reach("raft.rejoin.known_written");
         fs::File::open(&unfinished)?.sync_all()?;
-        rename(&unfinished, &dir.join(KNOWN))
+        crash_point::reach("raft.rejoin.known_synced");
+        rename(&unfinished, &dir.join(KNOWN), ["raft.rejoin.known_renamed", "raft.rejoin.known_named"])
     }
 
     /// Without the server itself, and with those that its configuration names.
