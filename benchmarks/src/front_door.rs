@@ -115,6 +115,17 @@ pub async fn load_table(client: &Client, table: &str, path: &Path, progress: &Pr
     Ok(Loaded { table: table.to_owned(), rows, elapsed })
 }
 
+/// All rows of a Parquet file, in the batches that a load sends.
+pub fn read_table(path: &Path) -> Result<Vec<RecordBatch>> {
+    let context = || format!("cannot read {}", path.display());
+    let file = std::fs::File::open(path).with_context(context)?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).with_context(context)?.with_batch_size(BATCH_ROWS);
+    let schema = edge_schema(reader.schema());
+    let batches = reader.build().with_context(context)?.map(|batch| to_schema(&batch?, &schema));
+    let batches: Result<Vec<_>, ArrowError> = batches.collect();
+    batches.with_context(context)
+}
+
 /// Text as plain Utf8, as everywhere at drsdb's edge.
 fn edge_schema(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
@@ -149,6 +160,8 @@ fn to_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Arr
 
 #[cfg(test)]
 mod tests {
+    use arrow::compute::concat_batches;
+
     use super::*;
     use crate::{output::Format, tpch::write_files};
 
@@ -163,6 +176,8 @@ mod tests {
             let batches: Vec<_> = read_ahead(reader, schema.clone()).try_collect().await.unwrap();
             assert_eq!(batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>(), file.rows);
             assert!(batches.iter().all(|batch| batch.schema() == schema));
+            let at_once = read_table(&file.path).unwrap();
+            assert_eq!(concat_batches(&schema, &at_once).unwrap(), concat_batches(&schema, &batches).unwrap());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `dml`: what inserts, updates and deletes cost, and what they leave for queries.
 //!
-//! 1. lineitem is loaded into a column table with one replica, against the parquet crate writing the same rows in one process.
+//! 1. lineitem is loaded into a column table with one replica, against the parquet crate writing the same batches in one
+//!    process. Both have them in memory.
 //! 2. The 22 queries run. 1 % of lineitem is updated and 1 % deleted, three times each, against scans of the columns that a
 //!    statement touches: an UPDATE writes rows anew, whole, and so it touches all. The queries run again, and once more when
 //!    the storage servers have compacted. Compaction changes no result: that is checked. Minutes lie between these runs, and
@@ -21,8 +22,7 @@ use drsdb_benchmarks::{
     progress::Progress,
     tpch::{QUERIES, Rule, Table, verify},
 };
-use drsdb_client::{Client, Executed};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use drsdb_client::{Client, Executed, IngestOptions};
 
 use super::{
     CommonArguments,
@@ -69,11 +69,12 @@ pub async fn run(arguments: DmlArguments) -> Result<()> {
     let cluster = Cluster::start_with(&common.cluster, &settings).await?;
     let client = cluster.client();
 
-    let parquet_rows_per_second = parquet_rate(data.file(Table::LineItem), &cluster.folder())?;
+    let lineitem = front_door::read_table(data.file(Table::LineItem))?;
+    let parquet_rows_per_second = parquet_rate(&lineitem, &cluster.folder())?;
     client.execute(&copy_of_lineitem()).await?;
-    let loaded = front_door::load_table(client, "copy_of_lineitem", data.file(Table::LineItem), &progress).await?;
-    let insert_rows_per_second = loaded.rows as f64 / loaded.elapsed.as_secs_f64();
+    let insert_rows_per_second = insert_rate(client, &lineitem).await?;
     client.execute("DROP TABLE copy_of_lineitem").await?;
+    drop(lineitem);
 
     front_door::create_tables(client).await?;
     front_door::load(client, &data.files, 1, &progress).await?;
@@ -180,23 +181,35 @@ fn copy_of_lineitem() -> String {
     format!("{text} WITH (engine = 'column', replicas = 1)")
 }
 
-/// Rows a second of reading `source` and writing it again with the parquet crate, durably.
-fn parquet_rate(source: &Path, folder: &Path) -> Result<f64> {
+/// Rows a second of writing the batches with the parquet crate, durably.
+fn parquet_rate(batches: &[RecordBatch], folder: &Path) -> Result<f64> {
     let target = folder.join("parquet-probe.parquet");
     let started = Instant::now();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(source)?)?.with_batch_size(64 * 1024);
-    let mut writer = BatchWriter::create(&target, reader.schema(), Format::Parquet)?;
-    let mut rows = 0;
-    for batch in reader.build()? {
-        let batch = batch?;
-        rows += batch.num_rows();
-        writer.write(&batch)?;
+    let mut writer = BatchWriter::create(&target, &batches[0].schema(), Format::Parquet)?;
+    for batch in batches {
+        writer.write(batch)?;
     }
     writer.finish()?;
     std::fs::File::open(&target)?.sync_all()?;
     let seconds = started.elapsed().as_secs_f64();
     std::fs::remove_file(&target)?;
+    Ok(rows_of(batches) as f64 / seconds)
+}
+
+/// Rows a second of loading the batches into the copy of lineitem.
+async fn insert_rate(client: &Client, batches: &[RecordBatch]) -> Result<f64> {
+    let started = Instant::now();
+    let loading =
+        client.ingest_batches("copy_of_lineitem", batches[0].schema(), batches.to_vec(), IngestOptions::default());
+    let loaded = loading.await?.rows;
+    let seconds = started.elapsed().as_secs_f64();
+    let rows = rows_of(batches);
+    ensure!(loaded == rows, "{loaded} of {rows} rows were loaded");
     Ok(rows as f64 / seconds)
+}
+
+fn rows_of(batches: &[RecordBatch]) -> u64 {
+    batches.iter().map(|batch| batch.num_rows() as u64).sum()
 }
 
 /// Until compaction has begun: not before nobody can read deleted rows any more.

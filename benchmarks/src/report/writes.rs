@@ -29,7 +29,7 @@ pub struct CommitPoint {
 pub struct Dml {
     /// Rows a second of a bulk insert into a column table with one replica.
     pub insert_rows_per_second: f64,
-    /// Rows a second of the parquet crate in one process, from and to the same disk.
+    /// Rows a second of the parquet crate in one process, of the same batches, to the same disk.
     pub parquet_rows_per_second: f64,
     /// Statements on lineitem, and scans of the columns that they touch.
     pub statements: Vec<StatementCost>,
