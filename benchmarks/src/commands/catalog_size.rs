@@ -1,7 +1,8 @@
 //! `catalog-size`: what transactions and segments cost the index server on disk.
 //!
-//! Sizes are those of all files of the first index server: the commit log, the catalog and its snapshots, and what SQLite
-//! adds. Segments are counted as the loads make them: storage servers merge small ones in the meantime.
+//! Two things are told apart: the entry in the commit log, which goes when it is in a snapshot of the catalog, and what it
+//! leaves in the snapshots. Both are read from the file of the first index server (`catalog_bytes.py` beside this crate); what
+//! SQLite adds is not counted. Segments are counted as the loads make them: storage servers merge small ones in the meantime.
 
 use std::{
     path::Path,
@@ -16,12 +17,23 @@ use arrow::{
 };
 use drsdb_client::{Client, IngestOptions};
 use futures::stream;
+use serde::Deserialize;
+use tokio::process::Command;
 
 use super::CommonArguments;
 use crate::{
-    engine::drsdb::Cluster,
+    engine::{drsdb::Cluster, duckdb::python},
     report::{CatalogSize, Report},
 };
+
+/// Prints [`Kept`].
+const SCRIPT: &str = include_str!("../../catalog_bytes.py");
+
+/// Entries of the log between two snapshots: few, so that what each leaves is seen soon.
+const SNAPSHOT_ENTRIES: u64 = 20;
+
+/// After so many, all of the log is about what is measured, and a snapshot has been made since.
+const LEAD_IN: u64 = 3 * SNAPSHOT_ENTRIES;
 
 /// Arguments of `catalog-size`.
 #[derive(Debug, clap::Args)]
@@ -45,8 +57,15 @@ pub struct CatalogSizeArguments {
 /// Measures and reports.
 pub async fn run(arguments: CatalogSizeArguments) -> Result<()> {
     let common = &arguments.common;
-    let cluster = Cluster::start(&common.cluster).await?;
-    let index = cluster.folder().join("index-1");
+    let loads = arguments.segments.div_ceil(arguments.shards);
+    ensure!(
+        arguments.transactions.min(loads) >= 2 * LEAD_IN,
+        "there must be at least {} transactions, and as many loads, each of which makes a segment in each shard",
+        2 * LEAD_IN
+    );
+    let settings = [("DRSDB_SNAPSHOT_ENTRIES", SNAPSHOT_ENTRIES.to_string())];
+    let cluster = Cluster::start_with(&common.cluster, &settings).await?;
+    let index = cluster.folder().join("index-1").join("data").join("catalog").join("catalog.sqlite");
     let client = cluster.client();
     client.execute("CREATE TABLE commits (id BIGINT PRIMARY KEY, text TEXT) WITH (engine = 'row')").await?;
     let create = format!(
@@ -55,16 +74,12 @@ pub async fn run(arguments: CatalogSizeArguments) -> Result<()> {
     );
     client.execute(&create).await?;
 
-    let before = bytes_below(&index)?;
-    for id in 0..arguments.transactions {
+    let transaction = growth(&index, arguments.transactions, async |id| {
         client.execute(&format!("INSERT INTO commits VALUES ({id}, 'a row of ordinary length')")).await?;
-    }
-    let after = bytes_below(&index)?;
-    let bytes_per_transaction = (after as f64 - before as f64) / arguments.transactions as f64;
-
-    let before = bytes_below(&index)?;
-    let loads = arguments.segments.div_ceil(arguments.shards);
-    for load in 0..loads {
+        Ok(())
+    })
+    .await?;
+    let load = growth(&index, loads, async |load| {
         load_segments(client, load, arguments.shards * arguments.segment_rows).await?;
         if load == 0 {
             let made = segments_below(&cluster.folder())?;
@@ -74,22 +89,69 @@ pub async fn run(arguments: CatalogSizeArguments) -> Result<()> {
                 arguments.shards
             );
         }
-    }
-    let segments = loads * arguments.shards;
-    let after = bytes_below(&index)?;
-    // What the loads cost as transactions is not about segments.
-    let of_segments = after as f64 - before as f64 - bytes_per_transaction * loads as f64;
-    let bytes_per_segment = of_segments.max(0.0) / segments as f64;
+        Ok(())
+    })
+    .await?;
     cluster.stop().await?;
 
+    // What a load costs as a transaction is not about segments.
+    let of_segment = |load: f64, transaction: f64| (load - transaction) / arguments.shards as f64;
     let catalog = CatalogSize {
         transactions: arguments.transactions,
-        bytes_per_transaction,
-        segments,
-        bytes_per_segment,
-        estimated_bytes_for_a_million: bytes_per_segment * 1e6,
+        log_bytes_per_transaction: transaction.log,
+        catalog_bytes_per_transaction: transaction.catalog,
+        segments: loads * arguments.shards,
+        log_bytes_per_segment: of_segment(load.log, transaction.log),
+        catalog_bytes_per_segment: of_segment(load.catalog, transaction.catalog),
     };
     common.publish(&Report { catalog: Some(catalog), ..common.report(0, 1) })
+}
+
+/// What an index server has on disk.
+#[derive(Debug, Deserialize)]
+struct Kept {
+    entries: f64,
+    entry_bytes: f64,
+    last_entry: u64,
+    snapshot_bytes: f64,
+    /// The last entry in it.
+    snapshot_last: u64,
+}
+
+/// Bytes that a step adds.
+struct Growth {
+    log: f64,
+    catalog: f64,
+}
+
+/// Takes a step so many times.
+async fn growth(index: &Path, times: u64, mut step: impl AsyncFnMut(u64) -> Result<()>) -> Result<Growth> {
+    let before = kept(index).await?.last_entry;
+    for at in 0..LEAD_IN {
+        step(at).await?;
+    }
+    let begun = kept(index).await?;
+    for at in LEAD_IN..times {
+        step(at).await?;
+    }
+    let ended = kept(index).await?;
+    ensure!(
+        before <= begun.snapshot_last && begun.snapshot_last < ended.snapshot_last,
+        "the index server is behind with its snapshots: {before} entries before, then {begun:?}, and {ended:?}"
+    );
+    let entries = (ended.last_entry - begun.last_entry) as f64 / (times - LEAD_IN) as f64;
+    let covered = (ended.snapshot_last - begun.snapshot_last) as f64;
+    Ok(Growth {
+        log: entries * ended.entry_bytes / ended.entries,
+        catalog: entries * (ended.snapshot_bytes - begun.snapshot_bytes) / covered,
+    })
+}
+
+async fn kept(index: &Path) -> Result<Kept> {
+    let read = Command::new(python()).args(["-c", SCRIPT]).arg(index).output().await.context("cannot start Python")?;
+    let said = String::from_utf8_lossy(&read.stderr);
+    ensure!(read.status.success(), "cannot read {}: {said}", index.display());
+    Ok(serde_json::from_slice(&read.stdout)?)
 }
 
 async fn load_segments(client: &Client, load: u64, rows: u64) -> Result<()> {

@@ -14,7 +14,7 @@ pub const NAME: &str = "duckdb";
 const SCRIPT: &str = include_str!("../../duckdb_engine.py");
 
 /// The Python that has the packages: `DRSDB_PYTHON`, else the project's virtual environment, else the system's.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     if let Some(python) = std::env::var_os("DRSDB_PYTHON") {
         return PathBuf::from(python);
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{human_bytes, new_table};
+use super::new_table;
 
 /// Durable single-row commits.
 #[derive(Debug, Serialize)]
@@ -70,14 +70,16 @@ pub struct ScanCost {
 pub struct CatalogSize {
     /// Transactions of one row each.
     pub transactions: u64,
-    /// Growth of the index server's files for each: log, catalog, and what SQLite adds.
-    pub bytes_per_transaction: f64,
+    /// The entry in the log of each.
+    pub log_bytes_per_transaction: f64,
+    /// What each adds to a snapshot of the catalog, which keeps the outcomes of the last ones.
+    pub catalog_bytes_per_transaction: f64,
     /// Segments that were made, as files on the storage servers.
     pub segments: u64,
-    /// Growth of the index server's files for each.
-    pub bytes_per_segment: f64,
-    /// What a million segments would take.
-    pub estimated_bytes_for_a_million: f64,
+    /// What each adds to its load's entry in the log.
+    pub log_bytes_per_segment: f64,
+    /// What each adds to a snapshot of the catalog.
+    pub catalog_bytes_per_segment: f64,
 }
 
 impl Commits {
@@ -131,14 +133,18 @@ impl Dml {
 
 impl CatalogSize {
     pub(super) fn print(&self) {
+        let mut table = new_table(&["index server, bytes", "in the log", "in the catalog"]);
+        for (what, log, catalog) in [
+            ("a transaction of one row", self.log_bytes_per_transaction, self.catalog_bytes_per_transaction),
+            ("a segment", self.log_bytes_per_segment, self.catalog_bytes_per_segment),
+        ] {
+            table.add_row([what.to_owned(), format!("{log:.1}"), format!("{catalog:.1}")]);
+        }
+        println!("\n{table}");
+        // Bytes of one are megabytes of a million.
         println!(
-            "\nindex server's files: {:.0} bytes a transaction ({} of one row), {:.0} bytes a segment ({} segments), about {} for a \
-             million segments",
-            self.bytes_per_transaction,
-            self.transactions,
-            self.bytes_per_segment,
-            self.segments,
-            human_bytes(self.estimated_bytes_for_a_million.max(0.0) as u64)
+            "{} transactions, {} segments; a million segments: {:.1} MB in the catalog",
+            self.transactions, self.segments, self.catalog_bytes_per_segment
         );
     }
 }
