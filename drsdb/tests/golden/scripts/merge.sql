@@ -50,3 +50,31 @@ WHEN NOT MATCHED THEN INSERT VALUES (d.item, 1);
 SELECT sum(amount) AS all_of_it FROM stock;
 --> all_of_it
 --> 33
+
+-- What was written comes back: new rows, changed ones as they are now, and deleted ones as they were.
+
+MERGE INTO stock s USING (SELECT * FROM (VALUES ('apple', 1), ('fig', -4), ('kiwi', 6)) AS v (fruit, more)) d ON s.item = d.fruit
+WHEN MATCHED AND s.amount + d.more = 0 THEN DELETE
+WHEN MATCHED THEN UPDATE SET amount = s.amount + d.more
+WHEN NOT MATCHED THEN INSERT VALUES (d.fruit, d.more)
+RETURNING item, s.amount, amount * 2 AS twice;
+--> item  | amount | twice
+--> apple | 21     | 42
+--> fig   | 4      | 8
+--> kiwi  | 6      | 12
+
+MERGE INTO stock s USING (SELECT 'lemon' AS fruit) d ON s.item = d.fruit
+WHEN MATCHED THEN DELETE
+RETURNING item, amount;
+--> item | amount
+
+MERGE INTO stock s USING (SELECT 'lemon' AS fruit) d ON s.item = d.fruit
+WHEN NOT MATCHED THEN INSERT VALUES (d.fruit, 1)
+RETURNING colour;
+--> error not_found: colour
+
+SELECT * FROM stock ORDER BY item;
+--> item  | amount
+--> apple | 21
+--> kiwi  | 6
+--> plum  | 9

@@ -211,3 +211,132 @@ START TRANSACTION;
 
 COMMIT;
 --> ok
+
+-- What a transaction may do can be said when it has begun.
+
+BEGIN;
+--> ok
+
+SET TRANSACTION READ ONLY;
+--> ok
+
+SELECT count(*) AS n FROM account;
+--> n
+--> 4
+
+UPDATE account SET balance = 7;
+--> error invalid_argument: the transaction is READ ONLY
+
+INSERT INTO account VALUES (9, 'nil', 0);
+--> error invalid_argument: the transaction is READ ONLY
+
+ROLLBACK;
+--> ok
+
+BEGIN READ ONLY;
+--> ok
+
+SET TRANSACTION READ WRITE;
+--> ok
+
+DELETE FROM account WHERE id = 4;
+--> 1 row
+
+COMMIT;
+--> ok
+
+SELECT count(*) AS n FROM account;
+--> n
+--> 3
+
+-- It is about this transaction only.
+
+BEGIN;
+--> ok
+
+INSERT INTO account VALUES (4, 'eve', 1);
+--> 1 row
+
+COMMIT;
+--> ok
+
+-- A snapshot is as much as these levels ask for, and more than the first two do.
+
+BEGIN;
+--> ok
+
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+--> ok
+
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+--> ok
+
+SELECT balance FROM account WHERE id = 1;
+--> balance
+--> 0
+
+--@ bob
+UPDATE account SET balance = 5 WHERE id = 1;
+--> 1 row
+
+--@ ann
+SELECT balance FROM account WHERE id = 1;
+--> balance
+--> 0
+
+DELETE FROM account WHERE id = 1;
+--> error invalid_argument: the transaction is READ ONLY
+
+COMMIT;
+--> ok
+
+SELECT balance FROM account WHERE id = 1;
+--> balance
+--> 5
+
+START TRANSACTION ISOLATION LEVEL READ UNCOMMITTED, READ WRITE;
+--> ok
+
+SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;
+--> error unsupported: SERIALIZABLE, REPEATABLE READ
+
+UPDATE account SET balance = 6 WHERE id = 1;
+--> 1 row
+
+COMMIT;
+--> ok
+
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+--> error unsupported: SERIALIZABLE, REPEATABLE READ
+
+-- None was begun.
+
+COMMIT;
+--> error invalid_argument: no transaction is open
+
+SET TRANSACTION READ ONLY;
+--> error invalid_argument: no transaction is open
+
+SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY;
+--> error unsupported: this form of SET
+
+-- Definitions change by themselves.
+
+BEGIN;
+--> ok
+
+CREATE TABLE later (id BIGINT);
+--> error unsupported: cannot be a part of a transaction
+
+COMMENT ON TABLE account IS 'money';
+--> error unsupported: cannot be a part of a transaction
+
+ROLLBACK;
+--> ok
+
+SELECT id, balance FROM account ORDER BY id;
+--> id | balance
+--> 1  | 6
+--> 2  | 0
+--> 3  | 5
+--> 4  | 1
