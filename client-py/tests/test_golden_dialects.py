@@ -61,7 +61,7 @@ Rules = dict[str, str]
 
 OF_BOTH: Rules = {
     "what drsdb does not do, others may": r"--> error unsupported",
-    "settings and catalogs are each database's own": r"^(settings|information_schema): "
+    "settings and catalogs are each database's own": r"^(settings|information_schema|system_tables): "
     r"|\b(information_schema|drsdb)\.|: (DESCRIBE|SHOW) ",
     "ids, and when now() is, are each database's own": r"ULID|\bevent\b",
     "division by zero gives NULL": r" / (0|\(id - (id|3|50)\)) ",
@@ -104,6 +104,9 @@ OF_DUCKDB: Rules = {
     "foreign keys have no actions": r" ON (DELETE|UPDATE) (CASCADE|SET NULL)",
     "a new column has no constraint": r": ALTER TABLE .* ADD COLUMN .* (REFERENCES|CHECK) ",
     "a transaction is what it was when it began": r"SET TRANSACTION|the transaction is READ ONLY",
+    "a view may be called a table": r": COMMENT ON TABLE implement_list ",
+    "a column has no comment once its table has another name": r": COMMENT ON COLUMN implement\.",
+    "there is no COMMENT IF EXISTS": r": COMMENT IF EXISTS ",
     "what no row would have is not looked at": r": UPDATE counter SET .* --> error (invalid_value|type_mismatch)",
     "an error ends a transaction": r"\(901, 2\)",
     "TRUNCATE does not mind foreign keys": r": TRUNCATE shelf --> error",
