@@ -38,13 +38,17 @@ impl Planner {
             let session = planner.session(&state, &context)?;
             let statement = parse_query(&sql)?;
             let references = referenced(&session, &statement)?;
+            let Statement::Statement(text) = &statement else {
+                return Err(Error::internal("a view's query is no statement"));
+            };
+            let named = statement::column_names(&**text)?;
             let plan = plan(&session, statement).await?;
             if !plan.get_parameter_fields()?.is_empty() {
                 let error = WireError::new(ErrorCode::InvalidArgument, "a view has no parameters");
                 return Err(error.with_hint("write the values into the query").into());
             }
             let (query_columns, columns) = columns_of(&plan, &names)?;
-            let uses = uses_of(&session, &state, &references, plan)?;
+            let uses = uses_of(&session, &state, (&references, &named), plan)?;
             Ok(View { id, name, sql, columns, query_columns, uses, comment: None })
         })
         .await
@@ -155,11 +159,12 @@ fn columns_of(plan: &LogicalPlan, names: &[String]) -> Result<(Vec<String>, Vec<
     Ok((fields.iter().map(|field| field.name().clone()).collect(), columns))
 }
 
-/// The tables and views that a query names, with the columns that its optimized plan reads.
+/// The tables and views that a query names, with the columns that its optimized plan reads or that are called like one that
+/// it names: what the optimizer leaves out must be there all the same.
 fn uses_of(
     session: &PlanSession,
     state: &CatalogState,
-    references: &[TableName],
+    (references, named): (&[TableName], &[String]),
     plan: LogicalPlan,
 ) -> Result<Vec<ViewUse>> {
     let mut read: BTreeMap<Ulid, Vec<usize>> = BTreeMap::new();
@@ -173,9 +178,9 @@ fn uses_of(
     })?;
     for name in references {
         if let Some(table) = state.table_by_name(name) {
-            // What the optimizer has left out entirely is named all the same.
-            let all = || table.table.visible_columns().map(|(position, _)| position).collect();
-            read.entry(table.table.id).or_insert_with(all);
+            let is_read = read.contains_key(&table.table.id);
+            let used = table.table.visible_columns().filter(|(_, column)| !is_read || named.contains(&column.name));
+            read.entry(table.table.id).or_default().extend(used.map(|(position, _)| position));
         } else if let Some(view) = state.view(name) {
             read.insert(view.id, (0..view.columns.len()).collect());
         }

@@ -39,10 +39,10 @@ pub fn refuse_beyond_row(expr: &Expr, what: &str) -> Result<()> {
     }
 }
 
-/// The columns that an expression names, each once.
-pub fn column_names(expr: &Expr) -> Result<Vec<String>> {
+/// The columns that an expression, or all of a query, names, each once.
+pub fn column_names(of: &impl ast::Visit) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    let visited = ast::visit_expressions(expr, |part: &Expr| {
+    let visited = ast::visit_expressions(of, |part: &Expr| {
         let ident = match part {
             Expr::Identifier(ident) => Some(ident),
             Expr::CompoundIdentifier(parts) => parts.last(),

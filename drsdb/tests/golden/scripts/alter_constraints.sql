@@ -45,6 +45,24 @@ ALTER TABLE room ADD CONSTRAINT has_name CHECK (name <> ''), ADD CONSTRAINT for_
 INSERT INTO room VALUES (5, '', 3, 1);
 --> 1 row
 
+-- A column that has another one's name from now on is not the one whose rows are looked at.
+
+CREATE TABLE swap (id BIGINT PRIMARY KEY, a INT, b INT) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO swap VALUES (1, 5, -5);
+--> 1 row
+
+ALTER TABLE swap RENAME COLUMN a TO old, RENAME COLUMN b TO a, ADD CONSTRAINT positive CHECK (a > 0);
+--> error unsupported: constraint positive is about a column that is added or renamed with it
+
+ALTER TABLE swap DROP COLUMN a, ADD COLUMN a INT DEFAULT -1, ADD CONSTRAINT positive CHECK (a > 0);
+--> error unsupported: constraint positive is about a column that is added or renamed with it
+
+SELECT * FROM swap;
+--> id | a | b
+--> 1  | 5 | -5
+
 -- One that is given no name has one all the same.
 
 ALTER TABLE room ADD CHECK (beds < 10);

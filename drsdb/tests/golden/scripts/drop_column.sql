@@ -107,6 +107,20 @@ SELECT * FROM depot ORDER BY id;
 ALTER TABLE depot RENAME COLUMN city TO place;
 --> ok
 
+-- Also those that they name and do not need.
+
+CREATE TABLE shed (id BIGINT PRIMARY KEY, area INT, note TEXT) WITH (engine = '$ENGINE');
+--> ok
+
+CREATE VIEW shed_ids AS SELECT id FROM (SELECT id, area FROM shed) AS measured;
+--> ok
+
+ALTER TABLE shed DROP COLUMN area;
+--> error constraint_violation: view public.shed_ids reads a column of table public.shed that is dropped
+
+ALTER TABLE shed DROP COLUMN note;
+--> ok
+
 -- Foreign keys: of the table that refers, and of the one that is referred to.
 
 CREATE TABLE shelf (id BIGINT PRIMARY KEY, code TEXT CONSTRAINT one_shelf UNIQUE, label TEXT) WITH (engine = '$ENGINE');
