@@ -91,23 +91,25 @@ impl Rebuilder {
                 return Ok(false);
             }
         };
+        let mut sources: Vec<&RebuildSource> = started.sources.iter().collect();
         for round in 0..ROUNDS {
-            let mut lost = false;
-            for source in &started.sources {
-                match self.catch_up_from(source, shard, table, started, Arc::clone(&own)).await {
+            let mut lost = Vec::new();
+            for source in sources {
+                match self.catch_up_from(source, shard, table, started, Arc::clone(&own)).await? {
                     Ok(()) => return Ok(true),
                     Err(error) => {
                         tracing::info!(
                             table = %table.name, shard = shard.shard, base, round, %error, "a shard is not caught up"
                         );
-                        lost |= error.code() == ErrorCode::Unavailable;
+                        lost.extend((error.code() == ErrorCode::Unavailable).then_some(source));
                     }
                 }
             }
-            if !lost {
+            if lost.is_empty() {
                 break;
             }
             // A source that went away may be back, and is asked for less than a copy.
+            sources = lost;
             pause().await;
         }
         Ok(false)
@@ -163,6 +165,8 @@ impl Rebuilder {
         }
     }
 
+    /// The inner error is the source's: nothing was changed here, and another source may do. With the outer one, what this
+    /// replica has is not known any more.
     async fn catch_up_from(
         &self,
         source: &RebuildSource,
@@ -170,7 +174,7 @@ impl Rebuilder {
         table: &Arc<Table>,
         started: &StartRebuildResponse,
         own: Arc<Own>,
-    ) -> Result<()> {
+    ) -> Result<Result<()>> {
         let (base, snapshot) = (started.complete_to, started.snapshot);
         let (mut client, url) = self.source(source)?;
         let named = |status| name_server(status, &url);
@@ -182,8 +186,15 @@ impl Rebuilder {
             keys_only,
             server_id: source.server_id.clone(),
         };
-        let mut deleted = client.export_shard(request(base, snapshot, true)).await.map_err(named)?.into_inner();
-        let mut written = client.export_shard(request(snapshot, base, false)).await.map_err(named)?.into_inner();
+        let exports = async {
+            let deleted = client.export_shard(request(base, snapshot, true)).await.map_err(named)?.into_inner();
+            let written = client.export_shard(request(snapshot, base, false)).await.map_err(named)?.into_inner();
+            Ok::<_, Error>((deleted, written))
+        };
+        let (mut deleted, mut written) = match exports.await {
+            Ok(exports) => exports,
+            Err(error) => return Ok(Err(error)),
+        };
         // What is staged for a moment is nobody's to abort.
         let transaction = ids::new_ulid();
         let open = self.follower.open.enter(transaction, 1)?;
@@ -217,31 +228,43 @@ impl Rebuilder {
             crash_point::reach("catch_up.committed");
             Ok(piece)
         });
-        let mut deleted_bytes = 0;
-        while let Some(message) = deleted.message().await.map_err(named)? {
-            self.received(shard, message.batch.len());
-            deleted_bytes += message.batch.len();
-            if deleted_bytes > DELETED_BYTES {
-                return Err(Error::new(
-                    ErrorCode::ResourceExhausted,
-                    "more rows were deleted than can be told one by one",
-                ));
+        let pulled = async {
+            let mut deleted_bytes = 0;
+            while let Some(message) = deleted.message().await.map_err(named)? {
+                self.received(shard, message.batch.len());
+                deleted_bytes += message.batch.len();
+                if deleted_bytes > DELETED_BYTES {
+                    return Err(Error::new(
+                        ErrorCode::ResourceExhausted,
+                        "more rows were deleted than can be told one by one",
+                    ));
+                }
+                if sender.send(Change::Deleted(message.batch)).await.is_err() {
+                    return Ok(());
+                }
             }
-            if sender.send(Change::Deleted(message.batch)).await.is_err() {
-                break;
+            while let Some(message) = written.message().await.map_err(named)? {
+                self.received(shard, message.batch.len());
+                if sender.send(Change::Written(message.batch)).await.is_err() {
+                    break;
+                }
             }
-        }
-        while let Some(message) = written.message().await.map_err(named)? {
-            self.received(shard, message.batch.len());
-            if sender.send(Change::Written(message.batch)).await.is_err() {
-                break;
-            }
-        }
+            Ok(())
+        };
+        let pulled = pulled.await;
         drop(sender);
-        let _ = complete.send(());
-        let piece = writer.await.map_err(|error| Error::internal(format!("a catch-up's writer failed: {error}")))??;
+        match &pulled {
+            Ok(()) => drop(complete.send(())),
+            Err(_) => drop(complete),
+        }
+        // In any case: the next source begins where nothing is staged.
+        let written = writer.await.map_err(|error| Error::internal(format!("a catch-up's writer failed: {error}")))?;
+        if let Err(error) = pulled {
+            return Ok(Err(error));
+        }
+        let piece = written?;
         tracing::info!(shard = shard.shard, base, snapshot, rows = piece.rows, deleted = piece.deleted, "caught up");
-        Ok(())
+        Ok(Ok(()))
     }
 }
 

@@ -41,7 +41,7 @@ use self::spool::Spool;
 use crate::{engine::ShardId, engines::Engines};
 
 /// Outcomes that are remembered for calls that are still coming in.
-const RECENT: usize = 10_000;
+const RECENT: usize = 100_000;
 
 /// Where a staged call goes.
 #[derive(Debug, Clone)]
