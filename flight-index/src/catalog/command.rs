@@ -99,6 +99,10 @@ pub enum Command {
         unchanged_since: Option<u64>,
         /// CASCADE: foreign keys of other tables and views that need what is gone go too.
         cascade: bool,
+        /// Foreign keys are told apart by their columns, and what new ones refer to was looked at, too. Logs also have it false:
+        /// there, only the first key from one table to another is new.
+        #[serde(default)]
+        exact_keys: bool,
     },
     /// COMMENT ON TABLE, VIEW or COLUMN. It changes no version: nothing depends on it.
     Comment {

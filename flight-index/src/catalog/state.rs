@@ -18,9 +18,6 @@ pub const DEFAULT_SCHEMA: &str = "public";
 /// Schemas whose tables the index servers make up.
 pub const RESERVED_SCHEMAS: [&str; 3] = ["information_schema", "pg_catalog", "drsdb"];
 
-/// Statements whose outcomes are remembered; the oldest are forgotten first.
-pub(super) const MAX_STATEMENTS: usize = 100_000;
-
 /// All that the index servers agree on, at one version. Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CatalogState {
@@ -58,6 +55,9 @@ pub struct CatalogState {
     /// What came of statements that clients have given ids, for those that ask again.
     #[serde(default)]
     pub(super) statements: Map<Ulid, Outcome>,
+    /// The largest of those that have been forgotten.
+    #[serde(default)]
+    pub(super) forgotten_statement: Ulid,
 }
 
 /// What makes the cluster this cluster.
@@ -163,6 +163,7 @@ impl Default for CatalogState {
             forgotten: 0,
             oldest_transaction: Ulid::nil(),
             statements: Map::new_sync(),
+            forgotten_statement: Ulid::default(),
         }
     }
 }
@@ -340,11 +341,9 @@ impl CatalogState {
         self.statements.get(&statement).copied()
     }
 
-    /// Whether what came of a statement, if it is not known, may have been forgotten.
-    pub fn may_have_forgotten(&self, statement: Ulid) -> bool {
-        // The oldest are, when there are very many.
-        self.statements.size() >= MAX_STATEMENTS
-            && self.statements.keys().next().is_some_and(|oldest| statement < *oldest)
+    /// Whether what came of the statement, if anything did, has been forgotten.
+    pub fn has_forgotten(&self, statement: Ulid) -> bool {
+        statement <= self.forgotten_statement && !self.statements.contains_key(&statement)
     }
 
     /// What storage servers have to know of each version after `version`, in order.

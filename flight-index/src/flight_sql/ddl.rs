@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often a change is worked out anew.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: u32 = 5;
 
 impl FlightSqlServer {
     /// ALTER TABLE; the version at which it took effect.
@@ -33,7 +33,10 @@ impl FlightSqlServer {
         let mut attempt = 1;
         loop {
             match self.try_alter(alter, caller, limit).await {
-                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => attempt += 1,
+                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
+                    limit.keep(pause(attempt, &error)).await?;
+                    attempt += 1;
+                }
                 done => return done,
             }
         }
@@ -65,7 +68,8 @@ impl FlightSqlServer {
             }
         }
         let seen = known.table.version;
-        self.propose(Command::AlterTable { table, seen, unchanged_since, cascade }, caller.statement).await
+        let command = Command::AlterTable { table, seen, unchanged_since, cascade, exact_keys: true };
+        self.propose(command, caller.statement).await
     }
 
     /// Checks that the rows that are there are as the new definition wants them. They are read with the old one.

@@ -205,7 +205,7 @@ async fn an_answer_goes_on_at_its_snapshot_as_long_as_its_tables_are_what_they_w
     let mut table = (*cluster.state.table_by_name(&TableName::new("public", "t")).unwrap().table).clone();
     let seen = table.version;
     table.columns.push(drsdb_core::Column::new("w", drsdb_core::SqlType::BigInt, false));
-    cluster.apply(&Command::AlterTable { table, seen, unchanged_since: None, cascade: false });
+    cluster.apply(&Command::AlterTable { table, seen, unchanged_since: None, cascade: false, exact_keys: true });
     refused(&cluster, sql, defaults()).await;
 }
 

@@ -17,6 +17,7 @@ pub(super) fn alter(
     seen: u64,
     unchanged_since: Option<u64>,
     cascade: bool,
+    exact_keys: bool,
 ) -> Applied {
     let known = state.tables.get(&table.id).filter(|known| known.is_users() && !state.is_in_making(table.id)).cloned();
     let known = known.ok_or_else(|| conflict(table, "was dropped meanwhile"))?;
@@ -24,15 +25,15 @@ pub(super) fn alter(
         return Err(conflict(table, "was altered meanwhile"));
     }
     let before = &*known.table;
+    let parents = new_parents(table, &before.foreign_keys, exact_keys);
     if let Some(version) = unchanged_since {
         if known.changed_version > version {
             return Err(conflict(table, "was written to while its rows were checked"));
         }
         // Nobody who deleted there knew of the key.
-        let parents = new_parents(table, &before.foreign_keys);
         let mut shards = parents.iter().filter_map(|parent| state.tables.get(parent)).flat_map(|parent| &parent.shards);
-        if shards.any(|shard| shard.last_delete > version) {
-            return Err(conflict(table, "refers to rows that were deleted while it was checked"));
+        if exact_keys && shards.any(|shard| shard.last_delete > version) {
+            return Err(conflict(table, "refers to a table whose rows were changed while they were looked for"));
         }
     }
     if before == table {
@@ -72,7 +73,7 @@ pub(super) fn alter(
     let added = table.uniques.iter().filter(|key| !keeps(before, key.index));
     let added = added.map(|key| place(state, &table.unique_index(key))).collect::<Result<Vec<_>, _>>()?;
 
-    foreign_keys_added(state, table, &before.foreign_keys);
+    foreign_keys_added(state, parents);
     views::drop_users_of_columns(state, table.id, &dropped);
     for child in children {
         let mut definition = (*child.table).clone();

@@ -48,8 +48,8 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
             tables::drop(state, std::slice::from_ref(name), *if_exists, *cascade)
         }
         Command::DropTables { names, if_exists, cascade } => tables::drop(state, names, *if_exists, *cascade),
-        Command::AlterTable { table, seen, unchanged_since, cascade } => {
-            alter::alter(state, table, *seen, *unchanged_since, *cascade)
+        Command::AlterTable { table, seen, unchanged_since, cascade, exact_keys } => {
+            alter::alter(state, table, *seen, *unchanged_since, *cascade, *exact_keys)
         }
         Command::Comment { name, column, text } => views::comment(state, name, column.as_deref(), text.as_deref()),
         Command::CreateView { view, or_replace, if_not_exists } => {

@@ -29,7 +29,7 @@ pub(super) fn add(state: &mut CatalogState, table: &Table) -> Result<(), WireErr
     }
     let placed =
         std::iter::once(table).chain(&indexes).map(|table| place(state, table)).collect::<Result<Vec<_>, _>>()?;
-    foreign_keys_added(state, table, &[]);
+    foreign_keys_added(state, new_parents(table, &[], true));
     for created in placed {
         state.tables.insert_mut(created.table.id, Arc::new(created));
     }
@@ -63,13 +63,12 @@ pub(super) fn check_definition(state: &CatalogState, table: &Table) -> Result<()
     table.foreign_keys.iter().try_for_each(|key| check_foreign_key(state, table, key))
 }
 
-/// The other tables that foreign keys refer to which were not there before, under whatever name.
-pub(super) fn new_parents(table: &Table, before: &[ForeignKey]) -> BTreeSet<Ulid> {
+/// The other tables that foreign keys refer to which were not there before, under whatever name; see
+/// [`Command::AlterTable`](crate::catalog::Command::AlterTable) for `exact`.
+pub(super) fn new_parents(table: &Table, before: &[ForeignKey], exact: bool) -> BTreeSet<Ulid> {
     let was_there = |key: &ForeignKey| {
-        let same = |old: &ForeignKey| {
-            (old.parent, &old.columns, &old.parent_columns) == (key.parent, &key.columns, &key.parent_columns)
-        };
-        before.iter().any(same)
+        let columns = |old: &ForeignKey| (&old.columns, &old.parent_columns) == (&key.columns, &key.parent_columns);
+        before.iter().any(|old| old.parent == key.parent && (!exact || columns(old)))
     };
     let added = table.foreign_keys.iter().filter(|key| !was_there(key));
     added.map(|key| key.parent).filter(|&parent| parent != table.id).collect()
@@ -77,8 +76,8 @@ pub(super) fn new_parents(table: &Table, before: &[ForeignKey]) -> BTreeSet<Ulid
 
 /// Notes that tables are referred to by foreign keys that were not there before. A transaction that has deleted rows there
 /// did not look for rows that refer to them, so that its version of the definition must not commit.
-pub(super) fn foreign_keys_added(state: &mut CatalogState, table: &Table, before: &[ForeignKey]) {
-    for parent in new_parents(table, before) {
+pub(super) fn foreign_keys_added(state: &mut CatalogState, parents: BTreeSet<Ulid>) {
+    for parent in parents {
         let Some(known) = state.tables.get(&parent) else { continue };
         let definition = Table { version: known.table.version + 1, ..(*known.table).clone() };
         let changed = TableState { table: Arc::new(definition), ..(**known).clone() };

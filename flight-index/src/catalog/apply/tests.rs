@@ -374,7 +374,7 @@ fn altered(id: u128, name: &str, seen: u64, change: u8) -> Table {
 }
 
 pub(super) fn alter(table: Table, seen: u64, cascade: bool) -> Command {
-    Command::AlterTable { table, seen, unchanged_since: None, cascade }
+    Command::AlterTable { table, seen, unchanged_since: None, cascade, exact_keys: true }
 }
 
 /// A view of both columns of the table `of`.
@@ -410,6 +410,7 @@ fn a_table_is_altered_by_whoever_has_seen_it_last() {
         seen: 1,
         unchanged_since: Some(version),
         cascade: false,
+        exact_keys: true,
     };
     assert_eq!(refused(&mut state, since(1)).code, ErrorCode::Conflict, "rows came since");
     let version = state.version();
@@ -430,6 +431,7 @@ fn a_foreign_key_is_added_when_nobody_deleted_what_it_refers_to() {
         seen,
         unchanged_since: Some(version),
         cascade: false,
+        exact_keys: true,
     };
     let first = child(11, "child", 10);
     for version in [looked, inserted] {

@@ -7,14 +7,15 @@ use drsdb_core::{ErrorCode, TableKind, Ulid, WireError};
 use super::{Applied, making, remove_all};
 use crate::catalog::{
     Absent, CatalogState, Outcome, PieceInfo, Replica, ReplicaState, Response, ShardState, TableChange, TableState,
-    Validation,
-    state::{Event, MAX_STATEMENTS},
-    statistics,
+    Validation, state::Event, statistics,
 };
 
 /// Aborted transactions that are remembered. Ids grow with time, so the oldest go first, and a commit older than all
 /// that are remembered is refused.
 pub(super) const MAX_ABORTED: usize = 100_000;
+
+/// Statements whose outcomes are remembered; the oldest are forgotten first.
+pub(super) const MAX_STATEMENTS: usize = 100_000;
 
 pub(super) fn commit(
     state: &mut CatalogState,
@@ -77,6 +78,8 @@ pub(super) fn remember(state: &mut CatalogState, statement: Ulid, outcome: Outco
         // Ids grow with time.
         let oldest: Vec<Ulid> = state.statements.keys().copied().take(MAX_STATEMENTS).collect();
         remove_all(&mut state.statements, &oldest);
+        // One that commits late may have a smaller id.
+        state.forgotten_statement = oldest.last().copied().unwrap_or_default().max(state.forgotten_statement);
     }
 }
 
