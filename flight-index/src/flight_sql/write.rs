@@ -148,7 +148,11 @@ impl FlightSqlServer {
                 if let Some(outcome) = self.done_before(caller).map_err(never)? {
                     return repeated(statement, outcome).map_err(never);
                 }
-                let again = if basis == Basis::Known { Again::Yes } else { Again::after(&error) };
+                let again = match basis {
+                    _ if self.runs_elsewhere(caller) => Again::No,
+                    Basis::Known => Again::Yes,
+                    Basis::Newest => Again::after(&error),
+                };
                 return Err((nothing_done(error), again));
             }
         };
@@ -161,9 +165,17 @@ impl FlightSqlServer {
                 }
             },
             // Of anything but a conflict, nobody knows here what became of it.
-            Err(error) if error.code() == ErrorCode::Conflict => Err((error, Again::Yes)),
+            Err(error) if error.code() == ErrorCode::Conflict && !self.runs_elsewhere(caller) => {
+                Err((error, Again::Yes))
+            }
             Err(error) => Err(never(error)),
         }
+    }
+
+    /// Whether another run of the caller's statement makes a table: the client has asked again, and this run would only take the
+    /// place of that one.
+    fn runs_elsewhere(&self, caller: &Caller) -> bool {
+        caller.statement.is_some() && self.catalog.state().making().any(|making| making.statement == caller.statement)
     }
 
     /// Runs a statement in a transaction of its own, which somebody else ends.
@@ -213,7 +225,7 @@ impl FlightSqlServer {
             };
             transaction.abort().await;
             let is_in_the_way = |error: &Error| create.if_not_exists && error.code() == ErrorCode::Conflict;
-            if let Some(error) = failed.filter(|error| attempt == ATTEMPTS || !is_in_the_way(error)) {
+            if let Some(error) = failed.filter(|error| attempt >= ATTEMPTS || !is_in_the_way(error)) {
                 return self.done_before(caller)?.ok_or_else(|| nothing_done(error));
             }
             // Another load makes it, and this one is to add to it.

@@ -30,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ASK_TIME: Duration = Duration::from_secs(2);
 /// For how long one may be silent until its transactions are given up: as long as a proposal looks for a leader.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same of one to which no connection can be made: nearly always it is not there.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Until `shutdown`, while this index server leads, aborts transactions that make a table and do not run any more. `active` are
 /// those of this index server, whose URL is `url`.
@@ -52,7 +54,7 @@ pub async fn abort_abandoned(
         }
         let asked = making.iter().cloned().map(|making| async move {
             match making.coordinator == *url {
-                true => Some(active.contains(making.transaction)),
+                true => Ok(active.contains(making.transaction)),
                 false => runs_elsewhere(dial, &making).await,
             }
         });
@@ -60,11 +62,11 @@ pub async fn abort_abandoned(
         silent_since.retain(|transaction, _| making.iter().any(|making| making.transaction == *transaction));
         for (Making { transaction, coordinator, .. }, runs) in making.into_iter().zip(answers) {
             let gone = match runs {
-                Some(runs) => {
+                Ok(runs) => {
                     silent_since.remove(&transaction);
                     !runs
                 }
-                None => silent_since.entry(transaction).or_insert_with(Instant::now).elapsed() >= PATIENCE,
+                Err(patience) => silent_since.entry(transaction).or_insert_with(Instant::now).elapsed() >= patience,
             };
             if !gone {
                 continue;
@@ -79,15 +81,14 @@ pub async fn abort_abandoned(
     }
 }
 
-/// Whether its index server runs the transaction; `None`: it does not say.
-async fn runs_elsewhere(dial: &Dial, making: &Making) -> Option<bool> {
-    let channel = dial(&Url::parse(&making.coordinator).ok()?).ok()?;
+/// Whether its index server runs the transaction; when it does not say, how long to be patient with it.
+async fn runs_elsewhere(dial: &Dial, making: &Making) -> Result<bool, Duration> {
+    let url = Url::parse(&making.coordinator).map_err(|_| PATIENCE)?;
     let request = TransactionActiveRequest { transaction_id: making.transaction.to_string() };
-    let mut client = ClusterClient::new(channel);
+    let mut client = ClusterClient::new(dial(&url).map_err(|_| PATIENCE)?);
     match tokio::time::timeout(ASK_TIME, client.transaction_active(request)).await {
-        Ok(Ok(answer)) => Some(answer.get_ref().active),
-        // It is not there.
-        Ok(Err(status)) if was_not_sent(&status) => Some(false),
-        Ok(Err(_)) | Err(_) => None,
+        Ok(Ok(answer)) => Ok(answer.get_ref().active),
+        Ok(Err(status)) if was_not_sent(&status) => Err(REFUSED_PATIENCE),
+        Ok(Err(_)) | Err(_) => Err(PATIENCE),
     }
 }

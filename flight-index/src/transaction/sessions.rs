@@ -329,16 +329,12 @@ impl Sessions {
     async fn outcome_of(&self, handle: &Handle) -> Result<Committed> {
         let catalog = self.writes.catalog();
         catalog.linearize().await?;
-        if let Some(Outcome::Committed { version, rows }) = catalog.state().statement_outcome(handle.id) {
-            return Ok(Committed { version, repeated: Some(rows) });
-        }
-        if catalog.state().may_have_forgotten(handle.id) {
-            let message = format!("what came of transaction {} is not known any more", handle.id);
-            return Err(WireError::new(ErrorCode::Unavailable, message)
-                .with_hint("look whether its changes are there before you run it again")
-                .with_field("transaction", handle.id)
-                .with_field("outcome", "unknown")
-                .into());
+        let state = catalog.state();
+        match state.statement_outcome(handle.id).or(state.outcome(handle.id)) {
+            Some(Outcome::Committed { version, rows }) => return Ok(Committed { version, repeated: Some(rows) }),
+            Some(Outcome::Aborted) => return Err(over(handle.id)),
+            None if state.has_forgotten(handle.id) => return Err(forgotten(handle.id)),
+            None => {}
         }
         match catalog.propose(Command::AbortTransaction { transaction: handle.id }).await? {
             (_, Response::Transaction(Outcome::Committed { version, rows })) => {
@@ -403,6 +399,14 @@ fn over(id: Ulid) -> Error {
              another password: run it again",
         )
         .with_field("transaction", id)
+        .into()
+}
+
+fn forgotten(id: Ulid) -> Error {
+    WireError::new(ErrorCode::Unavailable, format!("what came of transaction {id} is not known any more"))
+        .with_hint("look whether its changes are there before you run it again")
+        .with_field("transaction", id)
+        .with_field("outcome", "unknown")
         .into()
 }
 

@@ -130,12 +130,12 @@ impl Transaction {
         self.makes = true;
         let made = self.writes.catalog.propose(Command::MakeTable { table, making }).await;
         crash_point::reach("table.made");
-        made.map_err(|error| {
+        if let Err(error) = made {
             // A table without a name is nothing done.
             let mut error = error.to_wire();
-            error.fields.remove("outcome");
-            Error::from(error)
-        })?;
+            self.makes = error.fields.remove("outcome").is_some_and(|outcome| outcome == "unknown");
+            return Err(error.into());
+        }
         let state = self.writes.catalog.state();
         let made = state.table(id).ok_or_else(|| {
             WireError::new(ErrorCode::Conflict, "the transaction was aborted while it made a table")
@@ -299,7 +299,10 @@ impl Transaction {
             Ok(Response::Transaction(Outcome::Committed { version, .. })) => Ok(Committed { version, repeated: None }),
             Ok(_) => {
                 undo(&self.writes, self.id, touched).await;
-                Err(error)
+                let error = error.to_wire();
+                // It is known now.
+                let unknown = error.fields.get("outcome").is_some_and(|outcome| outcome == "unknown");
+                Err(if unknown { error.with_field("outcome", "none") } else { error }.into())
             }
             Err(_) => {
                 // Servers with staged rows will ask for the outcome themselves.
