@@ -211,14 +211,14 @@ enum Reached {
 fn places(servers: &[&StorageServer]) -> Vec<(usize, usize)> {
     let mut zones = BTreeMap::new();
     let mut racks = BTreeMap::new();
-    let place = |server: &&StorageServer| {
+    let mut places = Vec::with_capacity(servers.len());
+    for &server in servers {
         let next = zones.len();
         let zone = *zones.entry(zone_of(server)).or_insert(next);
         let next = racks.len();
-        let rack = *racks.entry((zone, label(server, "rack"))).or_insert(next);
-        (zone, rack)
-    };
-    servers.iter().map(place).collect()
+        places.push((zone, *racks.entry((zone, label(server, "rack"))).or_insert(next)));
+    }
+    places
 }
 
 /// Where a server is, as far as replicas are to be apart; one without labels is a place of its own.
