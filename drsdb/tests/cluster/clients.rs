@@ -67,7 +67,7 @@ async fn loads_are_whole_or_not_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_load_drops_no_table_that_others_use() {
+async fn a_load_makes_its_table_with_all_rows_or_not_at_all() {
     let cluster = TestCluster::start(2).await;
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<RecordBatch, ArrowError>>(1);
     let creator = cluster.client.new_session();
@@ -77,16 +77,18 @@ async fn a_failed_load_drops_no_table_that_others_use() {
         creator.ingest("people", rows([0]).schema(), batches, options).await
     });
     sender.send(Ok(rows(0..10))).await.unwrap();
-    eventually("the table is there", || async { cluster.client.table("people").await.is_ok() }).await;
-    ingest(&cluster.client, vec![Ok(rows(100..200))], IngestMode::Append).await.unwrap();
+    let loads = || async { cluster.value("SELECT count(*) FROM drsdb.transactions").await == "1" };
+    eventually("the load has begun", loads).await;
+    assert_eq!(cluster.error("SELECT * FROM people").await.code(), ErrorCode::NotFound);
+    assert_eq!(cluster.error("CREATE TABLE people (id BIGINT)").await.code(), ErrorCode::Conflict);
+    let error = ingest(&cluster.client, vec![Ok(rows(100..200))], IngestMode::Append).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotFound, "{error}");
     sender.send(Err(ArrowError::ComputeError("the source broke".to_owned()))).await.unwrap();
     assert!(creating.await.unwrap().is_err());
-    assert_eq!(ids(&cluster.client).await, (100..200).collect::<Vec<_>>());
-    // A table that nobody has used goes with the load that made it.
-    cluster.run(&["DROP TABLE people"]).await;
-    let broken = vec![Ok(rows(0..10)), Err(ArrowError::ComputeError("the source broke".to_owned()))];
-    ingest(&cluster.client, broken, IngestMode::Create).await.unwrap_err();
+    // Nothing is left, the name included.
     assert_eq!(cluster.client.table("people").await.unwrap_err().code(), ErrorCode::NotFound);
+    ingest(&cluster.client, vec![Ok(rows(100..200))], IngestMode::Create).await.unwrap();
+    assert_eq!(ids(&cluster.client).await, (100..200).collect::<Vec<_>>());
     cluster.cluster.shutdown().await.unwrap();
 }
 
