@@ -26,7 +26,8 @@ use drsdb_proto::{ErrorCode, WireError};
 
 use crate::{
     Error, bounded_functions::register_bounded_functions, checked_sum::CheckedSum, id_functions::register_id_functions,
-    interval_order::IntervalNanos, single_value::register_single_value, window_functions::register_window_functions,
+    interval_order::IntervalNanos, now_functions::register_now_functions, single_value::register_single_value,
+    window_functions::register_window_functions,
 };
 
 /// One of the checked operators, as a function of two or more integers: `a - b - c` is one call, and not two. What later
@@ -106,7 +107,7 @@ impl ScalarUDFImpl for Checked {
     }
 }
 
-/// Registers the functions, [`CheckedSum`], those over windows and those that make ids, so that SQL and plans that name them
+/// Registers the functions, [`CheckedSum`], those over windows, those that tell the time and those that make ids, so that SQL and plans that name them
 /// find them.
 pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
     for function in all() {
@@ -117,6 +118,7 @@ pub fn register_functions(state: &mut SessionState) -> DfResult<()> {
     register_single_value(state)?;
     register_window_functions(state)?;
     register_bounded_functions(state)?;
+    register_now_functions(state)?;
     register_id_functions(state)
 }
 

@@ -34,6 +34,7 @@ pub mod initial;
 pub mod injected;
 pub mod interval_order;
 pub mod net;
+mod now_functions;
 pub mod query_session;
 pub mod scan;
 pub mod security;

@@ -34,3 +34,25 @@ CREATE TABLE wrong (a INT, b INT DEFAULT a + 1) WITH (engine = '$ENGINE');
 
 CREATE TABLE wrong (a INT DEFAULT 'many') WITH (engine = '$ENGINE');
 --> error
+
+-- The time of the statement has as many digits as columns keep.
+
+CREATE TABLE stamped (id BIGINT PRIMARY KEY, at TIMESTAMP WITH TIME ZONE, plain TIMESTAMP, clock TIME) WITH (engine = '$ENGINE');
+--> ok
+
+INSERT INTO stamped SELECT 1, now(), CAST(now() AS TIMESTAMP), current_time;
+--> 1 row
+
+UPDATE stamped SET at = now() - INTERVAL '1 day', plain = CAST(current_timestamp AS TIMESTAMP), clock = current_time WHERE id = 1;
+--> 1 row
+
+SELECT count(*) AS n FROM stamped WHERE at < now() AND at > now() - INTERVAL '2 days' AND plain > TIMESTAMP '2020-01-01 00:00:00';
+--> n
+--> 1
+
+CREATE TABLE stamped_too AS SELECT id, now() AS at FROM stamped;
+--> 1 row
+
+SELECT data_type FROM information_schema.columns WHERE table_name = 'stamped_too' AND column_name = 'at';
+--> data_type
+--> timestamp with time zone
