@@ -10,13 +10,13 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, Ulid, v1, v1::stage_request::Part};
+use drsdb_core::{Error, ErrorCode, Result, Table, TableKind, Ulid, WireError, v1, v1::stage_request::Part};
 use futures::future::{join, join_all, try_join};
 use tokio::sync::mpsc;
 
 use super::{Writes, encode::encode, split::Piece, stager::Rows, stager::Staged};
 use crate::{
-    catalog::{PieceInfo, ShardState, StorageServer},
+    catalog::{Command, PieceInfo, Response, ShardState, StorageServer},
     offload::{is_small, offload},
 };
 
@@ -230,10 +230,24 @@ impl ShardWriter {
         }
     }
 
-    /// The replica that decides gave an error: its refusal, or it does not answer.
+    /// The replica that decides gave an error: its refusal, or it does not answer, or it cannot, like one whose disk is full.
+    /// Then another one decides, if there are enough.
     async fn first_failed(&self, error: Error) -> Error {
-        if error.code() == ErrorCode::Unavailable {
-            self.writes.failed(self.servers[0].id, true).await;
+        let first = &self.servers[0];
+        match error.code() {
+            ErrorCode::Unavailable => self.writes.failed(first.id, true).await,
+            ErrorCode::DiskFull | ErrorCode::Corrupt => {
+                tracing::warn!(server = %first.url, %error, "a replica that decides about writes cannot");
+                let demoted = Command::DemoteReplica { table: self.table.id, shard: self.shard, server: first.id };
+                if let Ok((_, Response::Done { changed: true })) = self.writes.catalog().propose(demoted).await {
+                    let message = format!("another replica takes the place of the one on {}", first.url);
+                    return WireError::new(ErrorCode::Unavailable, message)
+                        .with_hint("run it again")
+                        .with_field("cause", error.to_wire().message)
+                        .into();
+                }
+            }
+            _ => {}
         }
         self.name_constraint(error)
     }
