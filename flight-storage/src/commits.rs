@@ -171,8 +171,9 @@ impl Obstacles {
 /// transaction's id may differ; and a load may take much longer than a lease before it is staged.
 type Staged = HashMap<Ulid, Instant>;
 
-/// Follows commits until `shutdown`, reconnecting to the next index server whenever a stream ends.
-pub async fn follow(follower: Follower, shutdown: CancellationToken) {
+/// Follows commits until `shutdown`, reconnecting to the next index server whenever a stream ends. An error: the cluster has
+/// not what this server has taken in, so that nothing here can be believed.
+pub async fn follow(follower: Follower, shutdown: CancellationToken) -> Result<()> {
     let index_servers = &follower.index_servers;
     let mut staged = Staged::new();
     let mut attempt = 0usize;
@@ -180,6 +181,9 @@ pub async fn follow(follower: Follower, shutdown: CancellationToken) {
         let url = index_servers.at(attempt);
         attempt += 1;
         let ended = shutdown.run_until_cancelled(follow_one(&follower, &url, &mut staged)).await;
+        if let Some(Ok(ahead)) = ended {
+            return Err(ahead);
+        }
         if let Some(Err(error)) = ended {
             tracing::warn!(index_server = %url, %error, "lost the stream of commits");
             // Nothing tells when an index server is back: ask again after a moment.
@@ -191,13 +195,19 @@ pub async fn follow(follower: Follower, shutdown: CancellationToken) {
     if let Err(error) = save(&follower).await {
         tracing::warn!(%error, "could not save the applied version: the next start replays more");
     }
+    Ok(())
 }
 
-async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Result<()> {
+/// Follows until the stream ends, which is an error, or is refused for good, which is what it answers.
+async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Result<Error> {
     let Follower { engines, applied, channels, server_id, rebuilds, coordinators, .. } = follower;
     let mut client = ClusterClient::new(channels.channel(url)?);
     let request = v1::FollowCommitsRequest { server_id: server_id.to_string(), after_version: applied.durable() };
-    let stream = client.follow_commits(request).await?.into_inner();
+    let stream = match client.follow_commits(request).await.map_err(Error::from) {
+        Ok(stream) => stream.into_inner(),
+        Err(error) if error.code() == ErrorCode::Corrupt => return Ok(error),
+        Err(error) => return Err(error),
+    };
     let mut batches = stream.ready_chunks(BATCH);
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

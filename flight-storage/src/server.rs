@@ -218,7 +218,7 @@ pub async fn serve(
     let repairing = repair::run(rebuilder.clone(), shutdown.clone());
     let revoked = RevokedLogins::default();
     let stage = StageService::new(follower.clone(), rebuilder, Arc::clone(&queries), needed, revoked.clone(), progress);
-    let follower = tokio::spawn(commits::follow(follower, shutdown.clone()));
+    let mut following = tokio::spawn(commits::follow(follower, shutdown.clone()));
 
     drsdb_core::id_functions::set_storage_node(registration.server_id);
     let worker = queries.worker().into_worker_server();
@@ -238,12 +238,21 @@ pub async fn serve(
             Ok(()) => std::future::pending().await,
         }
     };
+    let ahead = async {
+        match (&mut following).await {
+            Ok(Err(error)) => error,
+            _ => std::future::pending().await,
+        }
+    };
     let served = tokio::select! {
         served = serving => served,
         damage = damaged => Err(damage),
+        ahead = ahead => Err(ahead),
     };
     shutdown.cancel();
-    let _ = follower.await;
+    if !following.is_finished() {
+        let _ = following.await;
+    }
     let _ = upkeep.await;
     // Queries that outlived the drain are cut; their clients see the connection end.
     runtime.shutdown_background();

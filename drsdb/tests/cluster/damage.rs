@@ -305,3 +305,27 @@ async fn a_server_that_has_the_only_replica_does_not_start_with_less() {
     assert_eq!(cluster.value("SELECT count(*) FROM row_t").await, "2000");
     cluster.cluster.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_ahead_of_its_cluster_does_not_serve() {
+    let mut cluster = impatient(3, 600).await;
+    create_tables(&cluster, "").await;
+    cluster.run(&["INSERT INTO row_t SELECT v, 'text ' || v FROM generate_series(1, 2000) g(v)"]).await;
+    cluster.cluster.kill_storage(0).await.unwrap();
+    let applied = data(&cluster, 0).join("applied_version");
+    fs::write(&applied, "999999").unwrap();
+    // It may say that it is ready before it hears of it.
+    let _ = cluster.cluster.restart_storage(0).await;
+    eventually("it ends", || async { log(&cluster, 0).contains("says it took in commit 999999") }).await;
+    let sql = "SELECT count(*) FROM row_t";
+    eventually("the others answer", || async { cluster.client.collect(sql).await.is_ok() }).await;
+    assert_eq!(cluster.value(sql).await, "2000");
+    cluster.run(&["DELETE FROM row_t WHERE id % 2 = 0"]).await;
+
+    fs::remove_file(&applied).unwrap();
+    cluster.cluster.restart_storage(0).await.unwrap();
+    all_current(&cluster, REPLICAS).await;
+    replicas_are_equal(&cluster).await;
+    assert_eq!(cluster.value(sql).await, "1000");
+    cluster.cluster.shutdown().await.unwrap();
+}

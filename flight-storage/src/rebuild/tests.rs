@@ -1,3 +1,5 @@
+//! Calls that end late.
+
 use arrow::{
     array::{Int64Array, RecordBatch},
     ipc::writer::StreamWriter,
