@@ -63,7 +63,7 @@ OF_BOTH: Rules = {
     "what drsdb does not do, others may": r"--> error unsupported",
     "settings and catalogs are each database's own": r"^(settings|information_schema|system_tables): "
     r"|\b(information_schema|drsdb)\.|: (DESCRIBE|SHOW) ",
-    "ids, and when now() is, are each database's own": r"ULID|\bevent\b",
+    "ids, and when now() is, are each database's own": r"ULID|\b(event|stamped\w*)\b",
     "division by zero gives NULL": r" / (0|\(id - (id|3|50)\)) ",
     "numbers are rounded": r"SELECT 4\.7, 3",
     "names are the same in any case": r'"N"',

@@ -148,6 +148,7 @@ pub async fn serve(
         opened => opened?,
     };
 
+    let (refuse, refused) = tokio::sync::oneshot::channel();
     let key = match &registration.verifying_key {
         // Known from before: serve at once, and tell the index servers where this server is now.
         Some(key) => {
@@ -155,7 +156,11 @@ pub async fn serve(
             let (config, channels, registration) = (config.clone(), channels.clone(), registration.clone());
             let (servers, stop) = (index_servers.clone(), shutdown.clone());
             let registering = async move { register(&config, &servers, &channels, &registration).await };
-            tokio::spawn(async move { stop.run_until_cancelled(registering).await });
+            tokio::spawn(async move {
+                if let Some(Err(error)) = stop.run_until_cancelled(registering).await {
+                    let _ = refuse.send(error);
+                }
+            });
             key
         }
         None => {
@@ -163,6 +168,7 @@ pub async fn serve(
             let Some(answer) = shutdown.run_until_cancelled(registering).await else {
                 return Ok(());
             };
+            let answer = answer?;
             registration.cluster_id = Some(answer.cluster_id);
             registration.verifying_key = Some(answer.verifying_key.to_vec());
             registration.save(&file)?;
@@ -248,6 +254,7 @@ pub async fn serve(
         served = serving => served,
         damage = damaged => Err(damage),
         ahead = ahead => Err(ahead),
+        Ok(removed) = refused => Err(removed),
     };
     shutdown.cancel();
     if !following.is_finished() {
@@ -259,13 +266,14 @@ pub async fn serve(
     served
 }
 
-/// Registers with the first index server that answers; tries for as long as it takes.
+/// Registers with the first index server that answers; tries for as long as it takes. An error: the cluster has removed this
+/// server for good.
 async fn register(
     config: &StorageConfig,
     index_servers: &IndexServers,
     channels: &ChannelPool,
     registration: &Registration,
-) -> v1::RegisterStorageResponse {
+) -> Result<v1::RegisterStorageResponse> {
     let request = v1::RegisterStorageRequest {
         server_id: registration.server_id.to_string(),
         url: config.public_url.to_string(),
@@ -286,8 +294,9 @@ async fn register(
             Ok(response) => {
                 let response = response.into_inner();
                 index_servers.learn(&response.index_servers);
-                return response;
+                return Ok(response);
             }
+            Err(error) if error.code() == ErrorCode::InvalidArgument => return Err(error),
             Err(error) if attempt % 50 == 10 => {
                 tracing::warn!(index_server = %url, %error, "cannot register yet; trying on");
             }

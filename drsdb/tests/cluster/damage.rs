@@ -154,7 +154,7 @@ fn cut(file: &Path) {
 }
 
 /// What a server has said since it was made.
-fn log(cluster: &TestCluster, server: usize) -> String {
+pub fn log(cluster: &TestCluster, server: usize) -> String {
     fs::read_to_string(cluster.cluster.storage_folder(server).join("storage.log")).unwrap()
 }
 
