@@ -103,7 +103,7 @@ impl ClusterService {
     async fn start_rebuild(&self, request: StartRebuildRequest) -> Result<StartRebuildResponse> {
         let (server, table, shard) = (parse_ulid(&request.server_id)?, parse_ulid(&request.table_id)?, request.shard);
         if request.again {
-            self.catalog.propose(Command::DemoteReplica { table, shard, server }).await?;
+            self.catalog.propose(Command::DemoteReplica { table, shard, server, last: false }).await?;
         }
         let begun =
             match self.catalog.propose(Command::StartRebuild { table, shard, server, fresh: request.fresh }).await {
@@ -218,6 +218,13 @@ impl Cluster for ClusterService {
         let request = request.into_inner();
         let server = parse_ulid(&request.server_id)?;
         self.note_applied(server, request.after_version).await?;
+        let version = self.catalog.state().version();
+        if request.after_version > version {
+            // It would not be told of what comes up to there.
+            let message =
+                format!("this index server is at version {version}, and not yet at {}", request.after_version);
+            return Err(Error::new(ErrorCode::Unavailable, message).into());
+        }
         let follower = Follower::new(self.catalog.clone(), request.after_version);
         let catalog = Arc::clone(&self.catalog);
         // A server that is cut off from the others hears of no commits: another one may.

@@ -35,6 +35,7 @@ use crate::{
     index_servers::IndexServers,
     open_loads::OpenLoads,
     rebuild::Rebuilds,
+    server::is_about,
     small_file::{read_hint, replace_hint},
 };
 
@@ -205,7 +206,7 @@ async fn follow_one(follower: &Follower, url: &Url, staged: &mut Staged) -> Resu
     let request = v1::FollowCommitsRequest { server_id: server_id.to_string(), after_version: applied.durable() };
     let stream = match client.follow_commits(request).await.map_err(Error::from) {
         Ok(stream) => stream.into_inner(),
-        Err(error) if error.code() == ErrorCode::Corrupt => return Ok(error),
+        Err(error) if error.code() == ErrorCode::Corrupt && is_about(&error, *server_id) => return Ok(error),
         Err(error) => return Err(error),
     };
     let mut batches = stream.ready_chunks(BATCH);

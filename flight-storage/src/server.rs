@@ -254,7 +254,11 @@ pub async fn serve(
         served = serving => served,
         damage = damaged => Err(damage),
         ahead = ahead => Err(ahead),
-        Ok(removed) = refused => Err(removed),
+        Ok(removed) = refused => {
+            // That is no failure.
+            tracing::error!(error = %removed, "this server ends");
+            Ok(())
+        }
     };
     shutdown.cancel();
     if !following.is_finished() {
@@ -296,7 +300,9 @@ async fn register(
                 index_servers.learn(&response.index_servers);
                 return Ok(response);
             }
-            Err(error) if error.code() == ErrorCode::InvalidArgument => return Err(error),
+            Err(error) if error.code() == ErrorCode::InvalidArgument && is_about(&error, registration.server_id) => {
+                return Err(error);
+            }
             Err(error) if attempt % 50 == 10 => {
                 tracing::warn!(index_server = %url, %error, "cannot register yet; trying on");
             }
@@ -307,6 +313,11 @@ async fn register(
         #[allow(clippy::disallowed_methods)]
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Whether an index server says it of the storage server `server`, and not of something else.
+pub(crate) fn is_about(error: &Error, server: Ulid) -> bool {
+    error.to_wire().fields.get("server").is_some_and(|named| *named == server.to_string())
 }
 
 fn cores() -> usize {

@@ -177,6 +177,9 @@ pub enum Command {
         shard: u32,
         /// The storage server.
         server: Ulid,
+        /// It is the last one from now on: the others decide about writes, also when it is current again.
+        #[serde(default)]
+        last: bool,
     },
     /// [`Command::DemoteReplica`] for all replicas of a server, which is down.
     DemoteServer {

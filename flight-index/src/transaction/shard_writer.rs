@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{Writes, encode::encode, split::Piece, stager::Rows, stager::Staged};
 use crate::{
-    catalog::{Command, PieceInfo, Response, ShardState, StorageServer},
+    catalog::{Command, PieceInfo, ShardState, StorageServer},
     offload::{is_small, offload},
 };
 
@@ -238,8 +238,15 @@ impl ShardWriter {
             ErrorCode::Unavailable => self.writes.failed(first.id, true).await,
             ErrorCode::DiskFull | ErrorCode::Corrupt => {
                 tracing::warn!(server = %first.url, %error, "a replica that decides about writes cannot");
-                let demoted = Command::DemoteReplica { table: self.table.id, shard: self.shard, server: first.id };
-                if let Ok((_, Response::Done { changed: true })) = self.writes.catalog().propose(demoted).await {
+                let (table, shard, server) = (self.table.id, self.shard, first.id);
+                let demoted = Command::DemoteReplica { table, shard, server, last: true };
+                // Somebody else may have been faster.
+                if !self.another_decides()
+                    && let Err(error) = self.writes.catalog().propose(demoted).await
+                {
+                    tracing::warn!(server = %first.url, %error, "it could not be demoted");
+                }
+                if self.another_decides() {
                     let message = format!("another replica takes the place of the one on {}", first.url);
                     return WireError::new(ErrorCode::Unavailable, message)
                         .with_hint("run it again")
@@ -250,6 +257,13 @@ impl ShardWriter {
             _ => {}
         }
         self.name_constraint(error)
+    }
+
+    /// Whether the shard can be written by way of another replica than the first that this writer knows.
+    fn another_decides(&self) -> bool {
+        let state = self.writes.catalog().state();
+        let shard = state.table(self.table.id).and_then(|table| table.shards.get(self.shard as usize));
+        shard.is_some_and(|shard| shard.is_writable() && shard.current().next() != Some(self.servers[0].id))
     }
 
     /// A violation in the keys of a UNIQUE constraint is the constraint's.

@@ -266,7 +266,7 @@ impl Transaction {
                 undo(&self.writes, self.id, touched).await;
                 Err(error)
             }
-            Err(error) => self.settle(error, touched).await,
+            Err(error) => self.settle(error, touched, statement).await,
         }
     }
 
@@ -293,16 +293,32 @@ impl Transaction {
 
     /// A proposal that fails may still take effect. Asking for an abort finds out: in Raft's order the first of the two
     /// wins.
-    async fn settle(&self, error: Error, touched: Vec<Arc<StorageServer>>) -> Result<Committed> {
+    async fn settle(
+        &self,
+        error: Error,
+        touched: Vec<Arc<StorageServer>>,
+        statement: Option<Ulid>,
+    ) -> Result<Committed> {
         let response = self.writes.catalog.propose(Command::AbortTransaction { transaction: self.id }).await;
         match response.map(|(_, response)| response) {
             Ok(Response::Transaction(Outcome::Committed { version, .. })) => Ok(Committed { version, repeated: None }),
             Ok(_) => {
                 undo(&self.writes, self.id, touched).await;
+                // An earlier run of the same statement may have done it, and this one was aborted for that.
+                let first = statement.and_then(|statement| self.writes.catalog.state().statement_outcome(statement));
+                if let Some(Outcome::Committed { version, rows }) = first {
+                    return Ok(Committed { version, repeated: Some(rows) });
+                }
                 let error = error.to_wire();
                 // It is known now.
-                let unknown = error.fields.get("outcome").is_some_and(|outcome| outcome == "unknown");
-                Err(if unknown { error.with_field("outcome", "none") } else { error }.into())
+                if error.fields.get("outcome").is_none_or(|outcome| outcome != "unknown") {
+                    return Err(error.into());
+                }
+                Err(WireError::new(error.code, "the index servers did not agree on the commit in time: it was undone")
+                    .with_hint("run it again")
+                    .with_field("outcome", "none")
+                    .with_field("cause", error.message)
+                    .into())
             }
             Err(_) => {
                 // Servers with staged rows will ask for the outcome themselves.

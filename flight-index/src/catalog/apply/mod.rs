@@ -71,7 +71,9 @@ pub fn apply(state: &mut CatalogState, version: u64, command: &Command) -> Respo
             }
         },
         Command::AbortTransaction { transaction } => transactions::abort(state, *transaction),
-        Command::DemoteReplica { table, shard, server } => replicas::demote(state, *table, *shard, *server),
+        Command::DemoteReplica { table, shard, server, last } => {
+            replicas::demote(state, *table, *shard, *server, *last)
+        }
         Command::DemoteServer { server } => replicas::demote_server(state, *server),
         Command::LoseReplicas { server, shard } => lost_replicas::lose(state, *server, *shard),
         Command::ServerUp { server } => cluster::server_up(state, *server),

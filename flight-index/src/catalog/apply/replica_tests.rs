@@ -156,7 +156,9 @@ impl World {
         match step {
             Step::Stage { transaction, failing } => self.stage(transaction, failing),
             Step::Commit { transaction } => self.commit(transaction),
-            Step::Demote { server } => drop(self.run(Command::DemoteReplica { table, shard, server: id(server) })),
+            Step::Demote { server } => {
+                drop(self.run(Command::DemoteReplica { table, shard, server: id(server), last: false }))
+            }
             Step::DemoteServer { server } => drop(self.run(Command::DemoteServer { server: id(server) })),
             Step::ServerUp { server } => {
                 // Its rebuild, if there is one, is told before its replica is looked at.
@@ -346,7 +348,7 @@ fn a_majority_stays() {
     let mut world = World::new();
     let servers: Vec<Ulid> = world.shard().current().collect();
     for (at, server) in servers.iter().enumerate() {
-        let demoted = world.run(Command::DemoteReplica { table: TABLE, shard: 0, server: *server });
+        let demoted = world.run(Command::DemoteReplica { table: TABLE, shard: 0, server: *server, last: false });
         assert_eq!(demoted, Response::Done { changed: at == 0 });
     }
     assert!(world.shard().is_writable());

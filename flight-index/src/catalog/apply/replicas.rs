@@ -9,10 +9,14 @@ use drsdb_core::{ErrorCode, Ulid, WireError};
 use super::{Applied, CHANGED, UNCHANGED, cluster};
 use crate::catalog::{CatalogState, Replica, ReplicaState, ShardState, TableState, state::Event};
 
-pub(super) fn demote(state: &mut CatalogState, table: Ulid, shard: u32, server: Ulid) -> Applied {
+pub(super) fn demote(state: &mut CatalogState, table: Ulid, shard: u32, server: Ulid, last: bool) -> Applied {
     let known = find(state, table, shard)?;
     match demoted(known, server, state.version) {
-        Some(demoted) => {
+        Some(mut demoted) => {
+            if last {
+                // It is not current, so that nobody else becomes the first by this.
+                demoted.replicas.sort_by_key(|replica| replica.server == server);
+            }
             put(state, table, shard, demoted);
             CHANGED
         }

@@ -462,6 +462,21 @@ fn a_foreign_key_is_added_when_nobody_deleted_what_it_refers_to() {
 }
 
 #[test]
+fn a_replica_that_cannot_decide_comes_back_as_the_last_one() {
+    let mut state = cluster();
+    for id in 7..=9 {
+        run(&mut state, Command::RegisterStorage { server: server(id) }).unwrap();
+    }
+    done(&mut state, create(table(10, "t")));
+    let current = |state: &CatalogState| state.table(Ulid(10)).unwrap().shards[0].current().collect::<Vec<_>>();
+    let before = current(&state);
+    let (table, shard, server) = (Ulid(10), 0, before[0]);
+    done(&mut state, Command::DemoteReplica { table, shard, server, last: true });
+    done(&mut state, Command::StartRebuild { table, shard, server, fresh: true });
+    assert_eq!(current(&state), [before[1], before[2], before[0]]);
+}
+
+#[test]
 fn statistics_follow_added_columns() {
     let mut state = cluster();
     done(&mut state, create(table(10, "t")));
@@ -562,7 +577,12 @@ fn any_replica_command() -> impl Strategy<Value = Command> {
     let of = of.prop_map(|(table, shard, server)| (Ulid(table), shard, Ulid(server)));
     let server = (1u128..4).prop_map(Ulid);
     prop_oneof![
-        of.clone().prop_map(|(table, shard, server)| Command::DemoteReplica { table, shard, server }),
+        (of.clone(), any::<bool>()).prop_map(|((table, shard, server), last)| Command::DemoteReplica {
+            table,
+            shard,
+            server,
+            last
+        }),
         of.clone().prop_map(|(table, shard, server)| Command::StartRebuild { table, shard, server, fresh: shard == 0 }),
         (of.clone(), 0u64..60).prop_map(|((table, shard, server), copied)| Command::ReplicaCurrent {
             table,
