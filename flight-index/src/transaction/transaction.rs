@@ -283,12 +283,16 @@ impl Transaction {
             (Outcome::Committed { version, .. }, _) => Ok(Committed { version, repeated: None }),
             (Outcome::Aborted, _) => {
                 undo(&self.writes, self.id, touched).await;
-                Err(WireError::new(ErrorCode::Conflict, "the transaction was aborted: it took too long to commit")
-                    .with_hint("run it again")
-                    .with_field("transaction", self.id)
-                    .into())
+                Err(self.aborted())
             }
         }
+    }
+
+    fn aborted(&self) -> Error {
+        WireError::new(ErrorCode::Conflict, "the transaction was aborted: it took too long to commit")
+            .with_hint("run it again")
+            .with_field("transaction", self.id)
+            .into()
     }
 
     /// A proposal that fails may still take effect. Asking for an abort finds out: in Raft's order the first of the two
@@ -309,16 +313,9 @@ impl Transaction {
                 if let Some(Outcome::Committed { version, rows }) = first {
                     return Ok(Committed { version, repeated: Some(rows) });
                 }
-                let error = error.to_wire();
-                // It is known now.
-                if error.fields.get("outcome").is_none_or(|outcome| outcome != "unknown") {
-                    return Err(error.into());
-                }
-                Err(WireError::new(error.code, "the index servers did not agree on the commit in time: it was undone")
-                    .with_hint("run it again")
-                    .with_field("outcome", "none")
-                    .with_field("cause", error.message)
-                    .into())
+                let unknown = error.to_wire().fields.get("outcome").is_some_and(|outcome| outcome == "unknown");
+                // It is known now: the transaction is over, and a COMMIT must not be asked for again.
+                Err(if unknown { self.aborted() } else { error })
             }
             Err(_) => {
                 // Servers with staged rows will ask for the outcome themselves.
