@@ -8,7 +8,7 @@ use std::{str::FromStr, time::Duration};
 
 use arrow::array::timezone::Tz;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use drsdb_core::{ErrorCode, Result, WireError, nearest_name, query_session::QueryOptions, v1};
+use drsdb_core::{ErrorCode, Result, Ulid, WireError, nearest_name, parse_ulid, query_session::QueryOptions, v1};
 use prost::Message;
 use tonic::{Response, Status, metadata::MetadataMap};
 
@@ -38,6 +38,8 @@ pub struct Session {
     read_consistency: ReadConsistency,
     /// The transaction that BEGIN opened.
     transaction: Option<Handle>,
+    /// A COMMIT of which it was not known what came, by the client's id of it, and the transaction that it ended.
+    ended: Option<(Ulid, Handle)>,
     changed: bool,
 }
 
@@ -50,6 +52,7 @@ impl Session {
             timeouts: Timeouts::default(),
             read_consistency: ReadConsistency::default(),
             transaction: None,
+            ended: None,
             changed: false,
         };
         if let Some(value) = find_cookie(metadata) {
@@ -73,6 +76,9 @@ impl Session {
             }
             if !set.transaction.is_empty() {
                 session.transaction = Some(Handle::decode(&set.transaction)?);
+            }
+            if !set.ended.is_empty() {
+                session.ended = Some((parse_ulid(&set.ended_by)?, Handle::decode(&set.ended)?));
             }
             session.changed = false;
         }
@@ -100,6 +106,17 @@ impl Session {
     /// The transaction that BEGIN opened.
     pub fn transaction(&self) -> Option<&Handle> {
         self.transaction.as_ref()
+    }
+
+    /// The transaction that this COMMIT has ended before, if nobody knew what came of it.
+    pub fn ended_by(&self, statement: Option<Ulid>) -> Option<&Handle> {
+        self.ended.as_ref().filter(|(by, _)| Some(*by) == statement).map(|(_, handle)| handle)
+    }
+
+    /// See [`Session::ended_by`].
+    pub fn set_ended(&mut self, ended: Option<(Ulid, Handle)>) {
+        self.changed |= self.ended != ended;
+        self.ended = ended;
     }
 
     /// A transaction was begun, or ended.
@@ -213,6 +230,9 @@ impl Session {
         }
         set.read_bound_ms = self.read_bound_ms();
         set.transaction = self.transaction.as_ref().map(Handle::encode).unwrap_or_default().into();
+        if let Some((by, handle)) = &self.ended {
+            (set.ended_by, set.ended) = (by.to_string(), handle.encode().into());
+        }
         let cookie = format!("{COOKIE}={}; Path=/; Secure; HttpOnly", URL_SAFE_NO_PAD.encode(set.encode_to_vec()));
         let cookie = cookie.parse().expect("base64 and ASCII text make a header");
         metadata.insert("set-cookie", cookie);
@@ -322,12 +342,17 @@ mod tests {
         let mut session = Session::of(&MetadataMap::new(), &QueryOptions::default()).unwrap();
         let handle = Handle { id: drsdb_core::ids::new_ulid(), server: "https://index:1".to_owned() };
         session.set_transaction(Some(handle.clone()));
+        session.set_ended(Some((Ulid(3), handle.clone())));
         session.set(Some("statement_timeout"), Some("2s")).unwrap();
         session.set(Some("idle_in_transaction_timeout"), Some("0")).unwrap();
         let status = session.attach_status(Status::aborted("x"));
         let cookie = status.metadata().get("set-cookie").unwrap().to_str().unwrap();
         let back = with_cookie(cookie.split(';').next().unwrap()).unwrap();
         assert_eq!(back.transaction(), Some(&handle));
+        assert_eq!(
+            (back.ended_by(Some(Ulid(3))), back.ended_by(Some(Ulid(4))), back.ended_by(None)),
+            (Some(&handle), None, None)
+        );
         assert_eq!(back.timeouts(), Timeouts { idle: None, statement: Some(Duration::from_secs(2)) });
         assert_eq!(back.get("statement_timeout").unwrap(), "2s");
     }

@@ -32,9 +32,15 @@ impl FlightSqlServer {
                 caller.session.set_transaction(Some(handle));
             }
             TransactionStatement::Commit => {
-                let handle = named(caller, "COMMIT")?;
+                // Who was told that nobody knows what came of it asks again.
+                let asked_again = caller.session.ended_by(caller.statement).cloned();
+                let handle = asked_again.map_or_else(|| named(caller, "COMMIT"), Ok)?;
                 caller.session.set_transaction(None);
-                return Ok(self.sessions.commit(&handle, &caller.login).await?.version);
+                let committed = self.sessions.commit(&handle, &caller.login).await;
+                let unknown = committed.as_ref().is_err_and(|error| error.code() == ErrorCode::Unavailable);
+                let ended = caller.statement.filter(|_| unknown).map(|statement| (statement, handle));
+                caller.session.set_ended(ended);
+                return Ok(committed?.version);
             }
             TransactionStatement::Rollback => {
                 let handle = named(caller, "ROLLBACK")?;
