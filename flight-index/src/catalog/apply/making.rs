@@ -25,8 +25,10 @@ pub(super) fn make(state: &mut CatalogState, table: &Table, making: &Making) -> 
     }
     let mut next = state.clone();
     // The client asks again, and has lost the first run.
-    let first = of_name(state, &table.name).filter(|first| first.statement.is_some());
-    if let Some(first) = first.filter(|first| first.statement == making.statement) {
+    let is_first_run = |first: &&Making| {
+        first.statement.is_some() && first.statement == making.statement && first.transaction != transaction
+    };
+    if let Some(first) = of_name(state, &table.name).filter(is_first_run) {
         transactions::abort(&mut next, first.transaction)?;
     }
     tables::add(&mut next, table)?;
