@@ -32,10 +32,9 @@ use crate::{
     coordinators::{Activity, Coordinators},
     engine::ShardId,
     engines::Engines,
-    index_servers::IndexServers,
+    index_servers::{IndexServers, is_about},
     open_loads::OpenLoads,
     rebuild::Rebuilds,
-    server::is_about,
     small_file::{read_hint, replace_hint},
 };
 

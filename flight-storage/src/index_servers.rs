@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use drsdb_core::{Error, Result};
+use drsdb_core::{Error, Result, Ulid};
 use parking_lot::RwLock;
 use url::Url;
 
@@ -64,6 +64,11 @@ impl IndexServers {
 
 fn parse(urls: &[String]) -> Vec<Url> {
     urls.iter().filter_map(|url| Url::parse(url).ok()).collect()
+}
+
+/// Whether an index server says it of the storage server `server`, and not of something else.
+pub(crate) fn is_about(error: &Error, server: Ulid) -> bool {
+    error.to_wire().fields.get("server").is_some_and(|named| *named == server.to_string())
 }
 
 #[cfg(test)]

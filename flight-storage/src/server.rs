@@ -36,7 +36,7 @@ use crate::{
     commits::{self, AppliedVersion, Follower, Obstacles},
     coordinators::Coordinators,
     engines::Engines,
-    index_servers::IndexServers,
+    index_servers::{IndexServers, is_about},
     maintenance::{self, Progress, Upkeep},
     needed_snapshots::NeededSnapshots,
     open_loads::OpenLoads,
@@ -313,11 +313,6 @@ async fn register(
         #[allow(clippy::disallowed_methods)]
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-/// Whether an index server says it of the storage server `server`, and not of something else.
-pub(crate) fn is_about(error: &Error, server: Ulid) -> bool {
-    error.to_wire().fields.get("server").is_some_and(|named| *named == server.to_string())
 }
 
 fn cores() -> usize {

@@ -134,7 +134,7 @@ fn all_functions() -> Result<&'static SessionState> {
 pub fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
     let values = expr.evaluate(batch)?.into_array(batch.num_rows())?;
     match values.data_type() {
-        // Expressions compute with nanoseconds, now() to begin with; columns have microseconds, as SQL's users know.
+        // Expressions may compute with nanoseconds; columns have microseconds, as SQL's users know.
         DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
             Ok(cast(&values, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?)
         }

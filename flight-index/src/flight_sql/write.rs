@@ -234,8 +234,7 @@ impl FlightSqlServer {
         };
         let _listed = self.sessions.list(&transaction, &caller.login.user);
         let mut executor = Executor::new(&self.services, &caller.login, caller.session.options(), &mut transaction);
-        let loaded = limit.keep(executor.load(name, schema, batches)).await;
-        match loaded {
+        match limit.keep(executor.load(name, schema, batches)).await {
             Ok(rows) => {
                 let committed = transaction.commit(caller.statement, Some(rows)).await?;
                 Ok(LoadOutcome { rows: committed.repeated.unwrap_or(rows), version: committed.version })
