@@ -2,7 +2,7 @@
 //!
 //! - `tpch`: load, the 22 queries against other engines, the smallest query, result transfer.
 //! - `load`, `transfer`, `latency`: one of these alone.
-//! - `commits`, `dml`, `catalog-size`: writes, and what they leave behind.
+//! - `commits`, `insert`, `dml`, `catalog-size`: writes, and what they leave behind.
 //!
 //! A time counts only after the result has been verified against one process of DataFusion over the same files.
 #![allow(clippy::print_stdout, reason = "prints its report on standard output")]
@@ -41,6 +41,8 @@ enum Command {
     Latency(commands::latency::LatencyArguments),
     /// Durable single-row commits a second with few and many clients, against an fsync of the same disk.
     Commits(commands::commits::CommitsArguments),
+    /// Bulk inserts into a column table, against the parquet crate writing the same batches.
+    Insert(commands::insert::InsertArguments),
     /// Bulk inserts, updates and deletes of lineitem, and the 22 queries before and after.
     Dml(commands::dml::DmlArguments),
     /// What transactions and segments cost the index server on disk.
@@ -61,6 +63,7 @@ async fn main() -> Result<()> {
         Command::Transfer(arguments) => commands::transfer::run(arguments).await,
         Command::Latency(arguments) => commands::latency::run(arguments).await,
         Command::Commits(arguments) => commands::commits::run(arguments).await,
+        Command::Insert(arguments) => commands::insert::run(arguments).await,
         Command::Dml(arguments) => commands::dml::run(arguments).await,
         Command::CatalogSize(arguments) => commands::catalog_size::run(arguments).await,
         Command::Engine(arguments) => engine::datafusion::serve(arguments).await,

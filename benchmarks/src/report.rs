@@ -8,7 +8,7 @@ use serde::Serialize;
 
 mod writes;
 
-pub use self::writes::{CatalogSize, CommitPoint, Commits, Dml, ScanCost, StatementCost};
+pub use self::writes::{CatalogSize, CommitPoint, Commits, Dml, Inserts, ScanCost, StatementCost};
 use crate::process::Usage;
 
 /// Everything that a run measured. Absent parts were not asked for.
@@ -44,6 +44,9 @@ pub struct Report {
     /// Durable commits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commits: Option<Commits>,
+    /// Bulk inserts alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inserts: Option<Inserts>,
     /// Bulk inserts, updates and deletes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dml: Option<Dml>,
@@ -230,6 +233,9 @@ impl Report {
         }
         if let Some(commits) = &self.commits {
             commits.print();
+        }
+        if let Some(inserts) = &self.inserts {
+            inserts.print();
         }
         if let Some(dml) = &self.dml {
             dml.print();

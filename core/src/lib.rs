@@ -15,6 +15,7 @@
 //! - [`window_functions`]: window functions in a form that survives the way to another server.
 //! - [`wanted`]: ends joins and windows that nobody waits for, and counts what windows keep.
 //! - [`time_limit`]: how long a statement may take, from server to server.
+//! - [`transit`]: what rows are on their way to shards.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //! - [`crash_point`], [`injected`]: where and how tests make a process die, slow its disk and set its clock.
 //!
@@ -44,6 +45,7 @@ mod sql_type;
 mod table;
 pub mod telemetry;
 pub mod time_limit;
+pub mod transit;
 pub mod wanted;
 pub mod window_functions;
 

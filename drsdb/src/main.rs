@@ -11,12 +11,13 @@ use drsdb::{admin, demo, generate, import, local, node, shell};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Settings of the allocator: what is free goes back to the operating system within half a second.
+/// Settings of the allocator: what is free goes back to the operating system within two seconds. Loads take and free the same
+/// memory again and again; sooner, and half of their time in the kernel would go into giving it back and getting it again.
 #[allow(unsafe_code)]
 // SAFETY: jemalloc reads a pointer to a text that ends with a zero under this name, and nothing else has it.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static ALLOCATOR_SETTINGS: Option<&'static std::ffi::c_char> =
-    Some(unsafe { &*c"dirty_decay_ms:500,muzzy_decay_ms:0".as_ptr() });
+    Some(unsafe { &*c"dirty_decay_ms:2000,muzzy_decay_ms:0".as_ptr() });
 
 /// A distributed SQL database: columnar analytics on Arrow Flight, with ACID row writes.
 #[derive(Debug, Parser)]

@@ -18,16 +18,15 @@ use anyhow::{Context, Result, ensure};
 use arrow::record_batch::RecordBatch;
 use drsdb_benchmarks::{
     front_door,
-    output::{BatchWriter, Format},
     progress::Progress,
-    tpch::{QUERIES, Rule, Table, verify},
+    tpch::{QUERIES, Rule, verify},
 };
-use drsdb_client::{Client, Executed, IngestOptions};
+use drsdb_client::{Client, Executed};
 
 use super::{
     CommonArguments,
     catalog_size::{segments_below, wait_until_compacted},
-    reference_options,
+    insert, reference_options,
 };
 use crate::{
     data::Data,
@@ -50,6 +49,9 @@ const POINT_ROWS: usize = 10_000;
 pub struct DmlArguments {
     #[command(flatten)]
     common: CommonArguments,
+    /// Bulk inserts, each beside the parquet crate.
+    #[arg(long, default_value_t = 3)]
+    inserts: usize,
     /// Timed rounds of the queries.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -62,6 +64,7 @@ pub struct DmlArguments {
 pub async fn run(arguments: DmlArguments) -> Result<()> {
     let common = &arguments.common;
     ensure!(arguments.rounds > 0 && arguments.points > 0, "there must be at least one round and one point statement");
+    ensure!(arguments.inserts > 0, "there must be at least one bulk insert");
     let progress = Progress::new();
     let data = Data::prepare(common.data.as_deref(), common.scale, &progress)?;
     let retention = RETENTION.as_secs().to_string();
@@ -69,12 +72,7 @@ pub async fn run(arguments: DmlArguments) -> Result<()> {
     let cluster = Cluster::start_with(&common.cluster, &settings).await?;
     let client = cluster.client();
 
-    let lineitem = front_door::read_table(data.file(Table::LineItem))?;
-    let parquet_rows_per_second = parquet_rate(&lineitem, &cluster.folder())?;
-    client.execute(&copy_of_lineitem()).await?;
-    let insert_rows_per_second = insert_rate(client, &lineitem).await?;
-    client.execute("DROP TABLE copy_of_lineitem").await?;
-    drop(lineitem);
+    let inserts = insert::rates(&cluster, &data, arguments.inserts).await?;
 
     front_door::create_tables(client).await?;
     front_door::load(client, &data.files, 1, &progress).await?;
@@ -98,8 +96,7 @@ pub async fn run(arguments: DmlArguments) -> Result<()> {
     cluster.stop().await?;
 
     let dml = Dml {
-        insert_rows_per_second,
-        parquet_rows_per_second,
+        inserts,
         statements,
         queries_ms: [before.mean_ms, after.mean_ms, compacted.mean_ms],
         control_ms: [before.control_ms, after.control_ms, compacted.control_ms],
@@ -157,8 +154,7 @@ const STATEMENTS: [Statement; 2] = [
 fn claims(dml: &Dml) -> Vec<Claim> {
     let relative = dml.queries_ms.iter().zip(dml.control_ms).map(|(drsdb, control)| drsdb / control);
     let [before, after, compacted] = relative.collect::<Vec<_>>()[..] else { unreachable!("three of each") };
-    let insert = dml.insert_rows_per_second / dml.parquet_rows_per_second;
-    let mut claims = vec![Claim::at_least("bulk insert against the parquet crate, rows/s", insert, 0.5)];
+    let mut claims = vec![insert::claim(dml.inserts)];
     claims.extend(dml.statements.iter().map(|cost| {
         let verb = cost.sql.split(' ').next().unwrap_or_default();
         Claim::at_most(format!("{verb} of 1 % of lineitem against a scan"), cost.touched.ratio, 5.0)
@@ -169,47 +165,6 @@ fn claims(dml: &Dml) -> Vec<Claim> {
         Claim::at_most("point UPDATE against INSERT, medians", dml.point_update_ms / dml.point_insert_ms, 1.5),
     ]);
     claims
-}
-
-/// Without its parents: it is loaded alone.
-fn copy_of_lineitem() -> String {
-    let definition = Table::LineItem.definition().replace("TABLE lineitem", "TABLE copy_of_lineitem");
-    let lines: Vec<&str> = definition.lines().filter(|line| !line.trim_start().starts_with("FOREIGN KEY")).collect();
-    // The line before the foreign keys was not the last one.
-    let text =
-        lines.join("\n").replace("PRIMARY KEY (l_orderkey, l_linenumber),", "PRIMARY KEY (l_orderkey, l_linenumber)");
-    format!("{text} WITH (engine = 'column', replicas = 1)")
-}
-
-/// Rows a second of writing the batches with the parquet crate, durably.
-fn parquet_rate(batches: &[RecordBatch], folder: &Path) -> Result<f64> {
-    let target = folder.join("parquet-probe.parquet");
-    let started = Instant::now();
-    let mut writer = BatchWriter::create(&target, &batches[0].schema(), Format::Parquet)?;
-    for batch in batches {
-        writer.write(batch)?;
-    }
-    writer.finish()?;
-    std::fs::File::open(&target)?.sync_all()?;
-    let seconds = started.elapsed().as_secs_f64();
-    std::fs::remove_file(&target)?;
-    Ok(rows_of(batches) as f64 / seconds)
-}
-
-/// Rows a second of loading the batches into the copy of lineitem.
-async fn insert_rate(client: &Client, batches: &[RecordBatch]) -> Result<f64> {
-    let started = Instant::now();
-    let loading =
-        client.ingest_batches("copy_of_lineitem", batches[0].schema(), batches.to_vec(), IngestOptions::default());
-    let loaded = loading.await?.rows;
-    let seconds = started.elapsed().as_secs_f64();
-    let rows = rows_of(batches);
-    ensure!(loaded == rows, "{loaded} of {rows} rows were loaded");
-    Ok(rows as f64 / seconds)
-}
-
-fn rows_of(batches: &[RecordBatch]) -> u64 {
-    batches.iter().map(|batch| batch.num_rows() as u64).sum()
 }
 
 /// Until compaction has begun: not before nobody can read deleted rows any more.
@@ -327,13 +282,7 @@ async fn points(client: &Client, count: usize) -> Result<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_copy_has_no_parents() {
-        let sql = copy_of_lineitem();
-        assert!(!sql.contains("REFERENCES") && sql.contains("l_comment") && sql.contains("replicas = 1"), "{sql}");
-        assert!(!sql.replace(char::is_whitespace, "").contains(",)"), "{sql}");
-    }
+    use crate::report::Inserts;
 
     #[test]
     fn a_statement_that_costs_too_much_is_named() {
@@ -346,8 +295,7 @@ mod tests {
             named: scan(0.5),
         };
         let dml = Dml {
-            insert_rows_per_second: 5.0,
-            parquet_rows_per_second: 8.0,
+            inserts: Inserts { insert_rows_per_second: 5.0, parquet_rows_per_second: 8.0 },
             statements: vec![cost],
             queries_ms: [10.0, 22.0, 20.4],
             control_ms: [5.0, 10.0, 10.0],

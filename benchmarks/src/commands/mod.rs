@@ -3,6 +3,7 @@
 pub mod catalog_size;
 pub mod commits;
 pub mod dml;
+pub mod insert;
 pub mod latency;
 pub mod load;
 pub mod tpch;

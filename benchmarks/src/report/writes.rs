@@ -24,13 +24,20 @@ pub struct CommitPoint {
     pub p99_ms: f64,
 }
 
-/// Bulk inserts, updates and deletes.
-#[derive(Debug, Serialize)]
-pub struct Dml {
+/// Bulk inserts, medians.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Inserts {
     /// Rows a second of a bulk insert into a column table with one replica.
     pub insert_rows_per_second: f64,
     /// Rows a second of the parquet crate in one process, of the same batches, to the same disk.
     pub parquet_rows_per_second: f64,
+}
+
+/// Bulk inserts, updates and deletes.
+#[derive(Debug, Serialize)]
+pub struct Dml {
+    /// Bulk inserts.
+    pub inserts: Inserts,
     /// Statements on lineitem, and scans of the columns that they touch.
     pub statements: Vec<StatementCost>,
     /// Geometric mean of the 22 queries' hot medians: before, after the changes, and after compaction.
@@ -101,12 +108,18 @@ impl Commits {
     }
 }
 
-impl Dml {
+impl Inserts {
     pub(super) fn print(&self) {
         println!(
             "\nbulk insert: {:.0} rows/s, the parquet crate alone {:.0} rows/s",
             self.insert_rows_per_second, self.parquet_rows_per_second
         );
+    }
+}
+
+impl Dml {
+    pub(super) fn print(&self) {
+        self.inserts.print();
         let scans = ["seconds", "of what it touches", "ratio", "of what it names", "ratio"];
         let mut table = new_table(&[&["statement", "rows"][..], &scans].concat());
         for cost in &self.statements {

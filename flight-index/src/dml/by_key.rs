@@ -15,7 +15,7 @@ use datafusion::{
     physical_expr::{PhysicalExpr, utils::collect_columns},
     sql::sqlparser::ast::{self, BinaryOperator, Expr},
 };
-use drsdb_core::{Result, SqlType, Table, floats::canonical};
+use drsdb_core::{Result, SqlType, Table, floats::canonical, transit::transit_type};
 
 use super::{
     executor::{Executor, check_type, full_width, nullable_schema, to_transit},
@@ -24,11 +24,7 @@ use super::{
     select::{Assigned, TargetName, is_constant},
     target::Target,
 };
-use crate::{
-    load::{insert::parameter_columns, transit_type},
-    planner::Lookup,
-    statement::identifier,
-};
+use crate::{load::insert::parameter_columns, planner::Lookup, statement::identifier};
 
 /// A statement about rows of one table, which names no other.
 #[derive(Debug, Clone)]

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use drsdb_core::{ReferentialAction, Result};
+use drsdb_core::{ReferentialAction, Result, transit::transit_type};
 
 use super::{keys::KeySet, target::Target};
 use crate::{
-    load::transit_type,
     offload::{is_small, offload},
     transaction::{Rows, Stager},
 };

@@ -13,6 +13,7 @@ use drsdb_core::{
     net::ChannelPool,
     query_session::QueryOptions,
     security::{Login, token},
+    transit::transit_type,
 };
 use futures::{
     Stream, StreamExt, TryStreamExt,
@@ -33,7 +34,7 @@ use crate::{
     load::{
         Loader, cast_column, check_assignable, convert_column,
         insert::{Insert, has_subquery, placeholder, plain_values, target_columns},
-        transit_schema, transit_type,
+        transit_schema,
     },
     planner::{Lookup, PlannedQuery, Planner, QueryContext, Source, View},
     raft::Catalog,

@@ -16,7 +16,11 @@ use arrow::{
     array::{ArrayRef, RecordBatch, new_null_array},
     row::OwnedRow,
 };
-use drsdb_core::{Error, ErrorCode, ForeignKey, ReferentialAction, Result, Table, WireError, shard::shards_of};
+use drsdb_core::{
+    Error, ErrorCode, ForeignKey, ReferentialAction, Result, Table, WireError,
+    shard::shards_of,
+    transit::{stored_column, transit_type},
+};
 use futures::StreamExt;
 
 use super::{
@@ -27,7 +31,6 @@ use super::{
 };
 use crate::{
     catalog::{Absent, TableState, Validation},
-    load::{stored_column, transit_type},
     planner::{Lookup, MAX_LOOKUP_KEYS},
     statement::{Statement, parse, parse_query},
 };

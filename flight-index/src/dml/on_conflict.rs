@@ -16,7 +16,7 @@ use datafusion::{
     physical_expr::PhysicalExpr,
     sql::sqlparser::ast::{self, ConflictTarget, OnConflictAction, OnInsert},
 };
-use drsdb_core::{Error, ErrorCode, Result, Table, WireError, query_session::QueryOptions};
+use drsdb_core::{Error, ErrorCode, Result, Table, WireError, query_session::QueryOptions, transit::transit_type};
 use futures::{StreamExt, stream::BoxStream};
 
 use super::{
@@ -30,7 +30,7 @@ use super::{
     target::{Target, key_text},
 };
 use crate::{
-    load::{Converter, insert::parameter_columns, transit_type, unknown_column},
+    load::{Converter, insert::parameter_columns, unknown_column},
     planner::{Lookup, MAX_LOOKUP_KEYS},
     statement::{identifier, simple_name},
 };

@@ -11,7 +11,7 @@ use arrow::{
     row::OwnedRow,
 };
 use datafusion::sql::sqlparser::ast;
-use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError};
+use drsdb_core::{ErrorCode, Result, Table, TableName, Ulid, WireError, transit::transit_type};
 use futures::{FutureExt, StreamExt, TryStreamExt, future::ready, stream};
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     select::{Question, TargetName, delete_target, of_constants, of_delete, of_update, refused},
     target::Target,
 };
-use crate::{catalog::TableState, load::transit_type};
+use crate::catalog::TableState;
 
 /// Rows of a joining UPDATE or DELETE, or of MERGE, at most: each must be told from those that came before.
 const MAX_JOINED_ROWS: usize = 5_000_000;

@@ -3,8 +3,7 @@
 //! Arrow's cast turns what it cannot convert into NULL when asked to; comparing NULLs before and after finds the row to
 //! blame. Casts that would lose something silently (a fraction, nanoseconds) are compared with their way back.
 //!
-//! Text and bytes come out as plain `Utf8` and `Binary`, and not as the views that are stored: rows are about to be
-//! taken apart by shard, and a taken view keeps its whole source in memory. [`stored_column`] makes the views.
+//! Values come out in the types of [`drsdb_core::transit`].
 
 use std::sync::Arc;
 
@@ -14,34 +13,14 @@ use arrow::{
     },
     compute::{CastOptions, can_cast_types, cast, cast_with_options, kernels::cmp::neq},
     datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, Time64MicrosecondType, TimeUnit},
-    error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use drsdb_core::{Column, ErrorCode, Result, SqlType, Ulid, WireError, floats::canonical};
+use drsdb_core::{Column, ErrorCode, Result, SqlType, Ulid, WireError, floats::canonical, transit::transit_type};
 
 /// Microseconds of a day.
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
 
 const SAFE: CastOptions<'static> = CastOptions { safe: true, format_options: FormatOptions::new() };
-
-/// The type of a column while rows are on their way to shards.
-pub fn transit_type(sql_type: SqlType) -> DataType {
-    match sql_type.to_arrow() {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        other => other,
-    }
-}
-
-/// A column in transit -> the same in its stored type, compact.
-pub fn stored_column(column: &ArrayRef, sql_type: SqlType) -> Result<ArrayRef, ArrowError> {
-    match sql_type.to_arrow() {
-        // Without the collection, the bytes of short texts would be there twice: in the view and in the buffer.
-        DataType::Utf8View => Ok(Arc::new(cast(column, &DataType::Utf8View)?.as_string_view().gc())),
-        DataType::BinaryView => Ok(Arc::new(cast(column, &DataType::BinaryView)?.as_binary_view().gc())),
-        _ => Ok(Arc::clone(column)),
-    }
-}
 
 /// Kinds of values between which an assignment makes sense.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,11 +9,12 @@ use arrow::{
 };
 use datafusion::{common::DFSchema, physical_expr::PhysicalExpr};
 use drsdb_core::{
-    Column, ErrorCode, Result, Table, WireError, id_functions::snowflake_ids, nearest_name, query_session::QueryOptions,
+    Column, ErrorCode, Result, Table, WireError, id_functions::snowflake_ids, nearest_name,
+    query_session::QueryOptions, transit::transit_type,
 };
 
 use super::{
-    cast::{check_assignable, convert_column, transit_type},
+    cast::{check_assignable, convert_column},
     insert::default_expression,
 };
 use crate::dml::{
@@ -43,7 +44,7 @@ enum Source {
     Null,
 }
 
-/// The schema of a table's rows on their way to shards, see [`super::cast`].
+/// The schema of a table's rows on their way to shards.
 pub fn transit_schema(table: &Table) -> SchemaRef {
     let field = |column: &Column| Field::new(&column.name, transit_type(column.sql_type), !column.not_null);
     Arc::new(Schema::new(table.columns.iter().map(field).collect::<Vec<_>>()))

@@ -18,11 +18,11 @@ use datafusion::{
 };
 use drsdb_core::{
     Column, ErrorCode, Result, SqlType, Table, WireError, edge::edge_schema, floats::canonical,
-    query_session::QueryOptions,
+    query_session::QueryOptions, transit::transit_type,
 };
 
 use super::{
-    cast::{check_assignable, convert_column, transit_type},
+    cast::{check_assignable, convert_column},
     convert::unknown_column,
 };
 use crate::{

@@ -22,7 +22,7 @@ pub mod testing;
 use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-pub use cast::{cast_column, check_assignable, convert_column, parse_ulid, parse_uuid, stored_column, transit_type};
+pub use cast::{cast_column, check_assignable, convert_column, parse_ulid, parse_uuid};
 pub use convert::{Converter, transit_schema, unknown_column};
 use drsdb_core::{Result, query_session::QueryOptions};
 use futures::{Stream, StreamExt, TryStreamExt, stream};

@@ -2,12 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use arrow::{array::RecordBatch, ipc::reader::StreamReader};
 use async_trait::async_trait;
-use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, WireError, v1};
+use drsdb_core::{
+    Error, ErrorCode, Result, Table, Ulid, WireError,
+    transit::{message_type, stored_array},
+    v1,
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
@@ -58,8 +65,13 @@ impl StageTransport for Servers {
                 return Err(error.into());
             }
             for batch in StreamReader::try_new(&batch[..], None)? {
-                let batch = batch?;
-                assert_eq!(batch.schema(), table.arrow_schema());
+                let (batch, schema) = (batch?, table.arrow_schema());
+                let columns = batch.columns().iter().zip(schema.fields());
+                let columns = columns.map(|(array, field)| {
+                    assert_eq!(*array.data_type(), message_type(field.data_type()));
+                    stored_array(array, field.data_type())
+                });
+                let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect::<Result<_, _>>()?)?;
                 rows += batch.num_rows() as u64;
                 self.staged.lock().entry(key).or_default().push(batch);
             }

@@ -16,6 +16,7 @@ use datafusion::{
 };
 use drsdb_core::{
     Check, Column, ErrorCode, Result, Table, WireError, checked_arithmetic::CheckIntegers, initial::initial_literal,
+    transit::stored_column,
 };
 
 use super::{
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     catalog::CatalogState,
-    load::{check_assignable, convert_column, stored_column},
+    load::{check_assignable, convert_column},
     statement::parse_expression,
 };
 

@@ -9,14 +9,11 @@ use arrow::{
     datatypes::{Schema, SchemaRef},
     ipc::writer::StreamWriter,
 };
-use drsdb_core::{Result, TableName, Ulid, ids, shard::shards_of, v1::LookupRequest};
+use drsdb_core::{Result, TableName, Ulid, ids, shard::shards_of, transit::stored_column, v1::LookupRequest};
 use url::Url;
 
 use super::{Planner, QueryContext, choose_replicas::choose, sharded_table::ShardedTable};
-use crate::{
-    catalog::{CatalogState, TableState},
-    load::stored_column,
-};
+use crate::catalog::{CatalogState, TableState};
 
 /// Keys in one lookup, at most: what is looked for fits into one message.
 pub const MAX_LOOKUP_KEYS: usize = 512;

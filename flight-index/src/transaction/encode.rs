@@ -1,90 +1,107 @@
-//! Pieces -> messages to storage servers: Arrow IPC streams of stored types, each below the size that a gRPC message may
-//! have.
+//! Pieces -> messages to storage servers: Arrow IPC streams in the types of [`drsdb_core::transit`], each below the size that
+//! a gRPC message may have.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, RecordBatch},
+    array::RecordBatch,
     compute::concat_batches,
-    datatypes::SchemaRef,
+    datatypes::{Schema, SchemaRef},
     ipc::writer::StreamWriter,
 };
-use drsdb_core::{ErrorCode, Result, Table, WireError};
+use drsdb_core::{
+    ErrorCode, Result, Table, WireError,
+    transit::{message_array, message_type},
+};
 
 use super::{
     split::{batch_bytes, key_transit_schema},
     stager::Rows,
 };
-use crate::load::{stored_column, transit_schema};
+use crate::load::transit_schema;
 
 /// What a message aims at: each replica has some of them under way for each shard.
 const TARGET_BYTES: usize = 256 << 10;
 /// What a message may have: below the 16 MiB that servers accept.
 pub const MAX_MESSAGE_BYTES: usize = 15 << 20;
+/// Batches of fewer rows are put together: what a batch costs besides its rows would be more than the copy.
+const MIN_BATCH_ROWS: usize = 256;
+/// What a message needs beside its rows, about: the schema, and what a batch says of each column's buffers.
+const OVERHEAD_BYTES: usize = 8 << 10;
 
 /// The messages that carry a piece's rows, or keys, in order.
 pub fn encode(table: &Table, rows: Rows, batches: &[RecordBatch]) -> Result<Vec<Vec<u8>>> {
-    let form = match rows {
-        Rows::Inserted => Form {
-            transit: transit_schema(table),
-            stored: table.arrow_schema(),
-            positions: (0..table.columns.len()).collect(),
-            table,
-        },
-        Rows::Deleted => Form {
-            transit: key_transit_schema(table),
-            stored: table.key_schema(),
-            positions: table.primary_key.clone(),
-            table,
-        },
+    let schema = match rows {
+        Rows::Inserted => transit_schema(table),
+        Rows::Deleted => key_transit_schema(table),
     };
-    let all = match batches {
-        [one] => one.clone(),
-        many => concat_batches(&form.transit, many)?,
+    let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let together;
+    let batches = match batches {
+        [_] => batches,
+        // Each batch of keys is looked for by itself.
+        many if rows == Rows::Inserted && count >= many.len() * MIN_BATCH_ROWS => many,
+        many => {
+            together = [concat_batches(&schema, many)?];
+            &together[..]
+        }
     };
-    let messages = batch_bytes(&all).div_ceil(TARGET_BYTES).max(1);
-    let rows = all.num_rows().div_ceil(messages).max(1);
-    let mut encoded = Vec::with_capacity(messages);
-    for start in (0..all.num_rows()).step_by(rows) {
-        form.encode(all.slice(start, rows.min(all.num_rows() - start)), &mut encoded)?;
+    let fields = schema.fields().iter().map(|field| {
+        let data_type = message_type(field.data_type());
+        field.as_ref().clone().with_data_type(data_type)
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let (mut encoded, mut message, mut message_bytes) = (Vec::new(), Vec::new(), 0);
+    for batch in batches {
+        let bytes = batch_bytes(batch);
+        let slices = bytes.div_ceil(TARGET_BYTES).max(1);
+        let rows = batch.num_rows().div_ceil(slices).max(1);
+        for start in (0..batch.num_rows()).step_by(rows) {
+            if message_bytes + bytes / slices > TARGET_BYTES {
+                encode_message(&schema, mem::take(&mut message), &mut encoded)?;
+                message_bytes = 0;
+            }
+            message.push(batch.slice(start, rows.min(batch.num_rows() - start)));
+            message_bytes += bytes / slices;
+        }
     }
+    encode_message(&schema, message, &mut encoded)?;
     Ok(encoded)
 }
 
-/// Which columns of the table there are, and how they are stored.
-struct Form<'a> {
-    table: &'a Table,
-    transit: SchemaRef,
-    stored: SchemaRef,
-    positions: Vec<usize>,
-}
-
-impl Form<'_> {
-    fn encode(&self, rows: RecordBatch, encoded: &mut Vec<Vec<u8>>) -> Result<()> {
-        let columns = rows
-            .columns()
-            .iter()
-            .zip(&self.positions)
-            .map(|(array, &position)| stored_column(array, self.table.columns[position].sql_type));
-        let columns = columns.collect::<Result<Vec<ArrayRef>, _>>()?;
-        let stored = RecordBatch::try_new(Arc::clone(&self.stored), columns)?;
-        let mut writer = StreamWriter::try_new(Vec::new(), &stored.schema())?;
-        writer.write(&stored)?;
-        let message = writer.into_inner()?;
-        if message.len() <= MAX_MESSAGE_BYTES {
-            encoded.push(message);
-            return Ok(());
-        }
-        drop(message);
-        if rows.num_rows() == 1 {
-            let error = format!("a row of {} bytes; at most {MAX_MESSAGE_BYTES} are accepted", batch_bytes(&rows));
+/// Appends a message of the schema with the batches in transit, or as many as they need.
+fn encode_message(schema: &SchemaRef, mut batches: Vec<RecordBatch>, encoded: &mut Vec<Vec<u8>>) -> Result<()> {
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let bytes: usize = batches.iter().map(batch_bytes).sum();
+    let mut writer = StreamWriter::try_new(Vec::with_capacity(bytes + OVERHEAD_BYTES), schema)?;
+    for batch in &batches {
+        let columns = batch.columns().iter().map(message_array).collect::<Result<_, _>>()?;
+        writer.write(&RecordBatch::try_new(Arc::clone(schema), columns)?)?;
+    }
+    let message = writer.into_inner()?;
+    if message.len() <= MAX_MESSAGE_BYTES {
+        encoded.push(message);
+        return Ok(());
+    }
+    drop(message);
+    // Rows of very different sizes: halve until each half fits.
+    let second = match &batches[..] {
+        [one] if one.num_rows() == 1 => {
+            let error = format!("a row of {} bytes; at most {MAX_MESSAGE_BYTES} are accepted", batch_bytes(one));
             return Err(WireError::new(ErrorCode::ResourceExhausted, error)
                 .with_hint("split large values into rows")
                 .into());
         }
-        // Rows of very different sizes: halve until each half fits.
-        let half = rows.num_rows() / 2;
-        self.encode(rows.slice(0, half), encoded)?;
-        self.encode(rows.slice(half, rows.num_rows() - half), encoded)
-    }
+        [one] => {
+            let half = one.num_rows() / 2;
+            let second = vec![one.slice(half, one.num_rows() - half)];
+            batches = vec![one.slice(0, half)];
+            second
+        }
+        many => batches.split_off(many.len() / 2),
+    };
+    encode_message(schema, batches, encoded)?;
+    encode_message(schema, second, encoded)
 }

@@ -12,9 +12,9 @@ use arrow::{
     compute::take_record_batch,
     datatypes::SchemaRef,
 };
-use drsdb_core::{Result, Table, shard::shards_of};
+use drsdb_core::{Result, Table, shard::shards_of, transit::stored_column};
 
-use crate::load::{stored_column, transit_schema};
+use crate::load::transit_schema;
 
 /// A shard's buffer is a piece when it has this many rows,
 pub const PIECE_ROWS: usize = 8 * 1024;

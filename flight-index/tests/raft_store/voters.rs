@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use drsdb_core::{
     ErrorCode, Result,
+    ids::new_ulid,
     net::{self, ChannelPool},
     security::{
         Role,
@@ -90,8 +91,10 @@ impl Node {
         format!("https://{}/", self.address)
     }
 
+    /// As a client does that gave its statement an id: what was lost on its way to a leader that ends is proposed again.
     async fn propose(&self, name: &str) {
-        self.catalog.propose(create_user(name)).await.unwrap_or_else(|error| panic!("{name} at {}: {error}", self.id));
+        let command = Command::Once { statement: new_ulid(), command: Box::new(create_user(name)) };
+        self.catalog.propose(command).await.unwrap_or_else(|error| panic!("{name} at {}: {error}", self.id));
     }
 
     /// Whether a linearizable read here finds the user.

@@ -158,7 +158,7 @@ impl Work<'_> {
             most => self.store.buffer.settled(self.table, self.shard, self.horizon, most)?,
         };
         let mut loader =
-            Loader::new(Arc::clone(self.store), (Ulid::nil(), 0), Arc::clone(self.table), self.shard.shard)?;
+            Loader::new(Arc::clone(self.store), (Ulid::nil(), 0), Arc::clone(self.table), self.shard.shard)?.merging();
         settled.batches.iter().try_for_each(|batch| loader.write(batch))?;
         // What the horizon does not see any more stays behind: no snapshot from this version on may miss it.
         let mut version = settled.newest;

@@ -21,16 +21,29 @@ pub struct Sorted {
 impl Sorted {
     /// Sorts `chunks`, all of which but the last have [`CHUNK_ROWS`] rows.
     pub fn new(chunks: Vec<RecordBatch>, key: Option<&KeyFormat>) -> Result<Self> {
-        debug_assert!(chunks.iter().rev().skip(1).all(|chunk| chunk.num_rows() == CHUNK_ROWS));
-        let rows = chunks.iter().map(RecordBatch::num_rows).sum();
-        let mut sorted = Self { chunks, rows, keys: Vec::new(), order: None };
-        if let Some(key) = key {
-            sorted.keys = sorted.chunks.iter().map(|chunk| key.keys(chunk)).collect::<Result<_>>()?;
-            if !(1..rows).all(|row| sorted.key(row - 1) <= sorted.key(row)) {
-                sorted.order = Some(sorted.find_order());
-            }
+        let mut sorted = Self::unsorted(chunks, key)?;
+        if !sorted.is_in_order() {
+            sorted.order = Some(sorted.find_order());
         }
         Ok(sorted)
+    }
+
+    /// The same if they are in order; if not, `chunks` are given back.
+    pub fn if_in_order(chunks: Vec<RecordBatch>, key: Option<&KeyFormat>) -> Result<Result<Self, Vec<RecordBatch>>> {
+        let unsorted = Self::unsorted(chunks, key)?;
+        Ok(if unsorted.is_in_order() { Ok(unsorted) } else { Err(unsorted.chunks) })
+    }
+
+    fn unsorted(chunks: Vec<RecordBatch>, key: Option<&KeyFormat>) -> Result<Self> {
+        debug_assert!(chunks.iter().rev().skip(1).all(|chunk| chunk.num_rows() == CHUNK_ROWS));
+        let rows = chunks.iter().map(RecordBatch::num_rows).sum();
+        let keys =
+            key.map_or(Ok(Vec::new()), |key| chunks.iter().map(|chunk| key.keys(chunk)).collect::<Result<_>>())?;
+        Ok(Self { chunks, rows, keys, order: None })
+    }
+
+    fn is_in_order(&self) -> bool {
+        self.keys.is_empty() || (1..self.rows).all(|row| self.key(row - 1) <= self.key(row))
     }
 
     fn find_order(&self) -> Vec<Position> {
@@ -62,6 +75,16 @@ impl Sorted {
             Some(order) => self.key_at(order[row]),
             None => self.key_at(((row / CHUNK_ROWS) as u32, (row % CHUNK_ROWS) as u32)),
         }
+    }
+
+    /// Whether nothing had to be sorted.
+    pub fn came_in_order(&self) -> bool {
+        self.order.is_none()
+    }
+
+    /// The chunks as they came.
+    pub fn into_chunks(self) -> Vec<RecordBatch> {
+        self.chunks
     }
 
     /// How many rows there are.

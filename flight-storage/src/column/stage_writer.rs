@@ -100,7 +100,7 @@ pub struct ImportWriter {
 impl ImportWriter {
     /// An import without rows.
     pub fn new(store: Arc<Store>, table: Arc<Table>, shard: u32, version: u64) -> Result<Self> {
-        let loader = Loader::new(Arc::clone(&store), (Ulid::nil(), 0), Arc::clone(&table), shard)?;
+        let loader = Loader::new(Arc::clone(&store), (Ulid::nil(), 0), Arc::clone(&table), shard)?.merging();
         let shard = ShardId { table: table.id, shard };
         Ok(Self { store, table, shard, version, loader })
     }

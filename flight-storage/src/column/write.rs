@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! write ──▶ chunks of 8,192 rows ──▶ buffer ──(full)──▶ sort ──▶ open segment ──(full, or the order breaks)──▶ file
+//!        └▶ as long as rows come in order: the open segment, as soon as there is a row group of them
 //! finish ─▶ very few, and nothing written yet: the chunks themselves
 //!        └▶ else what is left ─▶ files ─▶ sync the folder; few: the chunks as well, for their keys
 //! ```
 //!
 //! All writers of an engine share one budget for their buffers. When a buffer goes out and its rows follow those of the
 //! open segment in key order, they are added to it: a load that comes in key order makes full segments however small its
-//! share of the budget is, and segments that overlap nothing.
+//! share of the budget is, and segments that overlap nothing. Such a load does not wait for the buffer to be full either:
+//! what need not be sorted is encoded while it is in the processor's caches, and the next rows take its memory. The first
+//! row that breaks the order ends that, or a load of many short runs in order would make as many segments.
 //!
 //! Not here: the file's format (`format`), and what becomes of the rows (`stage_writer`, `compact`).
 
@@ -119,6 +122,8 @@ pub struct Loader {
     /// Finished, and doomed until somebody keeps them.
     segments: Vec<Arc<Segment>>,
     gatherer: Gatherer,
+    /// Whether rows that come in order are written before the buffer is full.
+    streams: bool,
 }
 
 /// What a [`Loader`] made of its rows.
@@ -151,9 +156,15 @@ impl Loader {
             open: None,
             segments: Vec::new(),
             gatherer: Gatherer::new(&table),
+            streams: true,
             schema,
             table,
         })
+    }
+
+    /// The same for rows of several segments, one after the other: each is in order, and they are to become one.
+    pub fn merging(self) -> Self {
+        Self { streams: false, ..self }
     }
 
     fn take_completed(&mut self) {
@@ -170,8 +181,54 @@ impl Loader {
             self.pending_bytes = 0;
         }
         self.take_completed();
-        let (chunks, bytes) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.buffered_bytes));
-        let sorted = Sorted::new(chunks, self.cluster.as_ref())?;
+        let sorted = Sorted::new(std::mem::take(&mut self.buffer), self.cluster.as_ref())?;
+        self.streams &= sorted.came_in_order();
+        self.write_sorted(&sorted, is_last)
+    }
+
+    /// Writes what is buffered if it is in order and follows what is written. Otherwise it stays, and from then on rows wait until
+    /// the buffer is full.
+    fn stream(&mut self) -> Result<()> {
+        let (chunks, key) = (std::mem::take(&mut self.buffer), self.cluster.as_ref());
+        match Sorted::if_in_order(chunks, key)? {
+            Ok(sorted) if self.open.as_ref().is_none_or(|open| self.follows(open, sorted.ends(0).unzip().0)) => {
+                self.write_sorted(&sorted, false)
+            }
+            Ok(sorted) => {
+                (self.buffer, self.streams) = (sorted.into_chunks(), false);
+                Ok(())
+            }
+            Err(chunks) => {
+                (self.buffer, self.streams) = (chunks, false);
+                Ok(())
+            }
+        }
+    }
+
+    /// How many chunks are streamed at a time: a new segment is laid out by what a row group of it holds.
+    fn streamed_chunks(&self) -> usize {
+        let options = &self.store.options;
+        let continues = self.open.as_ref().is_some_and(|open| !self.is_full(open));
+        if continues { 1 } else { options.row_group_rows / CHUNK_ROWS }
+    }
+
+    /// Whether no more is to be added to a segment.
+    fn is_full(&self, open: &OpenSegment) -> bool {
+        open.writer.rows() >= self.store.options.segment_rows as u64 || open.writer.file_bytes() >= SEGMENT_BYTES
+    }
+
+    /// Whether a row whose cluster key is `first` may be added to a segment.
+    fn follows(&self, open: &OpenSegment, first: Option<&[u8]>) -> bool {
+        match (&open.last, first) {
+            (Some(last), Some(first)) if self.sorted_by_primary => **last < *first,
+            (Some(last), Some(first)) => **last <= *first,
+            _ => true,
+        }
+    }
+
+    /// Writes what was buffered.
+    fn write_sorted(&mut self, sorted: &Sorted, is_last: bool) -> Result<()> {
+        let bytes = std::mem::take(&mut self.buffered_bytes);
         if self.sorted_by_primary
             && let Some(key) = sorted.repeated_key()
         {
@@ -181,7 +238,7 @@ impl Loader {
         let row_bytes = bytes / sorted.rows().max(1);
         let is_all = is_last && self.open.is_none();
         for chunk in 0..sorted.chunks() {
-            self.write_chunk(&sorted, chunk, row_bytes, is_all)?;
+            self.write_chunk(sorted, chunk, row_bytes, is_all)?;
         }
         Ok(())
     }
@@ -192,17 +249,10 @@ impl Loader {
         let (first, last) = sorted.ends(number).unzip();
         let store = Arc::clone(&self.store);
         let options = &store.options;
-        if let Some(open) = &self.open {
-            let is_full =
-                open.writer.rows() >= options.segment_rows as u64 || open.writer.file_bytes() >= SEGMENT_BYTES;
-            let follows = match (&open.last, first) {
-                (Some(last), Some(first)) if self.sorted_by_primary => **last < *first,
-                (Some(last), Some(first)) => **last <= *first,
-                _ => true,
-            };
-            if is_full || !follows {
-                self.close_segment()?;
-            }
+        if let Some(open) = &self.open
+            && (self.is_full(open) || !self.follows(open, first))
+        {
+            self.close_segment()?;
         }
         let primary_range = match &self.primary {
             Some(_) if self.sorted_by_primary => {
@@ -296,6 +346,9 @@ impl Loader {
             true => bytes / rows.max(1) * self.coalescer.get_buffered_rows(),
             false => self.pending_bytes + bytes,
         };
+        if self.streams && self.buffer.len() >= self.streamed_chunks() {
+            self.stream()?;
+        }
         let share = self.share.0.share();
         if self.buffer.len() * CHUNK_ROWS >= self.store.options.segment_rows {
             self.flush(false)?;

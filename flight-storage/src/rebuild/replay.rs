@@ -1,9 +1,18 @@
 //! From the spool into the engine.
 
-use std::{io::Cursor, sync::Arc};
+use std::sync::Arc;
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef, ipc::reader::StreamReader};
-use drsdb_core::{Error, ErrorCode, Result, Table, v1::stage_request::Part};
+use arrow::{
+    array::{ArrayRef, RecordBatch},
+    buffer::Buffer,
+    datatypes::{FieldRef, SchemaRef},
+    ipc::reader::StreamDecoder,
+};
+use drsdb_core::{
+    Error, ErrorCode, Result, Table,
+    transit::{message_type, stored_array},
+    v1::stage_request::Part,
+};
 
 use super::spool::Spool;
 use crate::{
@@ -72,10 +81,7 @@ pub fn take(writer: &mut dyn StageWriter, table: &Table, part: Option<Part>) -> 
             let schema = table.key_schema();
             batches(bytes, &schema, |batch| writer.delete(batch))
         }
-        Some(Part::Header(_)) | None => Err(Error::new(
-            ErrorCode::InvalidArgument,
-            "a message between servers is broken: a second header in a load",
-        )),
+        Some(Part::Header(_)) | None => Err(broken("a second header in a load")),
     }
 }
 
@@ -96,26 +102,39 @@ pub fn count(table: &Table, part: Option<&Part>) -> Result<StagedPiece> {
     Ok(piece)
 }
 
-/// Each batch of an Arrow IPC stream, which must have the types of `schema`.
+/// Each batch of an Arrow IPC stream, which must have the types of `schema`, or those of messages
+/// ([`drsdb_core::transit`]).
 pub fn batches(
     bytes: bytes::Bytes,
     schema: &SchemaRef,
     mut each: impl FnMut(&RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    for batch in StreamReader::try_new(Cursor::new(bytes), None)? {
-        each(&with_schema(&batch?, schema)?)?;
+    // Arrays point into the message where they can: a reader would copy each batch first, into memory that it clears.
+    let mut rest = Buffer::from(bytes);
+    let mut decoder = StreamDecoder::new();
+    while let Some(batch) = decoder.decode(&mut rest)? {
+        each(&stored(&batch, schema)?)?;
     }
-    Ok(())
+    decoder.finish()?;
+    match decoder.schema() {
+        Some(_) => Ok(()),
+        None => Err(broken("rows without a schema")),
+    }
 }
 
-/// The batch under the schema that it must have.
-fn with_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let types = |schema: &SchemaRef| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
-    if types(&batch.schema()) != types(schema) {
-        return Err(Error::new(
-            ErrorCode::InvalidArgument,
-            "a message between servers is broken: rows of another schema than the table's",
-        ));
+/// The batch in the types that it must have.
+fn stored(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let fields = schema.fields();
+    let fits = |(array, field): (&ArrayRef, &FieldRef)| {
+        array.data_type() == field.data_type() || *array.data_type() == message_type(field.data_type())
+    };
+    if batch.num_columns() != fields.len() || !batch.columns().iter().zip(fields).all(fits) {
+        return Err(broken("rows of another schema than the table's"));
     }
-    Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
+    let columns = batch.columns().iter().zip(fields).map(|(array, field)| stored_array(array, field.data_type()));
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)?)
+}
+
+fn broken(what: &str) -> Error {
+    Error::new(ErrorCode::InvalidArgument, format!("a message between servers is broken: {what}"))
 }

@@ -350,6 +350,50 @@ fn a_load_out_of_order_is_checked_against_itself() {
     assert_eq!((error.code, error.fields["key"].as_str()), (ErrorCode::ConstraintViolation, "5"));
 }
 
+/// An engine whose buffers are never full here.
+fn open_roomy(dir: &Path) -> Arc<dyn StorageEngine> {
+    let options = ColumnOptions { write_buffer_bytes: 256 << 20, segment_rows: 1 << 20, ..small() };
+    Arc::new(ColumnEngine::open(dir, options).unwrap())
+}
+
+#[test]
+fn a_load_in_key_order_is_written_as_it_comes_until_the_order_breaks() {
+    let directory = TempDir::new().unwrap();
+    let fixture = Fixture::at(open_roomy, directory.path());
+    let table = people();
+    let stage = |ids: &[i64], written: &dyn Fn(u64)| {
+        let transaction = new_ulid();
+        let mut writer = fixture.engine().stage(checked(transaction), &table, 0)?;
+        for part in ids.chunks(5000) {
+            writer.write(&people_rows(&table, part.iter().copied()))?;
+        }
+        written(files(&directory).iter().map(|file| file.metadata().unwrap().len()).sum());
+        let piece = writer.finish()?;
+        Ok::<_, drsdb_core::Error>((transaction, piece))
+    };
+    let in_order: Vec<i64> = (0..80_000).step_by(2).collect();
+    let odd = (0..80_000).map(|id| id * 7919 % 80_000).filter(|id| id % 2 == 1);
+    // Rows that come back to the order do not begin another segment.
+    let later: Vec<i64> = (80_000..140_000).collect();
+    let all = [in_order.clone(), odd.collect(), later].concat();
+    let (transaction, piece) = stage(&all, &|bytes| assert!(bytes > 0, "a row group was there")).unwrap();
+    assert_eq!((piece.rows, piece.segments.len()), (140_000, 2));
+    fixture.engine().commit(transaction, 1).unwrap();
+    assert_eq!(ids(&fixture.read(&table, 1)), (0..140_000).collect::<Vec<_>>());
+
+    let fresh: Vec<i64> = in_order.iter().map(|id| id + 1_000_000).collect();
+    let (transaction, piece) = stage(&fresh, &|_| ()).unwrap();
+    assert_eq!(piece.segments.len(), 1);
+    fixture.engine().abort(transaction).unwrap();
+    // A key of what is written already comes again: next to it, as the first one of the next chunk, and much later.
+    for (position, key) in [(20_000, 1_039_998), (24_576, 1_049_150), (40_000, 1_000_000)] {
+        let mut twice = fresh.clone();
+        twice.insert(position, key);
+        let error = stage(&twice, &|_| ()).unwrap_err().to_wire();
+        assert_eq!((error.code, &error.fields["key"]), (ErrorCode::ConstraintViolation, &key.to_string()));
+    }
+}
+
 #[test]
 fn abandoned_files_are_deleted_at_the_start() {
     let (mut fixture, directory) = fixture();
