@@ -149,6 +149,24 @@ def test_returning_gives_rows(db: drsdb.Connection, accounts: str) -> None:
         assert cursor.fetchall() == [(5,)]
 
 
+def test_returning_and_parameters_are_as_large_as_their_values(db: drsdb.Connection, table: str) -> None:
+    # All columns of a message share its memory, which must not count once for each of them.
+    columns = [f"c{number}" for number in range(20)]
+    numbers = range(20_000)
+    rows = pa.table({"id": numbers} | {column: [number % 1000 for number in numbers] for column in columns})
+    db.ingest(table, rows, mode="create", options={"primary_key": "id"})
+    gone = db.query(f"DELETE FROM {table} WHERE id < 5000 RETURNING *").arrow()
+    assert gone.sort_by("id").to_pydict() == rows.slice(0, 5000).to_pydict()
+    more = ", ".join(f"c1 + {number} AS more{number}" for number in range(60))
+    with pytest.raises(drsdb.OperationalError, match="RETURNING gives more than"):
+        db.query(f"UPDATE {table} SET c0 = 0 RETURNING *, {more}")
+    assert db.execute(f"DELETE FROM {table}").rows == 15_000
+    marks = ", ".join(["?"] * rows.num_columns)
+    with db.cursor() as cursor:
+        cursor.executemany(f"INSERT INTO {table} VALUES ({marks})", list(zip(*rows.to_pydict().values(), strict=True)))
+    assert db.query(f"SELECT * FROM {table}").arrow().sort_by("id").to_pydict() == rows.to_pydict()
+
+
 def test_another_driver_has_transactions_too(cluster: LocalCluster, db: drsdb.Connection, accounts: str) -> None:
     with connect(cluster) as connection:
         # The connection began with autocommit, so that its own commit does nothing.

@@ -15,6 +15,7 @@
 //! - [`window_functions`]: window functions in a form that survives the way to another server.
 //! - [`wanted`]: ends joins and windows that nobody waits for, and counts what windows keep.
 //! - [`time_limit`]: how long a statement may take, from server to server.
+//! - [`row_bytes`](row_bytes()): how large rows are.
 //! - [`transit`]: what rows are on their way to shards.
 //! - [`config`], [`telemetry`]: how a process is set up.
 //! - [`crash_point`], [`injected`]: where and how tests make a process die, slow its disk and set its clock.
@@ -37,6 +38,7 @@ pub mod interval_order;
 pub mod net;
 mod now_functions;
 pub mod query_session;
+mod row_bytes;
 pub mod scan;
 pub mod security;
 pub mod shard;
@@ -51,6 +53,7 @@ pub mod window_functions;
 
 pub use drsdb_proto::{ErrorCode, Ulid, WireError, ids, limits, v1};
 pub use error::{Error, Result, carried_status, nearest_name};
+pub use row_bytes::row_bytes;
 pub use sql_type::SqlType;
 pub use table::{
     Check, Column, Engine, ForeignKey, ROW_ID, ReferentialAction, SQL_TYPE_KEY, Table, TableKind, TableName, UniqueKey,

@@ -7,7 +7,7 @@ use arrow::{
     array::{Array, RecordBatch},
     datatypes::DataType,
 };
-use drsdb_core::{Error, Result};
+use drsdb_core::{Error, Result, row_bytes};
 
 /// Up to this many bytes and rows are small, unless they are packed.
 const SMALL_BYTES: usize = 64 << 10;
@@ -17,7 +17,7 @@ const SMALL_ROWS: usize = 1024;
 pub fn is_small<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> bool {
     let (mut bytes, mut rows, mut packed) = (0, 0, false);
     for batch in batches {
-        bytes += batch.get_array_memory_size();
+        bytes += row_bytes(batch);
         rows += batch.num_rows();
         packed |= batch.columns().iter().any(|column| column.data_type().is_nested() || is_packed(column.data_type()));
     }

@@ -14,10 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arrow::{
-    array::{Array, RecordBatch},
-    datatypes::SchemaRef,
-};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
     common::{
         Result as DfResult, Statistics, internal_err,
@@ -40,6 +37,8 @@ use datafusion::{
 };
 use futures::{Stream, TryStreamExt};
 use parking_lot::Mutex;
+
+use crate::row_bytes;
 
 /// How long a task may work until it returns to the runtime.
 const SLICE: Duration = Duration::from_millis(10);
@@ -106,12 +105,6 @@ pub fn count_and_yield(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn Executi
     .data()
 }
 
-/// Bytes of the rows, and not of others that share their buffers.
-fn rows_bytes(batch: &RecordBatch) -> usize {
-    let bytes = |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or(0);
-    batch.columns().iter().map(|column| bytes(column)).sum()
-}
-
 impl DisplayAs for PassExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.name())
@@ -168,7 +161,7 @@ impl ExecutionPlan for PassExec {
         self.kept.lock().push(Arc::clone(&kept));
         let rows = self.input.execute(partition, context)?.and_then(move |batch| {
             // They are there twice when they are copied into one batch.
-            let reserved = kept.try_grow(2 * rows_bytes(&batch)).map(|()| batch);
+            let reserved = kept.try_grow(2 * row_bytes(&batch)).map(|()| batch);
             std::future::ready(reserved)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))

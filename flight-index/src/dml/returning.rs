@@ -16,6 +16,7 @@ use drsdb_core::{
     ErrorCode, Result, Table, WireError,
     edge::{EdgeConverter, edge_schema},
     query_session::QueryOptions,
+    row_bytes,
 };
 
 use super::{
@@ -99,7 +100,7 @@ impl Returning {
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let batch = self.converter.convert(&RecordBatch::try_new_with_options(schema, columns, &options)?)?;
-        self.bytes += batch.get_array_memory_size();
+        self.bytes += row_bytes(&batch);
         if self.bytes > MAX_RETURNED_BYTES {
             let message = format!("RETURNING gives more than {MAX_RETURNED_BYTES} bytes of rows");
             return Err(WireError::new(ErrorCode::ResourceExhausted, message)

@@ -7,7 +7,7 @@ use arrow_flight::{
     error::FlightError,
     sql::{Command, CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption},
 };
-use drsdb_core::{Error, ErrorCode, Result, TableName, WireError};
+use drsdb_core::{Error, ErrorCode, Result, TableName, WireError, row_bytes};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use tonic::{Status, Streaming};
@@ -196,7 +196,7 @@ async fn parameters(
     let mut batches = FlightRecordBatchStream::new_from_flight_data(messages);
     let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = batches.next().await.transpose().map_err(flight_error)? {
-        bytes += batch.get_array_memory_size();
+        bytes += row_bytes(&batch);
         if bytes > MAX_PARAMETER_BYTES {
             let message = format!("more than {MAX_PARAMETER_BYTES} bytes of parameters");
             let error = WireError::new(ErrorCode::ResourceExhausted, message);

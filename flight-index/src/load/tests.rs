@@ -11,7 +11,7 @@ use arrow::{
     datatypes::Int64Type,
     ipc::reader::StreamReader,
 };
-use drsdb_core::{Error, ErrorCode, TableName, Ulid, ids::new_ulid, shard::shards_of};
+use drsdb_core::{Error, ErrorCode, TableName, Ulid, ids::new_ulid, row_bytes, shard::shards_of};
 use futures::stream;
 use tokio::sync::Notify;
 
@@ -23,7 +23,7 @@ use crate::{
     catalog::Command,
     raft::CatalogOptions,
     statement::{Statement, parse},
-    transaction::{BUFFER_BYTES, Buffers, MAX_MESSAGE_BYTES, Rows, batch_bytes, encode},
+    transaction::{BUFFER_BYTES, Buffers, MAX_MESSAGE_BYTES, Rows, encode},
 };
 
 struct Bench {
@@ -309,7 +309,7 @@ fn buffers_never_hold_more_than_their_budget() {
     let mut buffers = Buffers::new(shards);
     let (mut sent, mut ready) = (0, Vec::new());
     let rows = batch(0, 1_000);
-    let bytes = batch_bytes(&rows);
+    let bytes = row_bytes(&rows);
     for number in 0..4_000 {
         buffers.add(number % shards, rows.clone(), &mut ready);
         sent += ready.drain(..).map(|piece| piece.batches.len()).sum::<usize>();

@@ -10,14 +10,11 @@ use arrow::{
     ipc::writer::StreamWriter,
 };
 use drsdb_core::{
-    ErrorCode, Result, Table, WireError,
+    ErrorCode, Result, Table, WireError, row_bytes,
     transit::{message_array, message_type},
 };
 
-use super::{
-    split::{batch_bytes, key_transit_schema},
-    stager::Rows,
-};
+use super::{split::key_transit_schema, stager::Rows};
 use crate::load::transit_schema;
 
 /// What a message aims at: each replica has some of them under way for each shard.
@@ -53,7 +50,7 @@ pub fn encode(table: &Table, rows: Rows, batches: &[RecordBatch]) -> Result<Vec<
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let (mut encoded, mut message, mut message_bytes) = (Vec::new(), Vec::new(), 0);
     for batch in batches {
-        let bytes = batch_bytes(batch);
+        let bytes = row_bytes(batch);
         let slices = bytes.div_ceil(TARGET_BYTES).max(1);
         let rows = batch.num_rows().div_ceil(slices).max(1);
         for start in (0..batch.num_rows()).step_by(rows) {
@@ -74,7 +71,7 @@ fn encode_message(schema: &SchemaRef, mut batches: Vec<RecordBatch>, encoded: &m
     if batches.is_empty() {
         return Ok(());
     }
-    let bytes: usize = batches.iter().map(batch_bytes).sum();
+    let bytes: usize = batches.iter().map(row_bytes).sum();
     let mut writer = StreamWriter::try_new(Vec::with_capacity(bytes + OVERHEAD_BYTES), schema)?;
     for batch in &batches {
         let columns = batch.columns().iter().map(message_array).collect::<Result<_, _>>()?;
@@ -89,7 +86,7 @@ fn encode_message(schema: &SchemaRef, mut batches: Vec<RecordBatch>, encoded: &m
     // Rows of very different sizes: halve until each half fits.
     let second = match &batches[..] {
         [one] if one.num_rows() == 1 => {
-            let error = format!("a row of {} bytes; at most {MAX_MESSAGE_BYTES} are accepted", batch_bytes(one));
+            let error = format!("a row of {} bytes; at most {MAX_MESSAGE_BYTES} are accepted", row_bytes(one));
             return Err(WireError::new(ErrorCode::ResourceExhausted, error)
                 .with_hint("split large values into rows")
                 .into());

@@ -40,7 +40,7 @@ pub(crate) use encode::encode;
 pub use running::Listed;
 pub use sessions::{Handle, Modes, OpenTransaction, Sessions, Timeouts};
 #[cfg(test)]
-pub(crate) use split::{BUFFER_BYTES, Buffers, batch_bytes};
+pub(crate) use split::{BUFFER_BYTES, Buffers};
 pub(crate) use split::{divide, key_transit_schema, shards_of_rows};
 pub use stager::{Rows, Stager};
 pub use transaction::{Committed, Transaction};

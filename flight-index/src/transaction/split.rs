@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, RecordBatch, UInt32Array},
+    array::{ArrayRef, RecordBatch, UInt32Array},
     compute::take_record_batch,
     datatypes::SchemaRef,
 };
-use drsdb_core::{Result, Table, shard::shards_of, transit::stored_column};
+use drsdb_core::{Result, Table, row_bytes, shard::shards_of, transit::stored_column};
 
 use crate::load::transit_schema;
 
@@ -59,11 +59,6 @@ pub fn divide(batch: RecordBatch, shards: &[u32]) -> Result<Vec<(u32, RecordBatc
     taken.map(|(shard, rows)| Ok((shard, take_record_batch(&batch, &UInt32Array::from(rows))?))).collect()
 }
 
-/// Bytes of the rows themselves: a decoded batch's arrays all point into one message.
-pub fn batch_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum()
-}
-
 /// Gathers rows by shard until there are enough for a piece.
 #[derive(Debug)]
 pub struct Buffers {
@@ -95,7 +90,7 @@ impl Buffers {
 
     /// Adds rows of a shard and appends what is ready to `ready`.
     pub fn add(&mut self, shard: u32, batch: RecordBatch, ready: &mut Vec<Piece>) {
-        let bytes = batch_bytes(&batch);
+        let bytes = row_bytes(&batch);
         let buffer = &mut self.shards[shard as usize];
         buffer.rows += batch.num_rows();
         buffer.bytes += bytes;

@@ -20,7 +20,7 @@ use std::{
 };
 
 use arrow::array::RecordBatch;
-use drsdb_core::{Engine, Error, ErrorCode, Result, Table, Ulid, WireError};
+use drsdb_core::{Engine, Error, ErrorCode, Result, Table, Ulid, WireError, row_bytes};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
@@ -32,7 +32,7 @@ use tokio::{
 use super::{
     Writes,
     shard_writer::{Changes, ShardWriter},
-    split::{Buffers, Piece, batch_bytes},
+    split::{Buffers, Piece},
 };
 use crate::catalog::{PieceInfo, ReplicaState, StorageServer, TableState};
 
@@ -173,7 +173,7 @@ impl Stager {
 
     fn keep(&mut self, table: usize, piece: Piece) -> Result<()> {
         self.streams = true;
-        self.kept_bytes += piece.batches.iter().map(batch_bytes).sum::<usize>();
+        self.kept_bytes += piece.batches.iter().map(row_bytes).sum::<usize>();
         if self.kept_bytes > MAX_KEPT_BYTES {
             let name = &self.tables[table].state.table.name;
             let message = format!("the statement replaces more than {} MiB of row table {name}", MAX_KEPT_BYTES >> 20);

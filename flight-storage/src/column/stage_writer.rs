@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use arrow::record_batch::RecordBatch;
-use drsdb_core::{Error, ErrorCode, Result, Table, Ulid};
+use drsdb_core::{Error, ErrorCode, Result, Table, Ulid, row_bytes};
 
 use super::{
     Store,
@@ -78,7 +78,7 @@ fn piece_of(loaded: &Loaded) -> Result<StagedPiece> {
     if rows == 0 {
         return Ok(StagedPiece::default());
     }
-    let buffered_bytes = buffered.iter().map(|batch| super::write::bytes_of(batch) as u64).sum::<u64>();
+    let buffered_bytes = buffered.iter().map(|batch| row_bytes(batch) as u64).sum::<u64>();
     Ok(StagedPiece {
         rows,
         deleted: 0,

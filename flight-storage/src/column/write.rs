@@ -25,13 +25,13 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
+    array::{Array, AsArray},
     compute::BatchCoalescer,
     datatypes::{DataType, SchemaRef},
     record_batch::RecordBatch,
     row::Rows,
 };
-use drsdb_core::{Error, Result, Table, Ulid, crash_point};
+use drsdb_core::{Error, Result, Table, Ulid, crash_point, row_bytes};
 
 use super::{
     Store,
@@ -169,7 +169,7 @@ impl Loader {
 
     fn take_completed(&mut self) {
         while let Some(chunk) = self.coalescer.next_completed_batch() {
-            self.buffered_bytes += bytes_of(&chunk);
+            self.buffered_bytes += row_bytes(&chunk);
             self.buffer.push(chunk);
         }
     }
@@ -338,7 +338,7 @@ impl Loader {
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         // The same arrays under the table's own schema: types and NULLs are checked on the way.
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
-        let (bytes, rows) = (bytes_of(&batch), batch.num_rows());
+        let (bytes, rows) = (row_bytes(&batch), batch.num_rows());
         self.coalescer.push_batch(batch)?;
         let completed = self.coalescer.has_completed_batch();
         self.take_completed();
@@ -391,16 +391,6 @@ impl Loader {
 pub fn sync_folder(dir: &PathBuf) -> Result<()> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
-}
-
-/// Bytes that the rows themselves take, whatever else their buffers hold.
-pub fn bytes_of(batch: &RecordBatch) -> usize {
-    let bytes = |column: &ArrayRef| match column.data_type() {
-        DataType::Utf8View => 16 * column.len() + column.as_string_view().total_buffer_bytes_used(),
-        DataType::BinaryView => 16 * column.len() + column.as_binary_view().total_buffer_bytes_used(),
-        data_type => data_type.primitive_width().unwrap_or(16) * column.len() + column.len() / 8,
-    };
-    batch.columns().iter().map(bytes).sum()
 }
 
 fn range_of(keys: &Rows) -> Option<KeyRange> {

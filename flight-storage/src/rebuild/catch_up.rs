@@ -20,6 +20,7 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use drsdb_core::{
     Error, ErrorCode, Result, Table, crash_point, ids,
     net::name_server,
+    row_bytes,
     v1::{ExportShardRequest, RebuildSource, StartRebuildResponse},
 };
 use futures::TryStreamExt;
@@ -30,7 +31,7 @@ use super::{
     replay::batches,
 };
 use crate::{
-    column::{keys::KeyFormat, write::bytes_of},
+    column::keys::KeyFormat,
     engine::{ScanRequest, ShardId, StageOptions, StageWriter},
 };
 
@@ -150,7 +151,7 @@ impl Rebuilder {
             let mut rows = blocking(move || engines.scan_engine(request)).await?;
             let (mut found, mut bytes) = (Vec::new(), 0);
             while let Some(batch) = rows.try_next().await? {
-                bytes += bytes_of(&batch);
+                bytes += row_bytes(&batch);
                 if bytes > OWN_BYTES {
                     return Ok(None);
                 }

@@ -4,7 +4,7 @@
 use std::any::Any;
 
 use arrow::array::RecordBatch;
-use drsdb_core::{Result, Ulid};
+use drsdb_core::{Result, Ulid, row_bytes};
 use rusqlite::{Connection, params};
 
 use super::{
@@ -108,7 +108,7 @@ pub(crate) struct Done {
 impl Operation {
     /// Bytes that the operation will write, about.
     pub(crate) fn weight(&self) -> usize {
-        let bytes = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
+        let bytes = |batches: &[RecordBatch]| batches.iter().map(row_bytes).sum::<usize>();
         match self {
             Operation::Change(change) => bytes(&change.inserts) + bytes(&change.deletes),
             Operation::Import(import) => bytes(&import.rows),
