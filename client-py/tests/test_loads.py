@@ -111,3 +111,26 @@ def test_a_value_that_does_not_fit_its_column_is_refused(db: drsdb.Connection, t
         db.ingest(table, pa.table({"x": [1 << 20]}))
     assert caught.value.code == drsdb.ErrorCode.INVALID_VALUE
     assert count(db, table) == 0
+
+
+@pytest.mark.parametrize("engine", ["row", "column"])
+def test_many_rows_meet_others(db: drsdb.Connection, table: str, engine: str) -> None:
+    db.execute(f"CREATE TABLE {table} (id BIGINT PRIMARY KEY, n BIGINT, note TEXT) WITH (engine = '{engine}')")
+    there = pa.table({"id": range(0, 40_000, 2), "n": [0] * 20_000, "note": ["there"] * 20_000})
+    db.ingest(table, there)
+    # Out of order, and with rows so large that fewer of them are looked up at a time.
+    ids = [number * 7919 % 30_000 for number in range(30_000)]
+    notes = ["x" * 100_000 if position in range(9_000, 9_200) else "new" for position in range(30_000)]
+    source = f"{table}_source"
+    db.ingest(source, pa.table({"id": ids, "n": range(30_000), "note": notes}), mode="create")
+    done = db.execute(
+        f"INSERT INTO {table} SELECT * FROM {source} "
+        f"ON CONFLICT (id) DO UPDATE SET n = {table}.n + excluded.n, note = excluded.note"
+    )
+    assert done.rows == 30_000
+    rows = db.query(f"SELECT id, n, note FROM {table}").arrow().to_pylist()
+    expected = {row["id"]: row for row in there.to_pylist()}
+    expected |= {key: {"id": key, "n": n, "note": note} for n, (key, note) in enumerate(zip(ids, notes, strict=True))}
+    assert len(rows) == len(expected)
+    assert all(expected[row["id"]] == row for row in rows)
+    db.execute(f"DROP TABLE {source}")

@@ -16,7 +16,9 @@ use datafusion::{
     physical_expr::PhysicalExpr,
     sql::sqlparser::ast::{self, ConflictTarget, OnConflictAction, OnInsert},
 };
-use drsdb_core::{Error, ErrorCode, Result, Table, WireError, query_session::QueryOptions, transit::transit_type};
+use drsdb_core::{
+    Error, ErrorCode, Result, Table, WireError, query_session::QueryOptions, row_bytes, transit::transit_type,
+};
 use futures::{StreamExt, stream::BoxStream};
 
 use super::{
@@ -34,6 +36,19 @@ use crate::{
     planner::{Lookup, MAX_LOOKUP_KEYS},
     statement::{identifier, simple_name},
 };
+
+/// Rows of a group, at most and at least.
+const GROUP_ROWS: std::ops::RangeInclusive<usize> = 64..=8192;
+
+/// How many rows the next group has, after one of `rows` that took `bytes` with what was there: a lookup may have to read all of
+/// a table, so that many small rows are looked up together.
+fn next_group(rows: usize, bytes: usize) -> usize {
+    match bytes {
+        ..=0x10_0000 => (2 * rows).min(*GROUP_ROWS.end()),
+        0x80_0000.. => (rows / 2).max(*GROUP_ROWS.start()),
+        _ => rows,
+    }
+}
 
 /// What to do with rows whose key is there.
 pub(super) struct OnConflict {
@@ -203,10 +218,12 @@ impl Executor<'_> {
         let mut fates = Fates::new(on_conflict.keys.len(), on_conflict.update.is_some());
         let mut given = HashSet::new();
         let mut first_row = 1;
+        let mut group_rows = MAX_LOOKUP_KEYS;
         while let Some(batch) = rows.next().await {
-            let batch = batch?;
-            for start in (0..batch.num_rows()).step_by(MAX_LOOKUP_KEYS) {
-                let part = batch.slice(start, MAX_LOOKUP_KEYS.min(batch.num_rows() - start));
+            let mut rest = batch?;
+            while rest.num_rows() > 0 {
+                let part = rest.slice(0, group_rows.min(rest.num_rows()));
+                rest = rest.slice(part.num_rows(), rest.num_rows() - part.num_rows());
                 let new = converter.convert(&part, first_row)?;
                 // Whether a row may be at all comes before whether another one is in its way.
                 target.check(&new, first_row, false)?;
@@ -218,6 +235,8 @@ impl Executor<'_> {
                     keys.push(found.keys_of(&key.of(&new))?);
                     existing.push(found);
                 }
+                let held: usize = existing.iter().map(|found| row_bytes(&found.batch)).sum();
+                group_rows = next_group(group_rows, row_bytes(&new) + held);
                 let mut fresh = vec![false; new.num_rows()];
                 let mut undecided: Vec<usize> = (0..new.num_rows()).collect();
                 while !undecided.is_empty() {
@@ -283,7 +302,7 @@ impl Executor<'_> {
         keys.add(&columns, None)?;
         let positions: Vec<usize> = (0..table.columns.len()).filter(|&at| !table.columns[at].dropped).collect();
         let mut batches = Vec::new();
-        for values in keys.groups(MAX_LOOKUP_KEYS)? {
+        for values in keys.groups(usize::MAX)? {
             let lookup = Lookup {
                 table: &table.name,
                 positions: positions.clone(),

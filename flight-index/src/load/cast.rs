@@ -5,7 +5,7 @@
 //!
 //! Values come out in the types of [`drsdb_core::transit`].
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use arrow::{
     array::{
@@ -165,6 +165,30 @@ fn parse_hex(digits: &[u8]) -> Option<Vec<u8>> {
     pairs.map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8)).collect()
 }
 
+/// A number such as `1.5e3`, as Python and Arrow write decimals, without its exponent, which Arrow's cast does not know. Any
+/// other text as it is.
+fn without_exponent(text: &str) -> Cow<'_, str> {
+    /// More than any DECIMAL has on either side of its point.
+    const MAX_EXPONENT: i32 = 100;
+    let shifted = || {
+        let (mantissa, exponent) = text.trim().split_once(['e', 'E'])?;
+        let exponent = exponent.parse::<i32>().ok().filter(|exponent| exponent.abs() <= MAX_EXPONENT)?;
+        let unsigned = mantissa.trim_start_matches(['-', '+']);
+        let (sign, (whole, fraction)) =
+            (&mantissa[..mantissa.len() - unsigned.len()], unsigned.split_once('.').unwrap_or((unsigned, "")));
+        let digits = format!("{whole}{fraction}");
+        if sign.len() > 1 || digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        let point = whole.len() as i32 + exponent;
+        let (before, after) = (usize::try_from(-point).unwrap_or(0), usize::try_from(point).unwrap_or(0));
+        let digits = format!("{}{digits}", "0".repeat(before));
+        let digits = format!("{digits:0<after$}");
+        Some(format!("{sign}0{}.{}0", &digits[..after], &digits[after..]))
+    };
+    shifted().map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
 /// Who is to blame for a value: the column, and the row.
 struct Blame<'a> {
     column: &'a Column,
@@ -187,7 +211,13 @@ impl Blame<'_> {
     }
 
     fn checked_cast(&self, source: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
-        let converted = cast_with_options(source, target, &SAFE)?;
+        let mut converted = cast_with_options(source, target, &SAFE)?;
+        if converted.null_count() > source.null_count()
+            && let (Kind::Text, DataType::Decimal128(..)) = (kind(source.data_type()), target)
+        {
+            let plain: StringArray = self.texts(source)?.iter().map(|text| text.map(without_exponent)).collect();
+            converted = cast_with_options(&plain, target, &SAFE)?;
+        }
         if converted.null_count() > source.null_count() {
             let lost = |row: &usize| source.is_valid(*row) && converted.is_null(*row);
             let row = (0..source.len()).find(lost).unwrap_or(0);

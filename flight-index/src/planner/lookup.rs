@@ -15,7 +15,7 @@ use url::Url;
 use super::{Planner, QueryContext, choose_replicas::choose, sharded_table::ShardedTable};
 use crate::catalog::{CatalogState, TableState};
 
-/// Keys in one lookup, at most: what is looked for fits into one message.
+/// Keys of any size in one lookup, at most: what is looked for must fit into one message.
 pub const MAX_LOOKUP_KEYS: usize = 512;
 
 /// Which rows of which table.
@@ -27,7 +27,7 @@ pub struct Lookup<'a> {
     pub positions: Vec<usize>,
     /// Columns that are compared, by position.
     pub key: Vec<usize>,
-    /// Their values, one array a column, in transit types and without NULL; at most [`MAX_LOOKUP_KEYS`].
+    /// Their values, one array a column, in transit types and without NULL; more than [`MAX_LOOKUP_KEYS`] only if they are small.
     pub values: Vec<ArrayRef>,
     /// Rows that are enough; `None`: all.
     pub limit: Option<usize>,

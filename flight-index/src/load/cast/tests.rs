@@ -183,3 +183,16 @@ fn null_in_a_not_null_column_is_a_violation() {
     assert_eq!(error.code, ErrorCode::ConstraintViolation);
     assert_eq!((error.fields["row"].as_str(), error.fields["constraint"].as_str()), ("12", "not_null"));
 }
+
+#[test]
+fn decimals_may_have_exponents() {
+    let decimal = SqlType::Decimal { precision: 12, scale: 3 };
+    let texts = ["1.5e3", "0E-10", "-2.5E-1", "+12e0", ".5e1", "5.e-1", "1e-9", "1234567.8915e-3", "7", "00012e2"];
+    let converted = convert(self::texts(&texts), decimal).unwrap();
+    let expected =
+        ["1500.000", "0.000", "-0.250", "12.000", "5.000", "0.500", "0.000", "1234.568", "7.000", "1200.000"];
+    assert_eq!(shown(converted), expected.join(";"));
+    for bad in ["1e", "e5", "1e1.5", "--1e2", "1e10", "1e101", "1e99999999999", "0x1e2", "1 e2", "1e+ 2"] {
+        assert_eq!(convert(self::texts(&["1", bad]), decimal).unwrap_err().code, ErrorCode::InvalidValue, "{bad}");
+    }
+}
