@@ -22,21 +22,23 @@ const INLINE_BYTES: usize = 12;
 
 /// The Arrow type of a column while rows are on their way to shards.
 pub fn transit_type(sql_type: SqlType) -> DataType {
-    match sql_type.to_arrow() {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        other => other,
-    }
+    without_views(&sql_type.to_arrow())
 }
 
 /// The Arrow type of a column in the messages in which rows are staged.
 pub fn message_type(stored_or_transit: &DataType) -> DataType {
     match stored_or_transit {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
         DataType::Decimal128(precision, scale) if *precision <= DECIMAL64_MAX_PRECISION => {
             DataType::Decimal64(*precision, *scale)
         }
+        other => without_views(other),
+    }
+}
+
+fn without_views(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
         other => other.clone(),
     }
 }

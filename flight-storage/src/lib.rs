@@ -9,6 +9,7 @@
 //! - [`coordinators`]: which index server runs a staged transaction.
 //! - [`maintenance`]: compaction and checks of what is stored, in the background.
 //! - `lookup`: rows by their keys, without a plan.
+//! - `row_messages`: rows as other servers send them.
 //! - [`needed_snapshots`]: what index servers still read, so that it is not compacted away.
 //! - [`revoked_logins`]: whose tokens are refused although they have not expired.
 //! - [`repair`]: has copied from other servers what was found damaged.
@@ -51,6 +52,7 @@ pub mod rebuild;
 pub mod repair;
 pub mod revoked_logins;
 pub mod row;
+mod row_messages;
 pub mod server;
 mod small_file;
 pub mod stage_service;

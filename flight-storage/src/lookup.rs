@@ -20,13 +20,13 @@ use datafusion::{
     scalar::ScalarValue,
 };
 use drsdb_core::{
-    Error, ErrorCode, Result, Table, parse_ulid,
+    Error, Result, Table, parse_ulid,
     scan::{OwnWrites, ShardScanTask, ShardScanner},
     v1::LookupRequest,
 };
 use futures::{Stream, TryStreamExt, stream};
 
-use crate::{engines::Engines, rebuild::replay};
+use crate::{engines::Engines, row_messages};
 
 /// Rows in a batch.
 const BATCH_ROWS: usize = 8192;
@@ -108,7 +108,7 @@ fn values(table: &Table, key: &[usize], bytes: Bytes) -> Result<RecordBatch> {
         return Err(broken("no key"));
     }
     let mut batches = Vec::new();
-    replay::batches(bytes, &schema, |batch| {
+    row_messages::batches(bytes, &schema, |batch| {
         batches.push(batch.clone());
         Ok(())
     })?;
@@ -159,7 +159,7 @@ impl Wanted {
 }
 
 fn broken(what: &str) -> Error {
-    Error::new(ErrorCode::InvalidArgument, format!("a message between servers is broken: a lookup with {what}"))
+    row_messages::broken(&format!("a lookup with {what}"))
 }
 
 #[cfg(test)]
@@ -169,7 +169,7 @@ mod tests {
         datatypes::Int64Type,
         ipc::writer::StreamWriter,
     };
-    use drsdb_core::{Column as TableColumn, Engine, SqlType, Ulid};
+    use drsdb_core::{Column as TableColumn, Engine, ErrorCode, SqlType, Ulid};
 
     use super::*;
     use crate::{column::ColumnOptions, commits::AppliedVersion, engine::StageOptions, rebuild::floors::Floors};

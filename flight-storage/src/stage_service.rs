@@ -33,10 +33,10 @@ use crate::{
     rebuild::{
         Mode, Rebuilds,
         copy::{RebuildStep, Rebuilder},
-        replay,
         spool::Spool,
     },
     revoked_logins::RevokedLogins,
+    row_messages::{self, broken},
 };
 
 /// Messages between the network and the thread that writes.
@@ -211,7 +211,7 @@ impl StageService {
         let writer = tokio::task::spawn_blocking(move || {
             let mut writer = staging.begin()?;
             for part in held {
-                replay::take(&mut *writer, &staging.table, part.part)?;
+                row_messages::take(&mut *writer, &staging.table, part.part)?;
             }
             staging.finish(writer)
         });
@@ -228,7 +228,7 @@ impl StageService {
         let writer = tokio::task::spawn_blocking(move || {
             let mut writer = staging.begin()?;
             while let Some(part) = receiver.blocking_recv() {
-                replay::take(&mut *writer, &staging.table, part)?;
+                row_messages::take(&mut *writer, &staging.table, part)?;
             }
             if completed.blocking_recv().is_err() {
                 return Err(Error::new(ErrorCode::Cancelled, "the load ended before all rows had come"));
@@ -259,7 +259,7 @@ impl StageService {
             let (spool, kept, table) = (Arc::clone(&spool), Arc::clone(&kept), Arc::clone(&call.table));
             let counted = join(
                 tokio::task::spawn_blocking(move || {
-                    let counted = replay::count(&table, part.part.as_ref())?;
+                    let counted = row_messages::count(&table, part.part.as_ref())?;
                     spool.part(&kept, &part)?;
                     Ok(counted)
                 })
@@ -411,10 +411,6 @@ fn encode(batch: &RecordBatch) -> Result<Vec<v1::ExportedRows>> {
 
 fn join<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     result.map_err(|error| Error::internal(format!("a load's writer failed: {error}")))?
-}
-
-fn broken(what: &str) -> Error {
-    Error::new(ErrorCode::InvalidArgument, format!("a message between servers is broken: {what}"))
 }
 
 #[tonic::async_trait]

@@ -37,16 +37,22 @@ use crate::{
     statement::{identifier, simple_name},
 };
 
-/// Rows of a group, at most and at least.
-const GROUP_ROWS: std::ops::RangeInclusive<usize> = 64..=8192;
+/// Rows of a group that is looked up together, at least and at most.
+const MIN_GROUP_ROWS: usize = 64;
+const MAX_GROUP_ROWS: usize = 8192;
+/// A group of no more bytes is small, and one of more than these is large.
+const SMALL_GROUP_BYTES: usize = 1 << 20;
+const LARGE_GROUP_BYTES: usize = 8 << 20;
 
-/// How many rows the next group has, after one of `rows` that took `bytes` with what was there: a lookup may have to read all of
-/// a table, so that many small rows are looked up together.
+/// How many rows the next group has, after one of `rows` that took `bytes` with what was there: a lookup may have to read all
+/// keys of a table, so that many small rows are looked up together.
 fn next_group(rows: usize, bytes: usize) -> usize {
-    match bytes {
-        ..=0x10_0000 => (2 * rows).min(*GROUP_ROWS.end()),
-        0x80_0000.. => (rows / 2).max(*GROUP_ROWS.start()),
-        _ => rows,
+    if bytes <= SMALL_GROUP_BYTES {
+        (2 * rows).min(MAX_GROUP_ROWS)
+    } else if bytes > LARGE_GROUP_BYTES {
+        (rows / 2).max(MIN_GROUP_ROWS)
+    } else {
+        rows
     }
 }
 

@@ -189,20 +189,15 @@ impl Loader {
     /// Writes what is buffered if it is in order and follows what is written. Otherwise it stays, and from then on rows wait until
     /// the buffer is full.
     fn stream(&mut self) -> Result<()> {
-        let (chunks, key) = (std::mem::take(&mut self.buffer), self.cluster.as_ref());
-        match Sorted::if_in_order(chunks, key)? {
+        self.buffer = match Sorted::if_in_order(std::mem::take(&mut self.buffer), self.cluster.as_ref())? {
             Ok(sorted) if self.open.as_ref().is_none_or(|open| self.follows(open, sorted.ends(0).unzip().0)) => {
-                self.write_sorted(&sorted, false)
+                return self.write_sorted(&sorted, false);
             }
-            Ok(sorted) => {
-                (self.buffer, self.streams) = (sorted.into_chunks(), false);
-                Ok(())
-            }
-            Err(chunks) => {
-                (self.buffer, self.streams) = (chunks, false);
-                Ok(())
-            }
-        }
+            Ok(sorted) => sorted.into_chunks(),
+            Err(chunks) => chunks,
+        };
+        self.streams = false;
+        Ok(())
     }
 
     /// How many chunks are streamed at a time: a new segment is laid out by what a row group of it holds.

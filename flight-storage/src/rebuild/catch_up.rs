@@ -26,13 +26,11 @@ use drsdb_core::{
 use futures::TryStreamExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    copy::{QUEUE, Rebuilder, SNAPSHOT_PATIENCE, blocking, pause},
-    replay::batches,
-};
+use super::copy::{QUEUE, Rebuilder, SNAPSHOT_PATIENCE, blocking, pause};
 use crate::{
     column::keys::KeyFormat,
     engine::{ScanRequest, ShardId, StageOptions, StageWriter},
+    row_messages::batches,
 };
 
 /// How often the sources are asked when one of them is not there.

@@ -293,7 +293,11 @@ impl Rebuilder {
         let writer = tokio::task::spawn_blocking(move || {
             let mut writer = engines.import(&table, shard.shard, snapshot)?;
             while let Some(bytes) = receiver.blocking_recv() {
-                super::replay::take(&mut *writer, &table, Some(drsdb_core::v1::stage_request::Part::Batch(bytes)))?;
+                crate::row_messages::take(
+                    &mut *writer,
+                    &table,
+                    Some(drsdb_core::v1::stage_request::Part::Batch(bytes)),
+                )?;
             }
             if completed.blocking_recv().is_err() {
                 return Err(Error::new(ErrorCode::Cancelled, "the copy ended before all rows had come"));
